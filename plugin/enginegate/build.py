@@ -1,0 +1,161 @@
+"""From a variant to an engine in the store, and what it took to get there."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from enginegate.engines import (
+    EXPECTED_TYPES,
+    Embeddings,
+    Engine,
+    Executed,
+    embed_all,
+    get_backend,
+)
+from enginegate.errors import EngineError
+from enginegate.machine import library_versions, this_machine
+from enginegate.models import Exported
+from enginegate.store import Entry, Store
+from enginegate.timing import median_call_s
+from enginegate.variants import Precision, Variant
+from enginegate.workload import Workload, take
+
+_RECIPE = 1  # raise when the same key would build another engine
+_CHOICE_BATCH = 8
+_CHOICE_CALLS = 9
+_PROBE_ROWS = 2
+
+Accept = Callable[[Embeddings], tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine in the store.
+
+    Attributes:
+        variant: what was asked for.
+        precision: what was built; differs from the variant's only for `best`.
+        backend: name of the backend that built it; differs where the asked one would have run
+            another precision.
+        entry: its files.
+        notes: what to say about the way here.
+    """
+
+    variant: Variant
+    precision: Precision
+    backend: str
+    entry: Entry
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the engine's files."""
+        return sum(f.stat().st_size for f in self.entry.folder.iterdir())
+
+    @contextlib.contextmanager
+    def load(self, workload: Workload, threads: int) -> Iterator[Engine]:
+        """The loaded engine; EngineError if it does not load or run."""
+        probe = take(workload.evaluation, slice(_PROBE_ROWS))
+        backend = get_backend(self.backend)
+        with backend.load(self.entry.folder, self.entry.properties, probe, threads) as engine:
+            yield engine
+
+
+def build_engine(store: Store, variant: Variant, model: Exported, workload: Workload) -> Built:
+    """Build a variant of one precision, or take it from the store. Raises EngineError."""
+    if variant.precision is Precision.BEST:
+        raise ValueError("best is chosen among built engines: use choose_best")
+    stand_in = get_backend(variant.backend).stand_in(variant.precision)
+    name = stand_in or variant.backend
+    backend = get_backend(name)
+
+    def build(folder: Any) -> Mapping[str, Any]:
+        try:
+            return backend.build(model, variant.precision, workload.calibration, folder)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise EngineError(f"{name} cannot build {variant.id}: {error}") from error
+
+    entry = store.get_or_build("engine", _key(name, variant, model, workload), build)
+    notes = (entry.note,) if entry.note else ()
+    return Built(variant, variant.precision, name, entry, notes)
+
+
+def _key(backend: str, variant: Variant, model: Exported, workload: Workload) -> dict[str, Any]:
+    calibrated = variant.precision is Precision.INT8
+    return {
+        "recipe": _RECIPE,
+        "backend": backend,
+        "precision": variant.precision,
+        "model": model.sha256,
+        "output": model.output,
+        "calibration": workload.sha256 if calibrated else None,
+        "runtime": get_backend(backend).version(),
+        "versions": library_versions(),
+        "machine": this_machine().as_json(),
+    }
+
+
+def choose_best(
+    store: Store,
+    candidates: Mapping[Precision, Built],
+    workload: Workload,
+    threads: int,
+    accept: Accept,
+) -> tuple[Precision, tuple[str, ...]]:
+    """The fastest candidate that `accept` finds nothing against, and why, in words.
+
+    `accept(embeddings)` returns what is wrong with the evaluation embeddings. The choice is kept in
+    the store, so that the same engines give the same `best` on every run. Raises EngineError if no
+    candidate is accepted.
+    """
+    key = {
+        "candidates": {p: built.entry.folder.name for p, built in candidates.items()},
+        "workload": workload.sha256,
+        "threads": threads,
+    }
+
+    def measure(_folder: Any) -> Mapping[str, Any]:
+        return {p: _try(built, workload, threads, accept) for p, built in candidates.items()}
+
+    trials = store.get_or_build("choice", key, measure).properties
+    accepted = {p: t["call_s"] for p, t in trials.items() if not t["refused"]}
+    refused = tuple(f"{p} refused: {t['refused']}" for p, t in trials.items() if t["refused"])
+    if not accepted:
+        raise EngineError(f"no engine is within the fp16 limits, so there is no best: {refused}")
+    best = Precision(min(accepted, key=lambda p: accepted[p]))
+    timings = ", ".join(f"{p} {1000 * s:.3g} ms" for p, s in accepted.items())
+    return best, (f"best took {best}, of {timings} at batch {_CHOICE_BATCH}", *refused)
+
+
+def _try(built: Built, workload: Workload, threads: int, accept: Accept) -> dict[str, Any]:
+    with built.load(workload, threads) as engine:
+        refused = "; ".join(accept(embed_all(engine, workload.evaluation)))
+        call_s = median_call_s(engine, workload.batch(_CHOICE_BATCH), _CHOICE_CALLS)
+    return {"call_s": call_s, "refused": refused}
+
+
+def execution_flags(built: Built, executed: Executed) -> tuple[str, ...]:
+    """Why what ran is not what was asked for; empty if it is."""
+    expected = EXPECTED_TYPES[built.precision]
+    total = sum(executed.matmuls.values())
+    proven = executed.count_of(expected)
+    if total and proven == total:
+        return ()
+    reason = get_backend(built.backend).limitation(built.precision)
+    asked = _limitation_asked(built)
+    if proven == 0:
+        ran = executed.summary or "no matrix multiplication"
+        return (f"{built.precision} requested, {ran} ran: {asked}{reason}",)
+    return (
+        f"{built.precision} requested, ran as {executed.summary} "
+        f"({total - proven} of {total} matrix multiplications elsewhere): {reason}",
+    )
+
+
+def _limitation_asked(built: Built) -> str:
+    """Why the backend that was asked for did not build it; empty if it did."""
+    if built.backend == built.variant.backend:
+        return ""
+    reason = get_backend(built.variant.backend).limitation(built.precision)
+    return f"{reason}, so {built.variant.backend} would have run another precision; "

@@ -1,0 +1,168 @@
+"""What an engine and a backend are, and which backends there are.
+
+Backends are found by name and imported only when used, each owning its heavy library.
+"""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from enginegate.errors import EngineError, OptionError
+from enginegate.models import Exported
+from enginegate.variants import Precision
+from enginegate.workload import Batch, take
+
+Embeddings = npt.NDArray[np.float32]
+
+EXPECTED_TYPES: Mapping[Precision, frozenset[str]] = MappingProxyType(
+    {
+        Precision.FP32: frozenset({"f32"}),
+        Precision.FP16: frozenset({"f16"}),
+        Precision.BF16: frozenset({"bf16"}),
+        Precision.INT8: frozenset({"i8", "u8"}),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Executed:
+    """What really ran, read back from the loaded engine after an inference.
+
+    Attributes:
+        matmuls: number of matrix multiplications by the element type they computed in
+            (`f32`, `f16`, `bf16`, `i8`, `u8`).
+    """
+
+    matmuls: Mapping[str, int]
+
+    @property
+    def summary(self) -> str:
+        """`bf16`, or `u8 75 % f32 25 %`, most frequent first."""
+        ranked = sorted(self.matmuls.items(), key=lambda item: (-item[1], item[0]))
+        total = sum(self.matmuls.values())
+        if len(ranked) == 1:
+            return ranked[0][0]
+        return " ".join(f"{name} {count / total:.0%}" for name, count in ranked)
+
+    def count_of(self, types: frozenset[str]) -> int:
+        """How many matrix multiplications ran in one of the given types."""
+        return sum(count for name, count in self.matmuls.items() if name in types)
+
+
+class Engine(Protocol):
+    """A loaded engine. Closed by the context manager that `Backend.load` returned."""
+
+    @property
+    def executed(self) -> Executed:
+        """What ran in the inference that `load` made."""
+
+    def embed(self, batch: Batch) -> Embeddings:
+        """Embeddings float32 [batch, dim] of int64 inputs [batch, seq]."""
+
+
+class Backend(Protocol):
+    """Builds engines of one runtime and loads them."""
+
+    offers: tuple[Precision, ...]
+
+    def version(self) -> str:
+        """Version of the runtime."""
+
+    def stand_in(self, precision: Precision) -> str | None:
+        """The backend that builds `precision` where this one would run another; None for itself."""
+
+    def limitation(self, precision: Precision) -> str:
+        """Why `precision` may not be what runs on this machine; goes into the flag."""
+
+    def build(
+        self, model: Exported, precision: Precision, calibration: Batch, folder: Path
+    ) -> Mapping[str, Any]:
+        """Write the engine's files into `folder`; return JSON properties that `load` needs."""
+
+    def load(
+        self, folder: Path, properties: Mapping[str, Any], probe: Batch, threads: int
+    ) -> AbstractContextManager[Engine]:
+        """Load a built engine and run `probe` once. Raises EngineError."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Where a backend's class is, which packages it needs, and how to install them."""
+
+    target: str
+    packages: tuple[str, ...]
+    install: str
+
+
+_CPU = "pip install 'pytest-enginegate[cpu]'"
+_REGISTERED: dict[str, Registration] = {
+    "openvino": Registration(
+        "enginegate.engines.openvino:OpenVino", ("openvino", "nncf", "onnxruntime"), _CPU
+    ),
+    "onnxruntime": Registration(
+        "enginegate.engines.onnxruntime:OnnxRuntime", ("onnxruntime",), _CPU
+    ),
+}
+
+
+def register(name: str, target: str) -> None:
+    """Add a backend from a conftest.py: `target` is `module:Class` with a Backend class."""
+    _REGISTERED[name] = Registration(target, (), "")
+
+
+def resolve(name: str) -> str:
+    """The backend that `auto` stands for on this machine; any other name as it is."""
+    return "openvino" if name == "auto" else name
+
+
+def check_installed(name: str) -> None:
+    """Raise OptionError unless the backend is known and its packages are installed."""
+    if name not in _REGISTERED:
+        raise OptionError(f"unknown backend {name!r}: use auto, {', '.join(_REGISTERED)}")
+    entry = _REGISTERED[name]
+    if missing := [package for package in entry.packages if find_spec(package) is None]:
+        raise OptionError(
+            f"backend {name} needs {', '.join(missing)}, not installed: {entry.install}"
+        )
+
+
+def check_offered(name: str, precisions: Sequence[Precision]) -> None:
+    """Raise OptionError for a precision that the backend does not build."""
+    offers = get_backend(name).offers
+    if refused := [p for p in precisions if p not in offers and p is not Precision.BEST]:
+        raise OptionError(
+            f"backend {name} does not build {', '.join(refused)}: it offers {', '.join(offers)}"
+        )
+
+
+def get_backend(name: str) -> Backend:
+    """The backend of that name, its module imported. Raises OptionError if it is not installed."""
+    check_installed(name)
+    module, _, attribute = _REGISTERED[name].target.partition(":")
+    backend: Backend = getattr(importlib.import_module(module), attribute)()
+    return backend
+
+
+def embed_all(engine: Engine, batch: Batch, size: int = 32) -> Embeddings:
+    """Embeddings of every row, `size` rows at a time: float32 [rows, dim]."""
+    rows = len(next(iter(batch.values())))
+    starts = range(0, rows, size)
+    return np.concatenate([engine.embed(take(batch, slice(s, s + size))) for s in starts])
+
+
+def check_shape(embeddings: npt.NDArray[Any], rows: int) -> Embeddings:
+    """The embeddings as float32 [rows, dim]; EngineError for any other shape."""
+    if embeddings.ndim != 2 or embeddings.shape[0] != rows:  # noqa: PLR2004
+        raise EngineError(
+            f"the engine returned shape {list(embeddings.shape)} for {rows} texts, not "
+            f"[{rows}, dim]: name its pooled output with `output` in the model's table"
+        )
+    return np.asarray(embeddings, dtype=np.float32)

@@ -1,0 +1,139 @@
+"""ONNX Runtime on the CPU: the reference, and engines in fp32, fp16 values and int8 Q/DQ."""
+
+import collections
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from enginegate.engines import Embeddings, Executed, check_shape
+from enginegate.engines.quantize import quantize_qdq, to_fp16
+from enginegate.errors import EngineError
+from enginegate.models import Exported
+from enginegate.variants import Precision
+from enginegate.workload import Batch
+
+_FILE = "engine.onnx"
+_PROVIDERS = ["CPUExecutionProvider"]
+_FATAL_ONLY = 4
+_ELEMENT_TYPES = MappingProxyType(
+    {
+        "float": "f32",
+        "float16": "f16",
+        "bfloat16": "bf16",
+        "int8": "i8",
+        "uint8": "u8",
+        "double": "f64",
+    }
+)
+_MATMULS = ("MatMul", "Gemm", "Attention", "Conv")
+
+
+class OnnxRuntimeEngine:
+    """An inference session on the CPU provider, proven by its own profile."""
+
+    def __init__(self, session: Any, output: str, executed: Executed) -> None:
+        self._session = session
+        self._output = output
+        self.executed = executed
+
+    def embed(self, batch: Batch) -> Embeddings:
+        """Embeddings float32 [batch, dim]."""
+        (values,) = self._session.run([self._output], dict(batch))
+        return check_shape(values, len(next(iter(batch.values()))))
+
+
+class OnnxRuntime:
+    """Builds by converting the ONNX file; the runtime compiles it at every load."""
+
+    offers = (Precision.FP32, Precision.FP16, Precision.INT8)
+
+    def version(self) -> str:
+        """Version of ONNX Runtime."""
+        return f"onnxruntime {ort.__version__}"
+
+    def stand_in(self, precision: Precision) -> str | None:  # noqa: ARG002
+        """None: what the provider lacks shows in the proof."""
+        return None
+
+    def limitation(self, precision: Precision) -> str:
+        """What the CPU provider does with `precision`."""
+        if precision is Precision.FP16:
+            return (
+                "ONNX Runtime's CPU provider keeps fp16 values and computes in f32; "
+                "the deltas are those of fp16 values, the speed is not that of fp16 hardware"
+            )
+        return "ONNX Runtime's CPU provider has no such kernel for every operator"
+
+    def build(
+        self, model: Exported, precision: Precision, calibration: Batch, folder: Path
+    ) -> Mapping[str, Any]:
+        """Write `engine.onnx` in the given precision."""
+        target = folder / _FILE
+        if precision is Precision.FP16:
+            to_fp16(model.onnx, target)
+        elif precision is Precision.INT8:
+            quantize_qdq(model.onnx, target, calibration)
+        else:
+            shutil.copyfile(model.onnx, target)
+        return {"output": model.output}
+
+    @contextlib.contextmanager
+    def load(
+        self, folder: Path, properties: Mapping[str, Any], probe: Batch, threads: int
+    ) -> Iterator[OnnxRuntimeEngine]:
+        """Load `engine.onnx` of a built engine."""
+        yield open_onnx(folder / _FILE, properties["output"], probe, threads)
+
+
+def open_onnx(path: Path, output: str, probe: Batch, threads: int) -> OnnxRuntimeEngine:
+    """Any ONNX file as an engine; `probe` runs once, profiled, to prove what executes.
+
+    Raises EngineError if the file does not load or the probe does not run.
+    """
+    with tempfile.TemporaryDirectory(prefix="enginegate-") as folder:
+        options = _session_options(threads, Path(folder) / "profile")
+        try:
+            session = ort.InferenceSession(str(path), options, providers=_PROVIDERS)
+            session.run([output], dict(probe))
+        except Exception as error:  # the runtime raises its own, unrelated kinds
+            raise EngineError(f"ONNX Runtime cannot run {path}: {error}") from error
+        executed = _read_profile(Path(session.end_profiling()))
+    return OnnxRuntimeEngine(session, output, executed)
+
+
+def run_onnx(path: Path, batch: Batch) -> Embeddings:
+    """Run an exported model once in fp32 and return its first output, float32 [batch, dim]."""
+    options = _session_options(threads=0, profile=None)
+    session = ort.InferenceSession(str(path), options, providers=_PROVIDERS)
+    return np.asarray(session.run(None, dict(batch))[0], dtype=np.float32)
+
+
+def _session_options(threads: int, profile: Path | None) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL_ONLY
+    options.enable_profiling = profile is not None
+    if profile is not None:
+        options.profile_file_prefix = str(profile)
+    return options
+
+
+def _read_profile(path: Path) -> Executed:
+    events = json.loads(path.read_text(encoding="utf-8"))
+    kernels = (event["args"] for event in events if event["name"].endswith("_kernel_time"))
+    types = (_compute_type(k) for k in kernels if any(m in k["op_name"] for m in _MATMULS))
+    return Executed(dict(collections.Counter(types)))
+
+
+def _compute_type(kernel: Mapping[str, Any]) -> str:
+    name = next(iter(kernel["input_type_shape"][0]))
+    return _ELEMENT_TYPES.get(name, name)

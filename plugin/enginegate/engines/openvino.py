@@ -1,0 +1,135 @@
+"""OpenVINO on the CPU: fp32, bf16, int8 (NNCF), and fp16 where the processor computes it."""
+
+import collections
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from enginegate.engines import Embeddings, Executed, check_shape
+from enginegate.errors import EngineError
+from enginegate.models import Exported
+from enginegate.variants import Precision
+from enginegate.workload import Batch
+
+_FILE = "engine.blob"
+_DEVICE = "CPU"
+_HINTS = MappingProxyType(
+    {
+        Precision.FP32: "f32",
+        Precision.FP16: "f16",
+        Precision.BF16: "bf16",
+        Precision.INT8: "f32",  # of what is not quantised
+    }
+)
+_MATMULS = ("MatMul", "FullyConnected", "Convolution")
+
+
+class OpenVinoEngine:
+    """A compiled model with one inference request, proven by its runtime graph."""
+
+    def __init__(self, compiled: Any, output: str, probe: Batch) -> None:
+        self._request = compiled.create_infer_request()
+        self._output = compiled.output(output)
+        self.embed(probe)  # a dynamic graph knows its types only after an inference
+        self.executed = _read_graph(compiled.get_runtime_model())
+
+    def embed(self, batch: Batch) -> Embeddings:
+        """Embeddings float32 [batch, dim]."""
+        results = self._request.infer(dict(batch), share_inputs=True)
+        values = np.array(results[self._output])
+        return check_shape(values, len(next(iter(batch.values()))))
+
+
+class OpenVino:
+    """Builds a compiled blob. The blob does not know its precision: the hint is kept with it."""
+
+    offers = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
+
+    def version(self) -> str:
+        """Version of OpenVINO."""
+        return f"openvino {ov.__version__.split('-')[0]}"
+
+    def stand_in(self, precision: Precision) -> str | None:
+        """`onnxruntime` for fp16 on a CPU where the f16 hint would silently run bf16."""
+        capabilities = ov.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        lacks_fp16 = precision is Precision.FP16 and "FP16" not in capabilities
+        return "onnxruntime" if lacks_fp16 else None
+
+    def limitation(self, precision: Precision) -> str:
+        """What the processor lacks for `precision`."""
+        if precision is Precision.FP16:
+            return "the CPU lacks AVX512-FP16"
+        if precision is Precision.BF16:
+            return "the CPU lacks AVX512-BF16 and AMX-BF16"
+        return "OpenVINO kept these operators in higher precision"
+
+    def build(
+        self, model: Exported, precision: Precision, calibration: Batch, folder: Path
+    ) -> Mapping[str, Any]:
+        """Write `engine.blob`, compiled for this processor."""
+        graph = ov.Core().read_model(str(model.onnx))
+        if precision is Precision.INT8:
+            graph = _quantize(graph, calibration)
+        hint = _HINTS[precision]
+        compiled = ov.Core().compile_model(graph, _DEVICE, _config(hint, threads=1))
+        (folder / _FILE).write_bytes(compiled.export_model().getvalue())
+        return {"hint": hint, "output": model.output}
+
+    @contextlib.contextmanager
+    def load(
+        self, folder: Path, properties: Mapping[str, Any], probe: Batch, threads: int
+    ) -> Iterator[OpenVinoEngine]:
+        """Import the blob with the hint it was built for."""
+        config = _config(properties["hint"], threads)
+        try:
+            blob = ov.tensor_from_file(str(folder / _FILE))
+            compiled = ov.Core().import_model(blob, _DEVICE, config)
+            engine = OpenVinoEngine(compiled, properties["output"], probe)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot load {folder / _FILE}: {error}") from error
+        yield engine
+
+
+def _config(hint: str, threads: int) -> dict[str, Any]:
+    return {
+        "INFERENCE_PRECISION_HINT": hint,
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+
+
+def _quantize(graph: Any, calibration: Batch) -> Any:
+    import nncf
+
+    rows = len(next(iter(calibration.values())))
+    items = [{k: v[row : row + 1] for k, v in calibration.items()} for row in range(rows)]
+    return nncf.quantize(
+        graph,
+        nncf.Dataset(items),
+        model_type=nncf.ModelType.TRANSFORMER,
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=rows,
+    )
+
+
+def _read_graph(graph: Any) -> Executed:
+    infos = (operation.get_rt_info() for operation in graph.get_ops())
+    types = [_text(info, "runtimePrecision") for info in infos if _multiplies(info)]
+    return Executed(dict(collections.Counter(types)))
+
+
+def _multiplies(info: Any) -> bool:
+    """Whether a node multiplies matrices, alone or fused into a subgraph with others."""
+    names = _text(info, "originalLayersNames").lower()
+    kind = _text(info, "layerType")
+    return kind in _MATMULS or (kind == "Subgraph" and "matmul" in names)
+
+
+def _text(info: Any, key: str) -> str:
+    return str(info[key].value) if key in info else ""

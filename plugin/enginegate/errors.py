@@ -1,0 +1,33 @@
+"""The one family of errors a user meets: what is wrong, where, and what to do next."""
+
+
+class EngineGateError(Exception):
+    """Base of every error raised on purpose; its message is shown without a traceback."""
+
+
+class OptionError(EngineGateError):
+    """An option or a `[tool.enginegate]` setting is wrong; pytest reports it as a usage error."""
+
+
+class ModelError(EngineGateError):
+    """A model cannot be found, loaded, exported, or does not match its own export."""
+
+
+class WorkloadError(EngineGateError):
+    """The texts cannot be read, or are too few to judge anything by."""
+
+
+class EngineError(EngineGateError):
+    """An engine cannot be built, loaded or run."""
+
+
+class EmbeddingError(EngineGateError):
+    """Embeddings that cannot be compared: NaN, infinite, all zero, constant or of another shape."""
+
+
+class BaselineError(EngineGateError):
+    """A baseline file cannot be read, is not valid, or cannot be written."""
+
+
+class StoreError(EngineGateError):
+    """The engine cache cannot be written."""

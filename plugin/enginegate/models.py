@@ -1,0 +1,179 @@
+"""What to deploy: model definitions, shipped or named by the user. No model is loaded here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from enginegate.errors import OptionError
+
+TOKEN_ROLES = ("ids", "mask", "zeros")
+POOLINGS = ("first", "mean")
+PACKAGE_PREFIX = "package:"
+STANDARD_INPUTS = MappingProxyType(
+    {"input_ids": "ids", "attention_mask": "mask", "token_type_ids": "zeros"}
+)
+
+
+class Kind(StrEnum):
+    """Where a model comes from; the value is the key that names it in a models table."""
+
+    TRANSFORMERS = "transformers"
+    SENTENCE_TRANSFORMERS = "sentence_transformers"
+    FACTORY = "factory"
+    ONNX = "onnx"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model as the user defined it.
+
+    Attributes:
+        name: names tests, baselines and report rows.
+        kind: how `source` is read.
+        source: folder, hub id, `package:NAME` (a wheel that carries `model.zip`),
+            `module:function`, or `.onnx` file.
+        tokenizer: folder, hub id or `tokenizer.json`; by default the one beside `source`.
+        pooling: `first` token or `mean` over the attention mask (kind `transformers` only).
+        normalize: scale each embedding to length 1 (kind `transformers` only).
+        head: width of a Linear layer after pooling, or None (kind `transformers` only).
+        head_weights: safetensors file with `weight` and `bias` of the head; else seeded.
+        seq_len: tokens per text; longer texts are cut, shorter ones padded.
+        vocab_size: without any tokenizer, words are hashed into 1 .. vocab_size - 1.
+        inputs: role (`ids`, `mask`, `zeros`) of each ONNX input with a name of its own.
+        output: the ONNX output that is the embedding, where there are several.
+        architecture: configuration to seed when `source` is not at hand; None is an error then.
+        limits: accuracy limits by precision that replace the default ones.
+    """
+
+    name: str
+    kind: Kind
+    source: str
+    tokenizer: str | None = None
+    pooling: str = "mean"
+    normalize: bool = False
+    head: int | None = None
+    head_weights: str | None = None
+    seq_len: int = 32
+    vocab_size: int | None = None
+    inputs: Mapping[str, str] = field(default_factory=lambda: STANDARD_INPUTS)
+    output: str | None = None
+    architecture: Mapping[str, Any] | None = None
+    limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+SHIPPED = MappingProxyType(
+    {
+        "distilbert-base-cased-96": ModelSpec(
+            name="distilbert-base-cased-96",
+            kind=Kind.TRANSFORMERS,
+            source="distilbert-base-cased",
+            pooling="first",
+            head=96,
+            seq_len=16,
+            vocab_size=28996,
+            architecture=MappingProxyType({"model_type": "distilbert", "vocab_size": 28996}),
+        ),
+        "minilm": ModelSpec(
+            name="minilm",
+            kind=Kind.SENTENCE_TRANSFORMERS,
+            source=f"{PACKAGE_PREFIX}all_minilm_l6_v2",
+            seq_len=32,
+        ),
+    }
+)
+
+
+def specs_from(table: Mapping[str, Any], root: Path) -> dict[str, ModelSpec]:
+    """The shipped models and those of `[tool.enginegate.models]`; paths are relative to `root`.
+
+    Raises OptionError for an unknown key, a wrong type, or a definition without a source.
+    """
+    own = {name: _spec(name, _table(name, value), root) for name, value in table.items()}
+    return {**SHIPPED, **own}
+
+
+def _table(name: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise OptionError(f"{_where(name)} is not a table: name a model source in it")
+    return value
+
+
+def _spec(name: str, table: Mapping[str, Any], root: Path) -> ModelSpec:
+    _refuse_unknown(name, table)
+    settings = {key: value for key, value in table.items() if key not in set(Kind)}
+    base = SHIPPED.get(name) or ModelSpec(name=name, kind=Kind.ONNX, source="")
+    spec = replace(base, **settings, **_source(name, table, base, root))
+    _refuse_bad_values(spec)
+    return spec
+
+
+def _refuse_unknown(name: str, table: Mapping[str, Any]) -> None:
+    known = {f.name for f in fields(ModelSpec)} - {"name", "kind", "source"} | set(Kind)
+    if unknown := sorted(set(table) - known):
+        raise OptionError(f"{_where(name)} has unknown keys {unknown}: use {sorted(known)}")
+
+
+def _source(name: str, table: Mapping[str, Any], base: ModelSpec, root: Path) -> dict[str, Any]:
+    given = [kind for kind in Kind if kind in table]
+    if len(given) > 1 or (not given and not base.source):
+        raise OptionError(f"{_where(name)} needs exactly one of {', '.join(Kind)}")
+    if not given:
+        return {}
+    return {"kind": given[0], "source": _absolute(str(table[given[0]]), given[0], root)}
+
+
+def _absolute(source: str, kind: Kind, root: Path) -> str:
+    local = (root / Path(source).expanduser()).resolve()
+    return str(local) if kind is Kind.ONNX or local.exists() else source
+
+
+def _refuse_bad_values(spec: ModelSpec) -> None:
+    _require(spec, "pooling", spec.pooling in POOLINGS, f"one of {', '.join(POOLINGS)}")
+    _require(spec, "seq_len", _is_count(spec.seq_len, 2), "a whole number, 2 or more")
+    _require(spec, "head", spec.head is None or _is_count(spec.head, 1), "a whole number")
+    vocab_fits = spec.vocab_size is None or _is_count(spec.vocab_size, 2)
+    _require(spec, "vocab_size", vocab_fits, "a whole number, 2 or more")
+    roles_fit = all(role in TOKEN_ROLES for role in spec.inputs.values())
+    _require(spec, "inputs", roles_fit, f"a table of roles {', '.join(TOKEN_ROLES)}")
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _require(spec: ModelSpec, key: str, fits: bool, wanted: str) -> None:  # noqa: FBT001
+    if not fits:
+        value = getattr(spec, key)
+        raise OptionError(f"{_where(spec.name)}: {key} = {value!r} is not {wanted}")
+
+
+def _where(name: str) -> str:
+    return f"[tool.enginegate.models.{name}]"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model as every engine and the reference take it: one ONNX file with named inputs.
+
+    Attributes:
+        spec: its definition.
+        onnx: the file; dynamic batch and sequence axes.
+        sha256: hash of the file with its external data.
+        weights: where they came from; starts with `seeded` if any weight is.
+        tokenizer: its `tokenizer.json`, or None where words are hashed.
+        inputs: ONNX input name to role.
+        output: the ONNX output that is the embedding, float [batch, dim].
+        note: what the store had to say; empty for nothing.
+    """
+
+    spec: ModelSpec
+    onnx: Path
+    sha256: str
+    weights: str
+    tokenizer: Path | None
+    inputs: Mapping[str, str]
+    output: str
+    note: str = ""

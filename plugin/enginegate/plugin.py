@@ -1,0 +1,161 @@
+"""The pytest hooks. Each delegates; nothing heavy is imported unless a precision is asked for."""
+
+import contextlib
+import time
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import pytest
+
+from enginegate.errors import EngineGateError, OptionError
+from enginegate.fixtures import (
+    PROPERTY,
+    SESSION,
+    built,
+    embeddings,
+    engine,
+    enginegate,
+    enginegate_model,
+    enginegate_variant,
+    exported,
+    gate,
+    limits,
+    measure,
+    model,
+    pairs,
+    reference,
+    result,
+    workload,
+)
+from enginegate.options import Options, add_options
+
+__all__ = [
+    "built",
+    "embeddings",
+    "engine",
+    "enginegate",
+    "enginegate_model",
+    "enginegate_variant",
+    "exported",
+    "gate",
+    "limits",
+    "measure",
+    "model",
+    "pairs",
+    "reference",
+    "result",
+    "workload",
+]
+
+OPTIONS = pytest.StashKey[Options]()
+_NO_PRECISION = "no precision asked for: pytest --precision fp16 (or fp32, bf16, int8, best, all)"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options."""
+    add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the options; prepare a session if a precision is asked for."""
+    if not config.getoption("--precision"):
+        return
+    try:
+        _refuse_workers(config)
+        _start(config, Options.from_config(config))
+    except EngineGateError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def _refuse_workers(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") or config.getoption("dist", "no") != "no":
+        raise OptionError("engines cannot be timed beside each other: run without -n")
+
+
+def _start(config: pytest.Config, options: Options) -> None:
+    from enginegate.session import Session
+
+    session = Session(options, lambda what: _progress(config, what))
+    config.stash[OPTIONS] = session.options
+    config.stash[SESSION] = session
+
+
+@contextlib.contextmanager
+def _progress(config: pytest.Config, what: str) -> Iterator[None]:
+    """Say how long a step took, past pytest's capturing; nothing with -q or for quick steps."""
+    start = time.monotonic()
+    yield
+    elapsed_s = time.monotonic() - start
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    if reporter is None or config.get_verbosity() < 0 or elapsed_s < 1:
+        return
+    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        reporter.ensure_newline()
+        reporter.write_line(f"enginegate: {what}: {elapsed_s:.1f} s")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test of an engine once per variant, engine by engine."""
+    if "enginegate_variant" in metafunc.fixturenames:
+        _parametrize_variants(metafunc)
+    if "batch_size" in metafunc.fixturenames and "measure" in metafunc.fixturenames:
+        options = metafunc.config.stash.get(OPTIONS, None)
+        metafunc.parametrize("batch_size", options.batches if options else [1])
+
+
+def _parametrize_variants(metafunc: pytest.Metafunc) -> None:
+    options = metafunc.config.stash.get(OPTIONS, None)
+    if options is None:
+        skip = pytest.mark.skip(reason=_NO_PRECISION)
+        cases = [pytest.param("", None, id="no-precision", marks=skip)]
+    else:
+        cases = [pytest.param(v.model, v, id=v.id) for v in options.variants]
+    names = ("enginegate_model", "enginegate_variant")
+    metafunc.parametrize(names, cases, indirect=True, scope="session")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    call: pytest.CallInfo[Any],
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the plugin's own errors as one message instead of a traceback."""
+    if call.excinfo is not None and isinstance(call.excinfo.value, EngineGateError):
+        error = call.excinfo.value
+        plain = pytest.fail.Exception(str(error), pytrace=False)
+        call.excinfo = pytest.ExceptionInfo.from_exception(
+            plain.with_traceback(error.__traceback__)
+        )
+    return (yield)
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, Any] | None:
+    """Mark a flagged test in the progress line and in the closing count."""
+    if report.when == "call" and report.passed and (PROPERTY, "flagged") in report.user_properties:
+        return "flagged", "!", ("FLAGGED", {"yellow": True})
+    return None
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Write baselines and reports; a write that failed fails the run."""
+    run = session.config.stash.get(SESSION, None)
+    if run is None or session.config.option.collectonly:
+        return
+    run.finish(interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
+    if run.problems and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print the table, what was refreshed, and what could not be written."""
+    from enginegate.render import summary_lines
+
+    run = config.stash.get(SESSION, None)
+    if run is None or not (run.results or run.lines or run.problems):
+        return
+    terminalreporter.section("enginegate")
+    for line in [*summary_lines(run.results.values()), *run.lines]:
+        terminalreporter.write_line(line)
+    for problem in run.problems:
+        terminalreporter.write_line(f"ERROR: {problem}", red=True)

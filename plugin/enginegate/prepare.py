@@ -1,0 +1,135 @@
+"""What a run prepares once per model or variant: files in the store, loaded engines."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from enginegate.accuracy import check_sane, compare, limits_for, violations
+from enginegate.build import Built, build_engine, choose_best
+from enginegate.engines import Embeddings, Engine, embed_all, get_backend
+from enginegate.engines.onnxruntime import open_onnx, run_onnx
+from enginegate.errors import EmbeddingError
+from enginegate.export import export_model, tokenize_with
+from enginegate.machine import this_machine
+from enginegate.models import Exported, ModelSpec
+from enginegate.options import Options
+from enginegate.store import Store
+from enginegate.timing import Pair
+from enginegate.variants import Precision, Variant
+from enginegate.workload import Workload, make_workload, read_texts, take
+
+Progress = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The model's ONNX file run by ONNX Runtime in fp32.
+
+    Attributes:
+        engine: loaded; the yardstick of speed.
+        embeddings: of the evaluation texts, float32 [texts, dim].
+    """
+
+    engine: Engine
+    embeddings: Embeddings
+
+
+class Preparation:
+    """Makes, or takes from the store, all that is judged and all that it is judged by."""
+
+    def __init__(self, options: Options, progress: Progress) -> None:
+        self._options = options
+        self._progress = progress
+        self._store = Store(options.engine_cache)
+        self._texts = read_texts(options.workload)
+
+    def export(self, spec: ModelSpec) -> Exported:
+        """The model's checked ONNX file."""
+        with self._progress(f"model {spec.name}"):
+            return export_model(spec, self._store, run_onnx)
+
+    def workload(self, model: Exported) -> Workload:
+        """The texts, tokenised for the model."""
+        name, texts = self._texts
+        return make_workload(name, texts, tokenize_with(model.spec, model.tokenizer), model.inputs)
+
+    def open_reference(self, model: Exported, workload: Workload) -> Engine:
+        """The model's ONNX file, loaded by ONNX Runtime in fp32."""
+        probe = take(workload.evaluation, slice(2))
+        return open_onnx(model.onnx, model.output, probe, self._options.threads)
+
+    def reference(self, model: Exported, workload: Workload) -> Reference:
+        """The loaded reference with its embeddings; EmbeddingError if they are not sane."""
+        with self._progress(f"reference of {model.spec.name}"):
+            engine = self.open_reference(model, workload)
+            embeddings = self._reference_embeddings(engine, model, workload)
+        check_sane(embeddings, f"the reference of {model.spec.name}")
+        return Reference(engine, embeddings)
+
+    def _reference_embeddings(
+        self, engine: Engine, model: Exported, workload: Workload
+    ) -> Embeddings:
+        key = {
+            "model": model.sha256,
+            "workload": workload.sha256,
+            "runtime": get_backend("onnxruntime").version(),
+            "machine": this_machine().as_json(),
+        }
+
+        def build(folder: Path) -> dict[str, str]:
+            embeddings = embed_all(engine, workload.evaluation)
+            np.save(folder / "embeddings.npy", embeddings, allow_pickle=False)
+            return {}
+
+        entry = self._store.get_or_build("reference", key, build)
+        loaded: Embeddings = np.load(entry.folder / "embeddings.npy", allow_pickle=False)
+        return loaded
+
+    def build(
+        self, variant: Variant, model: Exported, workload: Workload, reference: Reference
+    ) -> Built:
+        """The variant's engine in the store; for `best`, the one chosen among all precisions."""
+        with self._progress(f"engine {variant.id}"):
+            if variant.precision is not Precision.BEST:
+                return build_engine(self._store, variant, model, workload)
+            return self._best(variant, model, workload, reference)
+
+    def _best(
+        self, variant: Variant, model: Exported, workload: Workload, reference: Reference
+    ) -> Built:
+        limits = limits_for(Precision.BEST, model.spec.limits)
+        candidates = {
+            precision: build_engine(
+                self._store, dataclasses.replace(variant, precision=precision), model, workload
+            )
+            for precision in get_backend(variant.backend).offers
+        }
+
+        def accept(embeddings: Embeddings) -> tuple[str, ...]:
+            try:
+                return violations(compare(embeddings, reference.embeddings), limits)
+            except EmbeddingError as error:
+                return (str(error),)
+
+        threads = self._options.threads
+        best, notes = choose_best(self._store, candidates, workload, threads, accept)
+        return dataclasses.replace(candidates[best], variant=variant, notes=notes)
+
+    @contextlib.contextmanager
+    def pairs(
+        self, built: Built, model: Exported, workload: Workload
+    ) -> Iterator[tuple[Pair, ...]]:
+        """Freshly loaded engine and reference, once per replicate."""
+        with contextlib.ExitStack() as stack:
+            yield tuple(
+                Pair(
+                    reference=self.open_reference(model, workload),
+                    candidate=stack.enter_context(built.load(workload, self._options.threads)),
+                )
+                for _ in range(self._options.replicates)
+            )

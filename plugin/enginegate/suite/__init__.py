@@ -1,0 +1,1 @@
+"""A ready suite: `pytest --pyargs enginegate.suite --precision fp16`."""

@@ -1,0 +1,159 @@
+"""Results to rows. All formatting of numbers happens here, once; renderers receive strings."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from enginegate.baselines import Baseline
+from enginegate.results import Result, Speed
+from enginegate.stats import Change, change_between
+from enginegate.variants import Precision
+from enginegate.verdict import Verdict
+
+HEADER = (
+    "asked",
+    "ran",
+    "max |delta|",
+    "worst cos",
+    "p50 ms",
+    "p99 ms",
+    "texts/s",
+    "x ref",
+    "change",
+    "embeddings",
+    "speed",
+)
+_NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class Section:
+    """The table of one model: what its figures go with, a row per variant, and explanations."""
+
+    title: str
+    facts: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+
+
+def sections(results: Iterable[Result]) -> Iterator[Section]:
+    """One section per model, in order of appearance."""
+    for model, group in groupby(results, key=lambda result: result.variant.model):
+        members = list(group)
+        yield Section(
+            title=model,
+            facts=_facts(members[0]),
+            rows=tuple(_row(result) for result in members),
+            notes=tuple(_merged(note for result in members for note in _notes(result))),
+        )
+
+
+def _facts(result: Result) -> tuple[str, ...]:
+    context = result.context
+    workload = f"{context.workload}, {context.texts} x {context.seq_len} tokens"
+    return (
+        f"weights: {context.weights}",
+        f"tokenizer: {context.tokenizer}",
+        f"workload: {workload} ({context.workload_sha256[:8]})",
+        f"reference: {context.reference}",
+        f"threads: {context.threads}",
+    )
+
+
+def _row(result: Result) -> tuple[str, ...]:
+    deltas = result.accuracy.deltas if result.accuracy else None
+    first, last = _ends(result)
+    asked = str(result.variant.precision)
+    return (
+        asked,
+        result.ran if asked != Precision.BEST else f"{result.ran} ({result.chosen})",
+        f"{deltas.max_abs:.1e}" if deltas else _NOTHING,
+        f"{deltas.cosine_worst:.6f}" if deltas else _NOTHING,
+        milliseconds(first.p50_s) if first else _NOTHING,
+        milliseconds(first.p99_s) if first else _NOTHING,
+        f"{last.texts_per_s:.0f}" if last else _NOTHING,
+        f"{last.reference_ratio:.2f}" if last else _NOTHING,
+        worst_change(result),
+        str(result.embedding_verdict),
+        str(result.speed_verdict),
+    )
+
+
+def _ends(result: Result) -> tuple[Speed | None, Speed | None]:
+    """Speed at the smallest batch (latency) and at the largest (throughput)."""
+    ordered = sorted(result.speeds, key=lambda speed: speed.batch)
+    return (ordered[0], ordered[-1]) if ordered else (None, None)
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Three significant digits of a time in milliseconds; a dash for None."""
+    return _NOTHING if seconds is None else f"{1000 * seconds:#.3g}".rstrip(".")
+
+
+def worst_change(result: Result) -> str:
+    """The change that is slowest over the batch sizes."""
+    changes = [speed.change for speed in result.speeds if speed.change]
+    return percent(max(changes, key=lambda change: change.ratio)) if changes else _NOTHING
+
+
+def percent(change: Change) -> str:
+    """`+1.2 % (-0.3 … +2.8)`; positive is slower."""
+    ratio, low, high = (100 * (value - 1) for value in (change.ratio, change.low, change.high))
+    return f"{ratio:+.1f} % ({low:+.1f} … {high:+.1f})"
+
+
+def _merged(notes: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """`(precision, text)` to lines; what is said of several precisions is said once."""
+    said: dict[str, list[str]] = {}
+    for name, text in notes:
+        said.setdefault(text, []).append(name)
+    return (f"{', '.join(names)}: {text}" for text, names in said.items())
+
+
+def _notes(result: Result) -> Iterator[tuple[str, str]]:
+    name = str(result.variant.precision)
+    yield from ((name, f"flagged: {flag}") for flag in result.flags)
+    if result.accuracy and result.accuracy.judgement.reasons:
+        judgement = result.accuracy.judgement
+        yield name, f"embeddings {judgement.verdict}: {'; '.join(judgement.reasons)}"
+    yield from ((name, note) for note in result.notes)
+    yield from ((name, text) for text in _speed_notes(result))
+
+
+def _speed_notes(result: Result) -> Iterator[str]:
+    """One line for all batch sizes of which the same is said."""
+    said = [(speed.judgement, speed.batch) for speed in result.speeds]
+    for judgement in dict.fromkeys(judgement for judgement, _ in said):
+        if judgement.reasons:
+            batches = ", ".join(str(batch) for other, batch in said if other == judgement)
+            yield f"batch {batches}: {judgement.verdict}: {'; '.join(judgement.reasons)}"
+
+
+def latency_lines(result: Result) -> Iterator[str]:
+    """A line per batch size, for the written report."""
+    for speed in sorted(result.speeds, key=lambda speed: speed.batch):
+        yield (
+            f"{result.variant.precision} batch {speed.batch}: p50 {milliseconds(speed.p50_s)} ms, "
+            f"p99 {milliseconds(speed.p99_s)} ms, {speed.texts_per_s:.0f} texts/s, "
+            f"{speed.reference_ratio:.2f} x reference, {speed.judgement.verdict}"
+        )
+
+
+def refreshed_line(result: Result, before: Baseline | None, *, written: bool) -> str:
+    """What a refresh did to one variant: old to new, or why not."""
+    name = result.variant.id
+    if not written:
+        return f"baselines: kept {name} as it was: {_why_kept(result)}"
+    if before is None:
+        return f"baselines: new  {name}"
+    shared = [s for s in result.speeds if s.batch in before.cells]
+    changes = ((s.batch, change_between(s.replicates, before.cells[s.batch])) for s in shared)
+    words = ", ".join(f"batch {batch} {percent(change)}" for batch, change in changes if change)
+    return f"baselines: {before.date} -> now  {name}: {words or 'not comparable'}"
+
+
+def _why_kept(result: Result) -> str:
+    passed = (Verdict.PASS, Verdict.FLAGGED)
+    if result.embedding_verdict not in passed:
+        return f"embeddings: {result.embedding_verdict}"
+    return f"only batches {sorted(speed.batch for speed in result.speeds)} were measured"

@@ -1,0 +1,186 @@
+"""The inputs: real text, tokenised and padded, with disjoint calibration and evaluation parts."""
+
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from enginegate.errors import WorkloadError
+from enginegate.files import parse_json
+
+Tokens = npt.NDArray[np.int64]
+Batch = Mapping[str, Tokens]
+Tokenize = Callable[[Sequence[str]], tuple[Tokens, Tokens]]
+
+EVALUATION_TEXTS = 256
+CALIBRATION_TEXTS = 128
+_FEWEST_TEXTS = 8
+_SENTENCE_END = re.compile(r"(?<=[a-z]{2}[.!?])\s+(?=[A-Z])")
+_SENTENCE = re.compile(r"[A-Z][A-Za-z ,;:'\"()\-]{38,}[.!?]")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What every engine of one model is judged on.
+
+    Attributes:
+        name: where the texts came from.
+        texts: the evaluation texts, in order.
+        evaluation: ONNX input name to int64 [texts, seq_len].
+        calibration: the same for the calibration texts; none is an evaluation text.
+        sha256: hash of both batches; goes with every figure.
+    """
+
+    name: str
+    texts: tuple[str, ...]
+    evaluation: Batch
+    calibration: Batch
+    sha256: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(evaluation texts, tokens per text)."""
+        rows, columns = next(iter(self.evaluation.values())).shape
+        return rows, columns
+
+    def batch(self, size: int) -> Batch:
+        """The first `size` evaluation rows, repeated if there are fewer."""
+        rows = np.arange(size) % self.shape[0]
+        return take(self.evaluation, rows)
+
+
+def take(batch: Batch, rows: slice | npt.NDArray[np.intp]) -> dict[str, Tokens]:
+    """The given rows of every input, contiguous."""
+    return {name: np.ascontiguousarray(values[rows]) for name, values in batch.items()}
+
+
+def read_texts(path: Path | None) -> tuple[str, list[str]]:
+    """Name and distinct texts of a workload file, or of the default corpus for None.
+
+    A `.txt` file has a text a line; a `.jsonl` file a string or an object with `text` a line.
+    Raises WorkloadError if it cannot be read or holds fewer than 8 texts.
+    """
+    texts = default_corpus() if path is None else _read_file(path)
+    if len(texts) < _FEWEST_TEXTS:
+        raise WorkloadError(
+            f"workload {path} holds {len(texts)} distinct texts: at least {_FEWEST_TEXTS} are "
+            f"needed, {EVALUATION_TEXTS + CALIBRATION_TEXTS} are better"
+        )
+    return ("python documentation" if path is None else path.name), texts
+
+
+def default_corpus() -> list[str]:
+    """English sentences from the language reference that ships with every Python."""
+    from pydoc_data.topics import topics
+
+    paragraphs = "\n\n".join(topics[name] for name in sorted(topics)).split("\n\n")
+    lines = (" ".join(paragraph.split()) for paragraph in paragraphs)
+    sentences = (s for line in lines for s in _SENTENCE_END.split(line) if _SENTENCE.fullmatch(s))
+    return sorted(set(sentences), key=_shuffled)
+
+
+def _shuffled(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read_file(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise WorkloadError(
+            f"cannot read workload {path}: {error}; give a UTF-8 .txt or .jsonl file"
+        ) from error
+    read = _read_json_line if path.suffix == ".jsonl" else _read_plain_line
+    texts = (read(path, number, line) for number, line in enumerate(lines, 1) if line.strip())
+    return list(dict.fromkeys(text for text in texts if text))
+
+
+def _read_plain_line(_path: Path, _number: int, line: str) -> str:
+    return line.strip()
+
+
+def _read_json_line(path: Path, number: int, line: str) -> str:
+    try:
+        value = parse_json(line)
+    except json.JSONDecodeError as error:
+        raise WorkloadError(f"workload {path}, line {number} is not JSON: {error}") from error
+    text = value.get("text") if isinstance(value, dict) else value
+    if not isinstance(text, str):
+        raise WorkloadError(f'workload {path}, line {number}: give a string or {{"text": "…"}}')
+    return text.strip()
+
+
+def make_workload(
+    name: str, texts: Sequence[str], tokenize: Tokenize, inputs: Mapping[str, str]
+) -> Workload:
+    """Split the texts, tokenise both parts and name them as the ONNX inputs are named.
+
+    `inputs` maps each ONNX input to its role: `ids`, `mask` or `zeros`.
+    """
+    held_out = min(CALIBRATION_TEXTS, len(texts) // 3)
+    evaluation_texts = tuple(texts[held_out:][:EVALUATION_TEXTS])
+    evaluation = _named(tokenize(evaluation_texts), inputs)
+    calibration = _named(tokenize(texts[:held_out]), inputs)
+    return Workload(name, evaluation_texts, evaluation, calibration, _hash(evaluation, calibration))
+
+
+def _named(tokens: tuple[Tokens, Tokens], inputs: Mapping[str, str]) -> dict[str, Tokens]:
+    ids, mask = tokens
+    roles = {"ids": ids, "mask": mask, "zeros": np.zeros_like(ids)}
+    return {name: roles[role] for name, role in inputs.items()}
+
+
+def _hash(*batches: Batch) -> str:
+    digest = hashlib.sha256()
+    for batch in batches:
+        for name, values in sorted(batch.items()):
+            digest.update(f"{name}{values.shape}".encode())
+            digest.update(np.ascontiguousarray(values, dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
+def file_tokenizer(path: Path, seq_len: int) -> Tokenize:
+    """Tokenise with a `tokenizer.json`: int64 ids and mask, both [texts, seq_len].
+
+    Raises WorkloadError if the file is not a tokenizer.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise WorkloadError(f"{path} is not a tokenizer.json: {error}") from error
+    padding = tokenizer.padding or {"pad_id": 0, "pad_token": "[PAD]"}
+    tokenizer.enable_truncation(seq_len)
+    tokenizer.enable_padding(
+        length=seq_len, pad_id=padding["pad_id"], pad_token=padding["pad_token"]
+    )
+
+    def tokenize(texts: Sequence[str]) -> tuple[Tokens, Tokens]:
+        encoded = tokenizer.encode_batch(list(texts))
+        ids = np.array([e.ids for e in encoded], dtype=np.int64)
+        return ids, np.array([e.attention_mask for e in encoded], dtype=np.int64)
+
+    return tokenize
+
+
+def hashed_tokenizer(vocab_size: int, seq_len: int) -> Tokenize:
+    """Where a model has no tokenizer: each word of the real text hashed into 1 .. vocab_size - 1.
+
+    Keeps the frequencies and lengths of real text; 0 pads. Its results are always labelled.
+    """
+
+    def tokenize(texts: Sequence[str]) -> tuple[Tokens, Tokens]:
+        ids = np.zeros((len(texts), seq_len), dtype=np.int64)
+        for row, text in enumerate(texts):
+            words = re.findall(r"\w+|[^\w\s]", text)[:seq_len]
+            ids[row, : len(words)] = [1 + zlib.crc32(w.encode()) % (vocab_size - 1) for w in words]
+        return ids, (ids > 0).astype(np.int64)
+
+    return tokenize
