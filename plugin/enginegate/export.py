@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 OUTPUT = "sentence_embedding"  # an output named `embedding` collides inside torch's exporter
 _TOLERANCE = 1e-4  # of the largest value; fp32 on two runtimes agrees to about 1e-6
 _TOKENIZER = "tokenizer.json"
+_TOKENIZER_FILES = (_TOKENIZER, "vocab.txt", "vocab.json", "*.model")
 
 RunOnnx = Callable[[Path, Batch], npt.NDArray[np.float32]]
 
@@ -215,20 +216,32 @@ def _origin(spec: ModelSpec, folder: Path | None) -> str:
 
 
 def _save_tokenizer(spec: ModelSpec, source: "sources.Source", folder: Path) -> Path | None:
+    """The model's own tokenizer as `tokenizer.json` in `folder`; None if it has none."""
     given = spec.tokenizer or (str(source) if isinstance(source, Path) else None)
-    if given is None:
+    if given is None or (not spec.tokenizer and not _holds_tokenizer(Path(given))):
         return None
     target = folder / _TOKENIZER
     if Path(given).is_file():
         target.write_bytes(Path(given).read_bytes())
-        return target
+    else:
+        _convert_tokenizer(spec, given, target)
+    return target
+
+
+def _holds_tokenizer(folder: Path) -> bool:
+    """Asked because transformers makes up an empty tokenizer for a folder that has none."""
+    return any(next(folder.glob(pattern), None) for pattern in _TOKENIZER_FILES)
+
+
+def _convert_tokenizer(spec: ModelSpec, given: str, target: Path) -> None:
     from transformers import AutoTokenizer
 
     try:
+        if Path(given).is_dir() and not _holds_tokenizer(Path(given)):
+            raise FileNotFoundError(f"none of {', '.join(_TOKENIZER_FILES)} is there")
         AutoTokenizer.from_pretrained(given).backend_tokenizer.save(str(target))
-    except Exception as error:
+    except Exception as error:  # the library raises many kinds
         raise ModelError(f"tokenizer of model {spec.name} not found in {given}: {error}") from error
-    return target
 
 
 def _write_onnx(encoder: "torch.nn.Module", batch: Batch, path: Path) -> None:
@@ -262,7 +275,8 @@ def _check(
     if not worst <= _TOLERANCE:
         raise ModelError(
             f"the ONNX export of model {spec.name} differs from torch by {worst:.3g} of its "
-            f"largest value (limit {_TOLERANCE:g}): it cannot be the reference; try another torch version"
+            f"largest value (limit {_TOLERANCE:g}): it cannot be the reference; "
+            "try another torch version"
         )
     return worst
 

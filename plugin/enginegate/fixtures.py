@@ -35,8 +35,8 @@ def enginegate_model(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def enginegate_variant(request: pytest.FixtureRequest) -> "Variant":
-    """The variant whose turn it is."""
+def enginegate_variant(request: pytest.FixtureRequest, enginegate_model: str) -> "Variant":  # noqa: ARG001
+    """The variant whose turn it is; ties every test of an engine to its model."""
     variant: Variant = request.param
     return variant
 
@@ -170,10 +170,12 @@ def _time(
 
     options = enginegate.options
     budget = Budget(options.measure_s, options.warmup_rounds, options.min_rounds)
-    rounds = Interleaver(pairs, workload.batch(size), budget)
+    with enginegate.measuring():
+        rounds = Interleaver(pairs, workload.batch(size), budget)
     benchmark.group = f"{result.variant.model} batch {size}"
     benchmark.extra_info.update(variant=result.variant.id, ran=result.ran, batch=size)
-    benchmark.pedantic(rounds.candidate, setup=rounds.before, rounds=rounds.rounds)
+    with enginegate.measuring():
+        benchmark.pedantic(rounds.candidate, setup=rounds.before, rounds=rounds.rounds)
     return rounds.samples(benchmark.stats.stats.data)
 
 

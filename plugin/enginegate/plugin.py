@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Generator, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -46,6 +46,9 @@ __all__ = [
     "result",
     "workload",
 ]
+
+if TYPE_CHECKING:
+    from enginegate.session import Session
 
 OPTIONS = pytest.StashKey[Options]()
 _NO_PRECISION = "no precision asked for: pytest --precision fp16 (or fp32, bf16, int8, best, all)"
@@ -149,11 +152,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print the table, what was refreshed, and what could not be written."""
+    run = config.stash.get(SESSION, None)
+    if run is not None and (run.results or run.lines or run.problems):
+        _write_summary(terminalreporter, run)
+
+
+def _write_summary(terminalreporter: Any, run: "Session") -> None:
     from enginegate.render import summary_lines
 
-    run = config.stash.get(SESSION, None)
-    if run is None or not (run.results or run.lines or run.problems):
-        return
     terminalreporter.section("enginegate")
     for line in [*summary_lines(run.results.values()), *run.lines]:
         terminalreporter.write_line(line)

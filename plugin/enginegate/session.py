@@ -1,6 +1,8 @@
 """One run: what it prepares once, what it found, and what it leaves behind."""
 
 import dataclasses
+import os
+import time
 from collections.abc import Callable
 
 from enginegate.accuracy import DEFAULT_LIMITS, Limits, compare
@@ -23,7 +25,7 @@ from enginegate.prepare import Preparation, Progress, Reference
 from enginegate.render import render_json, render_text
 from enginegate.results import Accuracy, Context, Result, Speed
 from enginegate.stats import Change, change_between, quantile
-from enginegate.table import refreshed_line
+from enginegate.table import refreshed_line, spent_line
 from enginegate.timing import Samples
 from enginegate.variants import Precision
 from enginegate.verdict import Judgement, Verdict, judge_accuracy, judge_change
@@ -45,6 +47,8 @@ class Session:
         self.results: dict[str, Result] = {}
         self.lines: list[str] = []
         self.problems: list[str] = []
+        self._started_s = time.monotonic()
+        self._measured_s = 0.0
         self.prepare = Preparation(self.options, progress)
 
     def start(
@@ -114,7 +118,7 @@ class Session:
             return (None, _incomparable(difference)) if difference else (baseline, None)
         if others := self.baselines.other_machines(model):
             return None, _incomparable(f"baselines are of {', '.join(others)}, this is another")
-        path = self.baselines.path(model)
+        path = os.path.relpath(self.baselines.path(model))
         reason = f"none in {path}; write it with --refresh-baselines"
         return None, Judgement(Verdict.NO_BASELINE, (reason,))
 
@@ -124,6 +128,8 @@ class Session:
 
     def finish(self, *, interrupted: bool) -> None:
         """Write baselines and reports; what cannot be written goes to `problems`."""
+        elapsed_s = time.monotonic() - self._started_s
+        self.lines.append(spent_line(self._measured_s, elapsed_s - self._measured_s))
         if self.options.refresh_baselines:
             self._attempt(self._refuse_refresh if interrupted else self._refresh)
         self._attempt(self._write_reports)

@@ -152,6 +152,11 @@ def refreshed_line(result: Result, before: Baseline | None, *, written: bool) ->
     return f"baselines: {before.date} -> now  {name}: {words or 'not comparable'}"
 
 
+def spent_line(measured_s: float, other_s: float) -> str:
+    """Where the time of the run went."""
+    return f"time: {measured_s:.0f} s measuring, {other_s:.0f} s outside measurement"
+
+
 def _why_kept(result: Result) -> str:
     passed = (Verdict.PASS, Verdict.FLAGGED)
     if result.embedding_verdict not in passed:

@@ -53,7 +53,7 @@ class OnnxRuntimeEngine:
 class OnnxRuntime:
     """Builds by converting the ONNX file; the runtime compiles it at every load."""
 
-    offers = (Precision.FP32, Precision.FP16, Precision.INT8)
+    offers: tuple[Precision, ...] = (Precision.FP32, Precision.FP16, Precision.INT8)
 
     def version(self) -> str:
         """Version of ONNX Runtime."""

@@ -48,7 +48,7 @@ class OpenVinoEngine:
 class OpenVino:
     """Builds a compiled blob. The blob does not know its precision: the hint is kept with it."""
 
-    offers = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
+    offers: tuple[Precision, ...] = tuple(_HINTS)
 
     def version(self) -> str:
         """Version of OpenVINO."""

@@ -1,0 +1,66 @@
+"""A backend that runs ONNX Runtime and spoils what it does, by the word in $PLANTED_FAULT."""
+
+import contextlib
+import os
+import time
+from typing import Any
+
+import numpy as np
+
+from enginegate.engines.onnxruntime import OnnxRuntime
+from enginegate.variants import Precision
+
+BUSY_S = 0.002
+
+
+class FaultyEngine:
+    """An engine whose every call takes at least 2 ms, so that a fault of speed has a scale."""
+
+    def __init__(self, engine, fault):
+        self._engine, self._fault = engine, fault
+        self.executed = engine.executed
+
+    def embed(self, batch):
+        rows = len(batch["input_ids"])
+        embeddings = np.array(self._engine.embed(batch))
+        _work(BUSY_S * (1.2 if self._fault == "slow" else 1.0))
+        return _SPOIL.get(self._fault, _as_it_is)(embeddings) if rows > 2 else embeddings
+
+
+class Faulty(OnnxRuntime):
+    offers: tuple[Precision, ...] = (Precision.FP32, Precision.INT8)
+
+    @contextlib.contextmanager
+    def load(self, folder, properties, probe, threads):
+        fault = os.environ.get("PLANTED_FAULT", "")
+        with super().load(folder, properties, probe, threads) as engine:
+            yield FaultyEngine(engine, fault)
+
+
+def _work(seconds):
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+def _as_it_is(embeddings):
+    return embeddings
+
+
+def _swapped(embeddings):
+    embeddings[[0, 1]] = embeddings[[1, 0]]
+    return embeddings
+
+
+def _nan(embeddings):
+    embeddings[1, 3] = np.nan
+    return embeddings
+
+
+_SPOIL: dict[str, Any] = {
+    "swapped rows": _swapped,
+    "nan": _nan,
+    "head off by 1 %": lambda embeddings: embeddings * np.float32(1.01),
+    "all zero": np.zeros_like,
+    "constant": lambda embeddings: np.broadcast_to(embeddings[0], embeddings.shape),
+}

@@ -1,0 +1,153 @@
+"""Bad input gives one clear message, pytest's usage error where it is one, and loses nothing."""
+
+import json
+
+import pytest
+
+USAGE = 4
+
+BAD_OPTIONS = {
+    ("--precision", "fp8"): "unknown precision 'fp8': use fp32, fp16, bf16, int8, best, or all",
+    ("--precision", "fp32", "--backend", "tflite"): "unknown backend 'tflite': use auto, openvino",
+    ("--precision", "bf16"): "backend faulty does not build bf16: it offers fp32, int8",
+    ("--precision", "fp32", "--model", "nope"): "unknown model nope: defined are distilbert*tiny",
+    ("--precision", "fp32", "--threads", "many"): "--threads 'many' is not a positive int",
+    ("--precision", "fp32", "--measure-s", "-1"): "--measure-s '-1' is not a positive float",
+    ("--precision", "fp32", "--workload", "no.txt"): "cannot read workload *no.txt*.txt or .jsonl",
+    ("--precision", "fp32", "-n", "2"): "engines cannot be timed beside each other: run without -n",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD_OPTIONS, ids=" ".join)
+def test_a_bad_option_is_a_usage_error(project, arguments):
+    result = project.run(*arguments)
+    assert result.ret == USAGE
+    result.stderr.fnmatch_lines([f"ERROR: {BAD_OPTIONS[arguments]}*"])
+
+
+BAD_TABLES = {
+    'onnx = "a"\nfactory = "b"': "needs exactly one of transformers",
+    "seq_len = 8": "needs exactly one of transformers",
+    'onnx = "a"\nseq_length = 8': "has unknown keys ['seq_length']",
+    'onnx = "a"\nseq_len = 1': "seq_len = 1 is not a whole number, 2 or more",
+    'transformers = "a"\npooling = "max"': "pooling = 'max' is not one of first, mean",
+}
+
+
+@pytest.mark.parametrize("table", BAD_TABLES)
+def test_a_bad_model_table_is_a_usage_error(project, table):
+    project.write("pyproject.toml", f"[tool.enginegate.models.mine]\n{table}\n")
+    result = project.judge()
+    assert result.ret == USAGE
+    assert BAD_TABLES[table] in result.stderr.str()
+
+
+def test_unknown_settings_are_a_usage_error(project):
+    project.write("pyproject.toml", "[tool.enginegate]\nthread = 2\n")
+    result = project.judge()
+    assert result.ret == USAGE
+    result.stderr.fnmatch_lines(["*has unknown keys [[]'thread'[]]*"])
+
+
+MODELS = {
+    'onnx = "missing.onnx"\nvocab_size = 9': "*missing.onnx does not exist*",
+    'onnx = "junk.onnx"\nvocab_size = 9': "*junk.onnx is not an ONNX model*export it again*",
+    'onnx = "tiny.onnx"': "*has no tokenizer: give `tokenizer`*or `vocab_size`*",
+    'onnx = "tiny.onnx"\ntokenizer = "nowhere"': "tokenizer of model mine not found: *",
+    'onnx = "tiny.onnx"\ntokenizer = "junk.onnx"': "*junk.onnx is not a tokenizer.json*",
+    'onnx = "tiny.onnx"\nvocab_size=9\noutput = "x"': "*has outputs [[]'sentence_*: say*",
+    'onnx = "tiny.onnx"\nvocab_size=9\ninputs = {a = "ids"}': "*inputs [[]'input_ids', *role*",
+    'transformers = "no/such-model"': "*neither a folder nor to be had from the hub*",
+    'transformers = "half"': "model mine: folder *half is not whole*fetch it again",
+    'sentence_transformers = "half"': "model mine: folder *half is not whole*fetch it again",
+    'transformers = "bare"': "model mine has no tokenizer: give `tokenizer`*or `vocab_size`*",
+    'transformers = "bare"\ntokenizer = "half"': "tokenizer of model mine not found in *",
+    'factory = "nowhere:make"': "*factory 'nowhere:make' failed with ModuleNotFoundError*",
+}
+
+
+@pytest.mark.parametrize("table", MODELS)
+def test_a_bad_model_is_one_clear_error(project, table, monkeypatch, save_small_bert):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    project.write("junk.onnx", "junk")
+    (project.path / "half").mkdir()
+    project.write("half/config.json", json.dumps({"model_type": "bert"}))
+    save_small_bert(project.path / "bare")
+    settings = (
+        f'[tool.enginegate]\nengine_cache = "cache"\n[tool.enginegate.models.mine]\n{table}\n'
+    )
+    project.write("pyproject.toml", settings)
+    result = project.judge("--backend", "onnxruntime", "-k", "embeddings", "--tb=short")
+    result.assert_outcomes(errors=1, deselected=4)
+    result.stdout.fnmatch_lines([MODELS[table]])
+    assert "Traceback" not in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.txt", "", "workload *empty.txt holds 0 distinct texts: at least 8 are needed*"),
+        ("few.jsonl", '{"text": "a"}\n' * 9, "workload *few.jsonl holds 1 distinct texts*"),
+        ("bad.jsonl", "{", "workload *bad.jsonl, line 1 is not JSON*"),
+        ("bad.jsonl", '{"body": "a"}', "workload *bad.jsonl, line 1: give a string or*"),
+    ],
+)
+def test_a_bad_workload_is_a_usage_error(project, name, content, message):
+    project.write(name, content)
+    result = project.judge("--workload", name)
+    assert result.ret == USAGE
+    result.stderr.fnmatch_lines([f"ERROR: {message}"])
+
+
+BROKEN = {
+    "junk": lambda text: "junk",
+    "a merge conflict": lambda text: "<<<<<<< HEAD\n" + text,
+    "cut short": lambda text: text[: len(text) // 2],
+    "a future schema": lambda text: text.replace('"schema": 1', '"schema": 99'),
+    "a negative time": lambda text: text.replace('"candidate_s": [ ', '"candidate_s": [ -1, ', 1),
+    "not a number": lambda text: text.replace('"candidate_s": [ ', '"candidate_s": [ NaN, ', 1),
+    "unpaired times": lambda text: text.replace('"candidate_s": [ ', '"candidate_s": [ 1, ', 1),
+    "wrong types": lambda text: text.replace('"variants": {', '"variants": 7, "x": {'),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_corrupt_baseline_is_one_clear_error_and_is_not_overwritten(project, fault):
+    project.judge("--refresh-baselines")
+    path = project.baseline()
+    broken = BROKEN[fault](path.read_text())
+    path.write_text(broken)
+    result = project.judge("-k", "fp32-1")
+    result.assert_outcomes(failed=1, deselected=2)
+    result.stdout.fnmatch_lines(["baseline *tiny.json is not valid (*git checkout*"])
+    refreshed = project.judge("--refresh-baselines")
+    assert refreshed.ret != 0
+    assert path.read_text() == broken
+
+
+def test_a_full_disk_fails_the_refresh_and_leaves_the_old_baseline(project, monkeypatch):
+    project.judge("--refresh-baselines")
+    before = project.baseline().read_text()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("enginegate.files.os.fsync", full)
+    result = project.judge("--refresh-baselines")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["ERROR: cannot write baseline *No space left on device*"])
+    assert project.baseline().read_text() == before
+    assert [p.name for p in project.baseline().parent.iterdir()] == ["tiny.json"]
+
+
+def test_an_unwritable_cache_is_one_clear_error(project):
+    project.write("cache", "a file where the folder should be")
+    result = project.judge("-k", "embeddings")
+    result.assert_outcomes(errors=1, deselected=2)
+    result.stdout.fnmatch_lines(["cannot write the engine cache *--engine-cache*"])
+
+
+def test_an_unwritable_report_fails_the_run(project):
+    result = project.judge("-k", "embeddings", "--report-text", "tiny.onnx/report.txt")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["ERROR: cannot write *"])

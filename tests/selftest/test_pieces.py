@@ -1,0 +1,166 @@
+"""The small pieces: files, store, workload, timing."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+
+from enginegate.engines import Executed
+from enginegate.errors import StoreError
+from enginegate.files import parse_json, readable_json, write_atomic
+from enginegate.machine import Machine
+from enginegate.store import Store
+from enginegate.timing import Budget, Interleaver, Pair
+from enginegate.workload import default_corpus, hashed_tokenizer, make_workload
+
+ROLES = {"input_ids": "ids", "attention_mask": "mask"}
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_atomic(path, "old")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("enginegate.files.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_readable_json_keeps_lists_of_numbers_on_a_line_and_comes_back():
+    value = {"b": [1.5, 2.5], "a": {"text": "[1,\n2]", "empty": []}}
+    text = readable_json(value)
+    assert '"b": [ 1.5, 2.5 ]' in text
+    assert json.loads(text) == value
+
+
+@pytest.mark.parametrize("text", ["NaN", "[Infinity]", '{"a": -Infinity}'])
+def test_json_with_nan_is_refused(text):
+    with pytest.raises(ValueError, match="is not JSON"):
+        parse_json(text)
+
+
+def test_the_store_builds_once_and_says_what_it_rebuilds(tmp_path):
+    store = Store(tmp_path)
+    built = []
+
+    def build(folder):
+        built.append(folder)
+        (folder / "engine").write_text("engine")
+        return {"hint": "f32"}
+
+    first = store.get_or_build("engine", {"a": 1}, build)
+    again = store.get_or_build("engine", {"a": 1}, build)
+    assert (first.built, again.built, len(built)) == (True, False, 1)
+    assert again.properties == {"hint": "f32"}
+    (again.folder / "engine").write_text("rotten")
+    rebuilt = store.get_or_build("engine", {"a": 1}, build)
+    assert "engine does not match its hash" in rebuilt.note
+    assert (rebuilt.folder / "engine").read_text() == "engine"
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path):
+    def build(folder):
+        (folder / "half").write_text("half")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        Store(tmp_path).get_or_build("engine", {}, build)
+    assert list((tmp_path / "engine").iterdir()) == []
+
+
+def test_a_store_that_cannot_be_written_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="--engine-cache"):
+        Store(tmp_path / "file").get_or_build("engine", {}, lambda folder: {})
+
+
+def test_calibration_and_evaluation_texts_are_disjoint():
+    texts = default_corpus()
+    workload = make_workload("corpus", texts, hashed_tokenizer(28996, 16), ROLES)
+    assert workload.shape == (256, 16)
+    assert not set(workload.texts) & set(texts[:128])
+    assert workload.calibration["input_ids"].shape == (128, 16)
+
+
+def test_the_workloads_hash_changes_with_its_tokens():
+    texts = default_corpus()
+    hashes = {
+        make_workload("w", t, hashed_tokenizer(v, s), ROLES).sha256
+        for t, v, s in [(texts, 100, 16), (texts[1:], 100, 16), (texts, 101, 16), (texts, 100, 8)]
+    }
+    assert len(hashes) == 4
+
+
+def test_hashed_words_stay_in_the_vocabulary_and_zero_pads():
+    ids, mask = hashed_tokenizer(50, 6)(["one two", "a b c d e f g h"])
+    assert ids.max() < 50
+    assert mask.tolist() == [[1, 1, 0, 0, 0, 0], [1] * 6]
+    assert (ids[mask == 0] == 0).all()
+    assert (ids[mask == 1] > 0).all()
+
+
+def test_a_batch_larger_than_the_workload_repeats_it():
+    workload = make_workload("w", default_corpus()[:12], hashed_tokenizer(99, 4), ROLES)
+    ids = workload.batch(20)["input_ids"]
+    assert ids.shape == (20, 4)
+    assert (ids[8:16] == ids[:8]).all()
+
+
+class Recorder:
+    """An engine that writes down when it was called."""
+
+    executed = Executed({"f32": 1})
+
+    def __init__(self, name, log):
+        self._name, self._log = name, log
+
+    def embed(self, batch):
+        self._log.append(self._name)
+        return np.zeros((len(batch["input_ids"]), 2), dtype=np.float32)
+
+
+def test_every_round_times_the_reference_beside_the_candidate_and_replicates_take_turns():
+    log: list[str] = []
+    pairs = [Pair(Recorder(f"c{i}", log), Recorder(f"r{i}", log)) for i in range(3)]
+    batch = {"input_ids": np.zeros((2, 4), dtype=np.int64)}
+    interleaver = Interleaver(pairs, batch, Budget(1e-9, warmup_rounds=1, min_rounds=6))
+    log.clear()
+    for _ in range(interleaver.rounds):
+        interleaver.before()
+        interleaver.candidate()
+    samples = interleaver.samples([float(n) for n in range(interleaver.rounds)])
+    assert interleaver.rounds == 18
+    assert [len(c) for c, _ in samples.replicates] == [6, 6, 6]
+    assert samples.replicates[1][0] == [4, 5, 6, 7, 14, 15]
+    rounds = list(itertools.batched(log, 4)) if hasattr(itertools, "batched") else _fours(log)
+    assert rounds[0] == ("r0", "r0", "c0", "c0")
+    assert [r[0] for r in rounds[:12]] == ["r0"] * 4 + ["r1"] * 4 + ["r2"] * 4
+
+
+def _fours(log):
+    return list(zip(*[iter(log)] * 4, strict=True))
+
+
+def test_machines_that_differ_in_anything_that_matters_have_different_ids():
+    base = ("A CPU 25/17", 2, ("avx2",), "linux-x86_64")
+    ids = {
+        Machine(*base).id,
+        Machine("B CPU", *base[1:]).id,
+        Machine(base[0], 4, *base[2:]).id,
+        Machine(*base[:2], ("avx2", "avx512f"), base[3]).id,
+    }
+    assert len(ids) == 4
+    assert Machine(*base).id.startswith("a-cpu-25-17-2c-")
+
+
+def test_cosine_helpers_are_finite_for_tiny_values():
+    from enginegate.accuracy import compare
+
+    tiny = np.full((3, 4), 1e-20, dtype=np.float32) * np.arange(1, 4, dtype=np.float32)[:, None]
+    assert math.isfinite(compare(tiny, tiny).cosine_worst)

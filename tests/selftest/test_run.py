@@ -1,0 +1,237 @@
+"""Whole runs of the plugin in a user's project: clean ones pass, planted faults are caught."""
+
+import json
+import sys
+
+import pytest
+
+SPOILED = {
+    "swapped rows": "cosine_worst",
+    "nan": "NaN or infinity for 8 texts",
+    "head off by 1 %": "gain_error 0.01 > 0.0001",
+    "all zero": "gave all zeros",
+    "constant": "cosine_worst",
+}
+
+
+def test_a_clean_run_passes_and_prints_its_table(project):
+    result = project.judge()
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(
+        ["*= enginegate =*", "tiny", "asked*embeddings*speed", "fp32 *f32*pass*"]
+    )
+
+
+@pytest.mark.parametrize("fault", SPOILED)
+def test_wrong_embeddings_fail_with_the_number_and_are_not_timed(project, fault):
+    project.plant(fault)
+    result = project.judge()
+    result.assert_outcomes(failed=1, skipped=2)
+    result.stdout.fnmatch_lines([f"*tiny-faulty-fp32: fail: *{SPOILED[fault]}*"])
+
+
+def test_a_wrong_pooling_is_caught(project, load_tiny):
+    """The engine is built from a file that pools otherwise than the reference."""
+    other = load_tiny.write_tiny_onnx(project.path / "first.onnx", pooling="first")
+    project.write(
+        "conftest.py",
+        "import dataclasses, pathlib, pytest\n"
+        "from enginegate.engines import register\n"
+        "register('faulty', 'faulty:Faulty')\n"
+        "@pytest.fixture(scope='session')\n"
+        "def built(enginegate, enginegate_variant, exported, workload, reference):\n"
+        f"    path = pathlib.Path({str(other)!r})\n"
+        "    wrong = dataclasses.replace(exported, onnx=path, sha256='x')\n"
+        "    return enginegate.prepare.build(enginegate_variant, wrong, workload, reference)\n",
+    )
+    result = project.judge()
+    result.assert_outcomes(failed=1, skipped=2)
+    result.stdout.fnmatch_lines(["*cosine_worst*"])
+
+
+def test_baselines_round_trip(project):
+    """Refresh, pass, degrade, fail with the numbers, refresh, pass."""
+    assert project.judge("--refresh-baselines").ret == 0
+    project.judge("--require-baseline", "--max-slowdown", "0.1").assert_outcomes(passed=3)
+    project.plant("slow")
+    slow = project.judge("--max-slowdown", "0.1")
+    slow.assert_outcomes(passed=1, failed=2)
+    slow.stdout.re_match_lines([r".*regressed: 1\d\.\d % slower \(\+1.* limit 10%"])
+    refreshed = project.judge("--refresh-baselines")
+    refreshed.stdout.re_match_lines(
+        [r"baselines: \d{4}-\d\d-\d\d -> now  tiny-faulty-fp32: batch 1 \+"]
+    )
+    project.judge("--max-slowdown", "0.1").assert_outcomes(passed=3)
+
+
+def test_int8_is_flagged_and_strict_fails_it(project):
+    flagged = project.run("--precision", "int8", "-v")
+    flagged.stdout.fnmatch_lines(["*test_same_embeddings*FLAGGED*", "int8: *", "*1 flagged*"])
+    assert flagged.ret == 0
+    strict = project.run("--precision", "int8", "--strict")
+    assert strict.ret == 1
+    strict.stdout.fnmatch_lines(["*tiny-faulty-int8: flagged: *"])
+
+
+def test_wrong_embeddings_never_become_a_baseline(project):
+    project.plant("swapped rows")
+    result = project.judge("--refresh-baselines")
+    result.stdout.fnmatch_lines(["baselines: kept tiny-faulty-fp32 as it was: embeddings: fail"])
+    assert not list(project.path.glob("baselines/*/*"))
+
+
+def test_a_refresh_of_one_batch_size_writes_nothing(project):
+    result = project.judge("--refresh-baselines", "-k", "fp32-4 or embeddings")
+    result.stdout.fnmatch_lines(["baselines: kept tiny-faulty-fp32*only batches [[]4[]]*"])
+
+
+def test_a_refresh_of_one_variant_keeps_the_others(project):
+    project.run("--precision", "fp32,int8", "--refresh-baselines")
+    before = json.loads(project.baseline().read_text())["variants"]
+    project.judge("--refresh-baselines")
+    after = json.loads(project.baseline().read_text())["variants"]
+    assert set(after) == {"faulty-fp32", "faulty-int8"}
+    assert after["faulty-int8"] == before["faulty-int8"]
+    assert after["faulty-fp32"] != before["faulty-fp32"]
+
+
+def test_a_missing_baseline_names_the_command_and_fails_where_required(project):
+    project.judge().stdout.fnmatch_lines(["*no baseline*write it with --refresh-baselines*"])
+    required = project.judge("--require-baseline")
+    required.assert_outcomes(passed=1, failed=2)
+
+
+def test_another_machines_baseline_is_incomparable_and_passes(project):
+    project.judge("--refresh-baselines")
+    folder = project.baseline().parent
+    folder.rename(folder.with_name("another-machine"))
+    result = project.judge()
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["*incomparable: baselines are of another-machine*"])
+
+
+def test_another_workload_is_incomparable(project):
+    project.judge("--refresh-baselines")
+    project.write("own.txt", "\n".join(f"a text of my own, number {n}" for n in range(40)))
+    result = project.judge("--workload", "own.txt")
+    result.stdout.fnmatch_lines(["*incomparable: workload_sha256 was *, is *"])
+
+
+def test_a_second_run_builds_nothing(project):
+    project.judge("-k", "embeddings")
+    entries = sorted(p.stat().st_mtime_ns for p in project.path.glob("cache/*/*"))
+    project.judge("-k", "embeddings")
+    assert sorted(p.stat().st_mtime_ns for p in project.path.glob("cache/*/*")) == entries
+
+
+def test_a_corrupt_engine_is_built_again_and_says_so(project):
+    project.judge("-k", "embeddings")
+    (engine,) = project.path.glob("cache/engine/*/engine.onnx")
+    engine.write_bytes(engine.read_bytes()[:-7])
+    result = project.judge("-k", "embeddings")
+    result.assert_outcomes(passed=1, deselected=2)
+    result.stdout.fnmatch_lines(["fp32: cached entry*was corrupt (engine.onnx*built again"])
+
+
+def test_reports_are_written(project):
+    project.judge("--report-text", "report.txt", "--report-json", "report.json")
+    assert "fp32 batch 4: p50 " in (project.path / "report.txt").read_text()
+    (found,) = json.loads((project.path / "report.json").read_text())["results"]
+    assert found["executed"] == {"f32": 1}
+    assert [speed["batch"] for speed in found["speeds"]] == [1, 4]
+
+
+def test_pytest_benchmark_keeps_working(project):
+    project.judge("--benchmark-json", "bench.json")
+    benchmarks = json.loads((project.path / "bench.json").read_text())["benchmarks"]
+    assert {b["extra_info"]["variant"] for b in benchmarks} == {"tiny-faulty-fp32"}
+    disabled = project.judge("--benchmark-disable")
+    disabled.assert_outcomes(passed=1, skipped=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "passed"),
+    [
+        (["-q"], 3),
+        (["-v"], 3),
+        (["--color=no"], 3),
+        (["-x"], 3),
+        (["-k", "embeddings"], 1),
+        (["--lf"], 3),
+        (["-p", "no:cacheprovider"], 3),
+    ],
+)
+def test_pytests_own_options_work(project, arguments, passed):
+    result = project.judge(*arguments)
+    assert result.parseoutcomes()["passed"] == passed
+
+
+def test_without_a_terminal(project):
+    assert project.judge("-p", "no:terminal", "--report-json", "report.json").ret == 0
+    assert (project.path / "report.json").exists()
+
+
+def test_collect_only_builds_nothing(project):
+    result = project.judge("--collect-only", "-q")
+    result.stdout.fnmatch_lines(
+        ["*test_same_embeddings[[]tiny-faulty-fp32[]]", "*3 tests collected*"]
+    )
+    assert not (project.path / "cache").exists()
+
+
+def test_without_a_precision_tests_of_engines_are_skipped_with_the_reason(project):
+    result = project.run("-rs")
+    result.assert_outcomes(skipped=2)
+    result.stdout.fnmatch_lines(["*no precision asked for: pytest --precision fp16*"])
+
+
+def test_a_users_own_fixture_named_engine_is_left_alone(pytester):
+    pytester.makepyfile(
+        "import pytest\n"
+        "@pytest.fixture\n"
+        "def engine(): return 'a database'\n"
+        "def test_it(engine): assert engine == 'a database'\n"
+    )
+    pytester.runpytest_inprocess().assert_outcomes(passed=1)
+    pytester.runpytest_inprocess("--precision", "fp32").assert_outcomes(passed=1)
+
+
+def test_a_model_given_by_a_fixture(project):
+    project.write("pyproject.toml", '[tool.enginegate]\nengine_cache = "cache"\nbatches = [1]\n')
+    project.write(
+        "conftest.py",
+        "import pytest\n"
+        "from enginegate.models import Kind, ModelSpec\n"
+        "@pytest.fixture(scope='session')\n"
+        "def model(pytestconfig):\n"
+        "    path = pytestconfig.rootpath / 'tiny.onnx'\n"
+        "    return ModelSpec('mine', Kind.ONNX, str(path), vocab_size=200, seq_len=8)\n",
+    )
+    result = project.judge("--backend", "onnxruntime", "-k", "embeddings")
+    result.assert_outcomes(passed=1, deselected=1)
+    result.stdout.fnmatch_lines(["mine", "fp32*pass*"])
+
+
+def test_no_model_at_all_is_one_clear_message(project):
+    project.write("pyproject.toml", "")
+    result = project.judge("--backend", "onnxruntime", "-k", "embeddings")
+    result.assert_outcomes(errors=1, deselected=4)
+    result.stdout.fnmatch_lines(["no model is named: use --model*"])
+
+
+def test_the_ready_suite_needs_no_test_files(project):
+    for name in ("test_accuracy.py", "test_throughput.py"):
+        (project.path / name).unlink()
+    project.judge("--pyargs", "enginegate.suite").assert_outcomes(passed=3)
+
+
+def test_nothing_heavy_is_imported_for_a_project_that_merely_has_the_plugin(pytester):
+    pytester.makepyfile("def test_it(): pass")
+    pytester.makeconftest(
+        "import sys\n"
+        "def pytest_unconfigure():\n"
+        "    heavy = 'torch transformers onnxruntime openvino nncf numpy scipy onnx tokenizers'\n"
+        "    print('loaded', [n for n in heavy.split() if n in sys.modules])\n"
+    )
+    result = pytester.run(sys.executable, "-m", "pytest", "--collect-only", "-s", "-p", "no:anyio")
+    result.stdout.fnmatch_lines(["loaded []"])
