@@ -170,11 +170,10 @@ def _time(
 
     options = enginegate.options
     budget = Budget(options.measure_s, options.warmup_rounds, options.min_rounds)
-    with enginegate.measuring():
-        rounds = Interleaver(pairs, workload.batch(size), budget)
     benchmark.group = f"{result.variant.model} batch {size}"
     benchmark.extra_info.update(variant=result.variant.id, ran=result.ran, batch=size)
     with enginegate.measuring():
+        rounds = Interleaver(pairs, workload.batch(size), budget)
         benchmark.pedantic(rounds.candidate, setup=rounds.before, rounds=rounds.rounds)
     return rounds.samples(benchmark.stats.stats.data)
 

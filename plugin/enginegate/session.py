@@ -1,9 +1,10 @@
 """One run: what it prepares once, what it found, and what it leaves behind."""
 
+import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from enginegate.accuracy import DEFAULT_LIMITS, Limits, compare
 from enginegate.baselines import Baseline, Baselines
@@ -50,6 +51,13 @@ class Session:
         self._started_s = time.monotonic()
         self._measured_s = 0.0
         self.prepare = Preparation(self.options, progress)
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Count what happens inside as measurement."""
+        start_s = time.monotonic()
+        yield
+        self._measured_s += time.monotonic() - start_s
 
     def start(
         self, built: Built, executed: Executed, model: Exported, workload: Workload
