@@ -1,4 +1,4 @@
 """Decide, by evidence, whether a compiled embedding engine may ship.
 
-Same embeddings, not slower, carries the load: the answer of one pytest run.
+Same embeddings, not slower: the answer of one pytest run.
 """

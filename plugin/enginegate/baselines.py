@@ -18,7 +18,7 @@ from enginegate.stats import Replicate
 SCHEMA = 1
 _KEPT_ROUNDS = 24  # of each replicate, evenly spaced: enough for its median, small enough to diff
 _DIGITS = 4
-_COMPARED = ("workload_sha256", "seq_len", "threads")
+_COMPARED = ("workload_sha256", "seq_len", "threads", "reference")
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def _encoder(spec: ModelSpec, source: "sources.Source") -> tuple["torch.nn.Modul
         return source.eval().float(), f"from factory {spec.source}"
     assert not hasattr(source, "state_dict")  # noqa: S101
     if spec.kind is Kind.SENTENCE_TRANSFORMERS:
-        return _sentence_transformer(spec, _as_path(source)), f"from {spec.source}"
+        return _sentence_transformer(spec, _as_path(source)), sources.named(spec)
     return _pooled(spec, None if source is None else _as_path(source))
 
 
@@ -212,7 +212,7 @@ def _origin(spec: ModelSpec, folder: Path | None) -> str:
     seeded = ["backbone"] if folder is None else []
     if spec.head is not None and spec.head_weights is None:
         seeded.append("head")
-    return f"seeded ({', '.join(seeded)})" if seeded else f"from {spec.source}"
+    return f"seeded ({', '.join(seeded)})" if seeded else sources.named(spec)
 
 
 def _save_tokenizer(spec: ModelSpec, source: "sources.Source", folder: Path) -> Path | None:

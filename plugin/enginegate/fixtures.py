@@ -1,5 +1,6 @@
 """What tests ask for. Each fixture may be overridden in a conftest.py like any other."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +129,9 @@ def pairs(
     enginegate: "Session", built: "Built", exported: "Exported", workload: "Workload"
 ) -> Iterator[tuple["Pair", ...]]:
     """Freshly loaded engines and references, a pair per replicate."""
-    with enginegate.prepare.pairs(built, exported, workload) as loaded:
+    with contextlib.ExitStack() as stack:
+        with enginegate.measuring():
+            loaded = stack.enter_context(enginegate.prepare.pairs(built, exported, workload))
         yield loaded
 
 

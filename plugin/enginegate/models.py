@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from enginegate.errors import OptionError
+from enginegate.variants import Precision
 
 TOKEN_ROLES = ("ids", "mask", "zeros")
 POOLINGS = ("first", "mean")
@@ -104,8 +105,10 @@ def _table(name: str, value: object) -> Mapping[str, Any]:
 def _spec(name: str, table: Mapping[str, Any], root: Path) -> ModelSpec:
     _refuse_unknown(name, table)
     settings = {key: value for key, value in table.items() if key not in set(Kind)}
+    paths = [key for key in ("tokenizer", "head_weights") if key in settings]
+    settings |= {key: _local(str(settings[key]), root) for key in paths}
     base = SHIPPED.get(name) or ModelSpec(name=name, kind=Kind.ONNX, source="")
-    spec = replace(base, **settings, **_source(name, table, base, root))
+    spec = replace(base, **{**_source(name, table, base, root), **settings})
     _refuse_bad_values(spec)
     return spec
 
@@ -122,12 +125,16 @@ def _source(name: str, table: Mapping[str, Any], base: ModelSpec, root: Path) ->
         raise OptionError(f"{_where(name)} needs exactly one of {', '.join(Kind)}")
     if not given:
         return {}
-    return {"kind": given[0], "source": _absolute(str(table[given[0]]), given[0], root)}
+    source = str(table[given[0]])
+    if given[0] is Kind.ONNX:
+        source = str((root / Path(source).expanduser()).resolve())
+    return {"kind": given[0], "source": _local(source, root), "architecture": None}
 
 
-def _absolute(source: str, kind: Kind, root: Path) -> str:
-    local = (root / Path(source).expanduser()).resolve()
-    return str(local) if kind is Kind.ONNX or local.exists() else source
+def _local(name: str, root: Path) -> str:
+    """The absolute path of what lies under `root`; a hub id or the like as it is."""
+    path = (root / Path(name).expanduser()).resolve()
+    return str(path) if path.exists() else name
 
 
 def _refuse_bad_values(spec: ModelSpec) -> None:
@@ -136,8 +143,17 @@ def _refuse_bad_values(spec: ModelSpec) -> None:
     _require(spec, "head", spec.head is None or _is_count(spec.head, 1), "a whole number")
     vocab_fits = spec.vocab_size is None or _is_count(spec.vocab_size, 2)
     _require(spec, "vocab_size", vocab_fits, "a whole number, 2 or more")
-    roles_fit = all(role in TOKEN_ROLES for role in spec.inputs.values())
+    roles_fit = isinstance(spec.inputs, Mapping) and set(spec.inputs.values()) <= set(TOKEN_ROLES)
     _require(spec, "inputs", roles_fit, f"a table of roles {', '.join(TOKEN_ROLES)}")
+    _require(spec, "limits", _are_limits(spec.limits), "a table of numbers for each precision")
+
+
+def _are_limits(value: object) -> bool:
+    tables = value.values() if isinstance(value, Mapping) and set(value) <= set(Precision) else [0]
+    return all(
+        isinstance(table, Mapping) and all(isinstance(n, int | float) for n in table.values())
+        for table in tables
+    )
 
 
 def _is_count(value: object, least: int) -> bool:

@@ -160,11 +160,11 @@ class _Settings:
 
     def words(self, name: str) -> tuple[str, ...]:
         value = self.raw(name) or ()
-        parts = value.split(",") if isinstance(value, str) else value
+        parts = value if isinstance(value, list | tuple) else str(value).split(",")
         return tuple(str(part).strip() for part in parts if str(part).strip())
 
     def counts(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(_number(name, w, int) for w in self.words(name)) or default
+        return tuple(dict.fromkeys(_number(name, w, int) for w in self.words(name))) or default
 
     def count(self, name: str, default: int) -> int:
         value = self.raw(name)

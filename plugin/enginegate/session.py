@@ -13,8 +13,8 @@ from enginegate.engines import (
     Embeddings,
     Executed,
     check_installed,
-    check_offered,
     get_backend,
+    offered,
     resolve,
 )
 from enginegate.errors import EmbeddingError, EngineGateError
@@ -42,8 +42,8 @@ class Session:
     def __init__(self, options: Options, progress: Progress) -> None:
         backend = resolve(options.backend)
         check_installed(backend)
-        check_offered(backend, options.precisions)
-        self.options = dataclasses.replace(options, backend=backend)
+        precisions = offered(backend, options.precisions)
+        self.options = dataclasses.replace(options, backend=backend, precisions=precisions)
         self.baselines = Baselines(options.baselines, this_machine())
         self.results: dict[str, Result] = {}
         self.lines: list[str] = []
@@ -136,8 +136,9 @@ class Session:
 
     def finish(self, *, interrupted: bool) -> None:
         """Write baselines and reports; what cannot be written goes to `problems`."""
-        elapsed_s = time.monotonic() - self._started_s
-        self.lines.append(spent_line(self._measured_s, elapsed_s - self._measured_s))
+        if self.results:
+            elapsed_s = time.monotonic() - self._started_s
+            self.lines.append(spent_line(self._measured_s, elapsed_s - self._measured_s))
         if self.options.refresh_baselines:
             self._attempt(self._refuse_refresh if interrupted else self._refresh)
         self._attempt(self._write_reports)
@@ -159,7 +160,8 @@ class Session:
             ready = [result for result in results if self._is_complete(result)]
             old = self.baselines.load(model)
             if ready:
-                self.lines.append(f"baselines: wrote {self.baselines.save(model, ready)}")
+                path = os.path.relpath(self.baselines.save(model, ready))
+                self.lines.append(f"baselines: wrote {path}")
             for result in results:
                 before = old.get(result.variant.key)
                 self.lines.append(refreshed_line(result, before, written=result in ready))

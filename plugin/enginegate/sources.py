@@ -1,5 +1,6 @@
 """Where a model comes from: a folder, the hub, a package, a factory or an `.onnx` file."""
 
+import hashlib
 import importlib
 import importlib.metadata
 import inspect
@@ -32,6 +33,11 @@ def locate(spec: ModelSpec, store: Store) -> "Source":
     """
     _require_libraries(spec)
     return _factory(spec) if spec.kind is Kind.FACTORY else _folder(spec, store)
+
+
+def named(spec: ModelSpec) -> str:
+    """Origin of real weights without the machine's paths: `from all-MiniLM-L6-v2`."""
+    return f"from {Path(spec.source).name if Path(spec.source).is_dir() else spec.source}"
 
 
 def ready_onnx(spec: ModelSpec) -> Exported:
@@ -182,10 +188,15 @@ def _content(source: "Path | torch.nn.Module") -> Any:
         if source.is_dir():
             return sha256_of_folder(source)
         return sha256_of(source) if source.is_file() else str(source)
-    weights = {k: sha256_of_json(v.tolist()) for k, v in source.state_dict().items()}
+    weights = {k: _hash_tensor(v) for k, v in source.state_dict().items()}
     classes = {type(part) for part in source.modules()}
     code = sorted(inspect.getsource(c) for c in classes if not c.__module__.startswith("torch."))
     return {"weights": weights, "code": sha256_of_json(code), "module": repr(source)}
+
+
+def _hash_tensor(tensor: "torch.Tensor") -> str:
+    content = tensor.detach().cpu().float().numpy().tobytes()
+    return hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode() + content).hexdigest()
 
 
 def _version(library: str) -> str | None:

@@ -146,6 +146,8 @@ def refreshed_line(result: Result, before: Baseline | None, *, written: bool) ->
         return f"baselines: kept {name} as it was: {_why_kept(result)}"
     if before is None:
         return f"baselines: new  {name}"
+    if difference := before.difference(result.context):
+        return f"baselines: {before.date} -> now  {name}: not comparable, {difference}"
     shared = [s for s in result.speeds if s.batch in before.cells]
     changes = ((s.batch, change_between(s.replicates, before.cells[s.batch])) for s in shared)
     words = ", ".join(f"batch {batch} {percent(change)}" for batch, change in changes if change)
@@ -154,7 +156,8 @@ def refreshed_line(result: Result, before: Baseline | None, *, written: bool) ->
 
 def spent_line(measured_s: float, other_s: float) -> str:
     """Where the time of the run went."""
-    return f"time: {measured_s:.0f} s measuring, {other_s:.0f} s outside measurement"
+    measured = f"{measured_s:.0f} s measuring, the replicates' loading included"
+    return f"time: {measured}; {other_s:.0f} s outside measurement"
 
 
 def _why_kept(result: Result) -> str:

@@ -6,6 +6,8 @@ from enum import StrEnum
 
 from enginegate.errors import OptionError
 
+ALL = "all"
+
 
 class Precision(StrEnum):
     """A precision a user may ask for; `best` is the fastest one within the fp16 limits."""
@@ -39,7 +41,9 @@ class Variant:
 def parse_precisions(words: Iterable[str]) -> tuple[Precision, ...]:
     """Read `fp16`, `fp16,int8` or `all`; OptionError for anything else. Order is kept."""
     names = [name.strip() for word in words for name in word.split(",") if name.strip()]
-    if "all" in names:
+    if not names:
+        raise OptionError(f"no precision named: use {', '.join(Precision)}, or all")
+    if ALL in names:
         return tuple(Precision)
     return tuple(dict.fromkeys(_precision(name) for name in names))
 

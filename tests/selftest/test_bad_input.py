@@ -9,6 +9,7 @@ USAGE = 4
 BAD_OPTIONS = {
     ("--precision", "fp8"): "unknown precision 'fp8': use fp32, fp16, bf16, int8, best, or all",
     ("--precision", "fp32", "--backend", "tflite"): "unknown backend 'tflite': use auto, openvino",
+    ("--precision", ","): "no precision named: use fp32, fp16, bf16, int8, best, or all",
     ("--precision", "bf16"): "backend faulty does not build bf16: it offers fp32, int8",
     ("--precision", "fp32", "--model", "nope"): "unknown model nope: defined are distilbert*tiny",
     ("--precision", "fp32", "--threads", "many"): "--threads 'many' is not a positive int",
@@ -30,6 +31,9 @@ BAD_TABLES = {
     "seq_len = 8": "needs exactly one of transformers",
     'onnx = "a"\nseq_length = 8': "has unknown keys ['seq_length']",
     'onnx = "a"\nseq_len = 1': "seq_len = 1 is not a whole number, 2 or more",
+    'onnx = "a"\ninputs = "ids"': "inputs = 'ids' is not a table of roles",
+    'onnx = "a"\nlimits = {fp8 = {}}': "is not a table of numbers for each precision",
+    'onnx = "a"\nlimits = {fp16 = {cosine_p1 = "x"}}': "is not a table of numbers",
     'transformers = "a"\npooling = "max"': "pooling = 'max' is not one of first, mean",
 }
 

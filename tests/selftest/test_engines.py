@@ -1,6 +1,9 @@
 """Engines of the real runtimes: what they give, and the proof of what they ran."""
 
+import dataclasses
+
 import numpy as np
+import onnx
 import pytest
 
 from enginegate import build as building
@@ -55,6 +58,18 @@ def test_every_engine_gives_the_references_embeddings(
     assert found.dtype == np.float32
     assert np.abs(found - reference).max() < tolerance
     assert built.size_bytes > 0
+
+
+def test_weights_in_a_file_beside_the_onnx_come_along(tmp_path, exported, workload, reference):
+    graph = onnx.load(str(exported.onnx))
+    outside = tmp_path / "outside" / "model.onnx"
+    outside.parent.mkdir()
+    onnx.save(graph, str(outside), save_as_external_data=True, location="w", size_threshold=0)
+    moved = dataclasses.replace(exported, onnx=outside)
+    variant = Variant("tiny", "onnxruntime", Precision.FP32)
+    built = build_engine(Store(tmp_path / "store"), variant, moved, workload)
+    with built.load(workload, threads=1) as engine:
+        assert np.abs(embed_all(engine, workload.evaluation) - reference).max() < 1e-6
 
 
 def test_bf16_under_the_name_fp16_is_caught(tmp_path, exported, workload, monkeypatch):

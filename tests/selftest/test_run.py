@@ -64,6 +64,18 @@ def test_baselines_round_trip(project):
     project.judge("--max-slowdown", "0.1").assert_outcomes(passed=3)
 
 
+def test_all_is_what_the_backend_offers(project):
+    result = project.run("--precision", "all", "--collect-only", "-q", "-k", "embeddings")
+    result.stdout.fnmatch_lines(["*tiny-faulty-fp32*", "*tiny-faulty-int8*", "*tiny-faulty-best*"])
+    assert "bf16" not in result.stdout.str()
+
+
+def test_a_refresh_after_a_change_of_threads_prints_no_ratio(project):
+    project.judge("--refresh-baselines")
+    result = project.judge("--refresh-baselines", "--threads", "2")
+    result.stdout.fnmatch_lines(["baselines: *tiny-faulty-fp32: not comparable, threads was 1*"])
+
+
 def test_int8_is_flagged_and_strict_fails_it(project):
     flagged = project.run("--precision", "int8", "-v")
     flagged.stdout.fnmatch_lines(["*test_same_embeddings*FLAGGED*", "int8: *", "*1 flagged*"])

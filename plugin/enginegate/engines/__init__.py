@@ -119,7 +119,7 @@ def register(name: str, target: str) -> None:
 
 
 def resolve(name: str) -> str:
-    """The backend that `auto` stands for on this machine; any other name as it is."""
+    """The backend that `auto` stands for, OpenVINO; any other name as it is."""
     return "openvino" if name == "auto" else name
 
 
@@ -134,13 +134,19 @@ def check_installed(name: str) -> None:
         )
 
 
-def check_offered(name: str, precisions: Sequence[Precision]) -> None:
-    """Raise OptionError for a precision that the backend does not build."""
+def offered(name: str, precisions: Sequence[Precision]) -> tuple[Precision, ...]:
+    """The precisions to build: all that the backend offers where every one is asked for.
+
+    Raises OptionError for a precision that was asked for by name and is not offered.
+    """
     offers = get_backend(name).offers
+    if set(precisions) == set(Precision):
+        return tuple(p for p in precisions if p in offers or p is Precision.BEST)
     if refused := [p for p in precisions if p not in offers and p is not Precision.BEST]:
         raise OptionError(
             f"backend {name} does not build {', '.join(refused)}: it offers {', '.join(offers)}"
         )
+    return tuple(precisions)
 
 
 def get_backend(name: str) -> Backend:

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 from enginegate.engines import Embeddings, Executed, check_shape
@@ -82,7 +82,7 @@ class OnnxRuntime:
         elif precision is Precision.INT8:
             quantize_qdq(model.onnx, target, calibration)
         else:
-            shutil.copyfile(model.onnx, target)
+            onnx.save(onnx.load(str(model.onnx)), str(target))  # gathers external weights
         return {"output": model.output}
 
     @contextlib.contextmanager
