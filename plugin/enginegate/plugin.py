@@ -27,7 +27,7 @@ from enginegate.fixtures import (
     result,
     workload,
 )
-from enginegate.options import Options, add_options
+from enginegate.flags import add_options
 
 __all__ = [
     "built",
@@ -50,7 +50,7 @@ __all__ = [
 if TYPE_CHECKING:
     from enginegate.session import Session
 
-OPTIONS = pytest.StashKey[Options]()
+OPTIONS = pytest.StashKey["Options"]()
 _NO_PRECISION = "no precision asked for: pytest --precision fp16 (or fp32, bf16, int8, best, all)"
 
 
@@ -65,7 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     try:
         _refuse_workers(config)
-        _start(config, Options.from_config(config))
+        _start(config)
     except EngineGateError as error:
         raise pytest.UsageError(str(error)) from error
 
@@ -75,9 +75,11 @@ def _refuse_workers(config: pytest.Config) -> None:
         raise OptionError("engines cannot be timed beside each other: run without -n")
 
 
-def _start(config: pytest.Config, options: Options) -> None:
+def _start(config: pytest.Config) -> None:
+    from enginegate.options import Options
     from enginegate.session import Session
 
+    options = Options.from_config(config)
     session = Session(options, lambda what: _progress(config, what))
     config.stash[OPTIONS] = session.options
     config.stash[SESSION] = session

@@ -1,0 +1,32 @@
+"""The command line's options. Apart from their reading, so that having the plugin costs nothing."""
+
+import pytest
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Add the plugin's options to pytest's."""
+    group = parser.getgroup("enginegate", "may this engine ship?")
+    add = group.addoption
+    add(
+        "--precision",
+        action="append",
+        default=[],
+        metavar="P",
+        help="precisions to judge: fp32, fp16, bf16, int8, best (comma-separated), or all",
+    )
+    add("--model", metavar="NAME", help="models to judge, comma-separated")
+    add("--backend", metavar="NAME", help="auto (default), openvino or onnxruntime")
+    add("--workload", metavar="FILE", help="your own texts: .txt or .jsonl, one a line")
+    add("--threads", metavar="N", help="threads an engine may use (default 1)")
+    add("--batches", metavar="N,N", help="batch sizes to time (default 1,8,16,32)")
+    add("--replicates", metavar="N", help="freshly loaded engine pairs to time (default 4)")
+    add("--measure-s", metavar="S", help="seconds to spend on each batch size (default 4)")
+    add("--min-rounds", metavar="N", help="timed rounds of each replicate at least (default 4)")
+    add("--warmup-rounds", metavar="N", help="untimed rounds of each replicate (default 2)")
+    add("--max-slowdown", metavar="X", help="largest slowdown that passes (default 0.05)")
+    add("--baselines", metavar="DIR", help="folder of the baselines (default baselines/)")
+    add("--refresh-baselines", action="store_true", help="measure anew and write the baselines")
+    add("--require-baseline", action="store_true", help="fail where there is none to compare with")
+    add("--engine-cache", metavar="DIR", help="folder of exported models and built engines")
+    add("--report-text", metavar="FILE", help="write the report as text")
+    add("--report-json", metavar="FILE", help="write the report as JSON")
