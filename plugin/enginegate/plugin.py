@@ -48,9 +48,10 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from enginegate.options import Options
     from enginegate.session import Session
 
-OPTIONS = pytest.StashKey["Options"]()
+OPTIONS: "pytest.StashKey[Options]" = pytest.StashKey()
 _NO_PRECISION = "no precision asked for: pytest --precision fp16 (or fp32, bf16, int8, best, all)"
 
 
