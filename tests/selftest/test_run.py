@@ -2,7 +2,9 @@
 
 import json
 import sys
+from pathlib import Path
 
+import jsonschema
 import pytest
 
 SPOILED = {
@@ -49,19 +51,22 @@ def test_a_wrong_pooling_is_caught(project, load_tiny):
     result.stdout.fnmatch_lines(["*cosine_worst*"])
 
 
+PATIENT = ("--max-slowdown", "0.1", "--measure-s", "0.5")
+
+
 def test_baselines_round_trip(project):
     """Refresh, pass, degrade, fail with the numbers, refresh, pass."""
-    assert project.judge("--refresh-baselines").ret == 0
-    project.judge("--require-baseline", "--max-slowdown", "0.1").assert_outcomes(passed=3)
+    assert project.judge("--refresh-baselines", *PATIENT).ret == 0
+    project.judge("--require-baseline", *PATIENT).assert_outcomes(passed=3)
     project.plant("slow")
-    slow = project.judge("--max-slowdown", "0.1")
+    slow = project.judge(*PATIENT)
     slow.assert_outcomes(passed=1, failed=2)
-    slow.stdout.re_match_lines([r".*regressed: 1\d\.\d % slower \(\+1.* limit 10%"])
-    refreshed = project.judge("--refresh-baselines")
+    slow.stdout.re_match_lines([r".*regressed: [12]\d\.\d % slower \(\+1.* limit 10%"])
+    refreshed = project.judge("--refresh-baselines", *PATIENT)
     refreshed.stdout.re_match_lines(
         [r"baselines: \d{4}-\d\d-\d\d -> now  tiny-faulty-fp32: batch 1 \+"]
     )
-    project.judge("--max-slowdown", "0.1").assert_outcomes(passed=3)
+    project.judge(*PATIENT).assert_outcomes(passed=3)
 
 
 def test_all_is_what_the_backend_offers(project):
@@ -151,6 +156,30 @@ def test_reports_are_written(project):
     (found,) = json.loads((project.path / "report.json").read_text())["results"]
     assert found["executed"] == {"f32": 1}
     assert [speed["batch"] for speed in found["speeds"]] == [1, 4]
+
+
+REPORT_SCHEMA = json.loads(
+    (Path(__file__).parents[2] / "docs" / "report.schema.json").read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("fault", ["", "nan", "swapped rows"])
+def test_the_json_report_is_as_its_schema_says(project, fault):
+    project.judge("--refresh-baselines")
+    project.plant(fault)
+    project.run("--precision", "fp32,int8", "--report-json", "report.json")
+    report = json.loads((project.path / "report.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(REPORT_SCHEMA)
+    jsonschema.validate(report, REPORT_SCHEMA)
+    assert len(report["results"]) == 2
+
+
+def test_a_report_with_another_verdict_breaks_the_schema(project):
+    project.judge("--report-json", "report.json", "-k", "embeddings")
+    report = json.loads((project.path / "report.json").read_text())
+    report["results"][0]["speed_verdict"] = "splendid"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(report, REPORT_SCHEMA)
 
 
 def test_pytest_benchmark_keeps_working(project):
