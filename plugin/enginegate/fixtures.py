@@ -174,11 +174,21 @@ def _time(
     options = enginegate.options
     budget = Budget(options.measure_s, options.warmup_rounds, options.min_rounds)
     benchmark.group = f"{result.variant.model} batch {size}"
-    benchmark.extra_info.update(variant=result.variant.id, ran=result.ran, batch=size)
+    benchmark.extra_info.update(_labels(result), batch=size)
     with enginegate.measuring():
         rounds = Interleaver(pairs, workload.batch(size), budget)
         benchmark.pedantic(rounds.candidate, setup=rounds.before, rounds=rounds.rounds)
     return rounds.samples(benchmark.stats.stats.data)
+
+
+def _labels(result: "Result") -> dict[str, str]:
+    """What goes with every figure, also in pytest-benchmark's own files."""
+    return {
+        "variant": result.variant.id,
+        "ran": result.ran,
+        "weights": result.context.weights,
+        "workload_sha256": result.context.workload_sha256,
+    }
 
 
 class Gate:
