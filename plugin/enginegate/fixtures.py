@@ -173,7 +173,7 @@ def _time(
 
     options = enginegate.options
     budget = Budget(options.measure_s, options.warmup_rounds, options.min_rounds)
-    benchmark.group = f"{result.variant.model} batch {size}"
+    benchmark.group = result.variant.model
     benchmark.extra_info.update(_labels(result), batch=size)
     with enginegate.measuring():
         rounds = Interleaver(pairs, workload.batch(size), budget)
