@@ -17,7 +17,7 @@ from enginegate.engines import (
     offered,
     resolve,
 )
-from enginegate.errors import EmbeddingError, EngineGateError
+from enginegate.errors import EmbeddingError, EngineGateError, ModelError
 from enginegate.files import write_atomic
 from enginegate.machine import this_machine
 from enginegate.models import Exported
@@ -28,7 +28,7 @@ from enginegate.results import Accuracy, Context, Result, Speed
 from enginegate.stats import Change, change_between, quantile
 from enginegate.table import refreshed_line, spent_line
 from enginegate.timing import Samples
-from enginegate.variants import Precision
+from enginegate.variants import Precision, Variant
 from enginegate.verdict import Judgement, Verdict, judge_accuracy, judge_change
 from enginegate.workload import Workload
 
@@ -48,6 +48,7 @@ class Session:
         self.results: dict[str, Result] = {}
         self.lines: list[str] = []
         self.problems: list[str] = []
+        self._asked: dict[str, Variant] = {}
         self._started_s = time.monotonic()
         self._measured_s = 0.0
         self.prepare = Preparation(self.options, progress)
@@ -75,8 +76,16 @@ class Session:
             notes=tuple(note for note in (*built.notes, model.note) if note),
             size_bytes=built.size_bytes,
         )
-        self.results[variant.id] = result
-        return result
+        self._refuse_second(built.variant, variant.id)
+        return self._record(result)
+
+    def _refuse_second(self, asked: Variant, name: str) -> None:
+        """Two models of one name would overwrite each other's figures."""
+        if self._asked.setdefault(name, asked) != asked:
+            raise ModelError(
+                f"two models of this run are both named {name}: a `model` fixture that is "
+                "overridden serves one model, so name only one with --model"
+            )
 
     def _context(self, model: Exported, workload: Workload) -> Context:
         return Context(

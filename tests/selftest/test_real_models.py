@@ -63,9 +63,11 @@ def bench(request, options, torch_loaded):
 
 def test_five_variants_in_order_of_their_precision(bench):
     found = {precision: bench.judge(precision) for precision in Precision}
-    deltas = [found[precision][0].max_abs for precision in ONCE]
-    assert deltas == sorted(deltas)
-    assert len(set(deltas)) == 4
+    has_bf16 = "bf16" in found[Precision.BF16][2].matmuls  # else it ran f32, and is flagged
+    assert has_bf16 or found[Precision.BF16][1]
+    ran = [p for p in ONCE if p is not Precision.BF16 or has_bf16]
+    deltas = [found[precision][0].max_abs for precision in ran]
+    assert deltas == sorted(set(deltas))
     for precision in Precision:
         limits = limits_for(precision, {})
         assert violations(found[precision][0], limits) == (), precision

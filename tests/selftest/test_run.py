@@ -253,6 +253,19 @@ def test_a_model_given_by_a_fixture(project):
     result.stdout.fnmatch_lines(["mine", "fp32*pass*"])
 
 
+def test_two_models_under_one_overridden_fixture_are_refused(project):
+    conftest = (project.path / "conftest.py").read_text()
+    project.write(
+        "conftest.py",
+        conftest + "\n@pytest.fixture(scope='session')\n"
+        "def model(enginegate):\n"
+        "    return enginegate.options.specs['tiny']\n",
+    )
+    result = project.judge("--model", "tiny,minilm", "-k", "embeddings")
+    result.assert_outcomes(passed=1, errors=1, deselected=4)
+    result.stdout.fnmatch_lines(["two models of this run are both named tiny-faulty-fp32*"])
+
+
 def test_no_model_at_all_is_one_clear_message(project):
     project.write("pyproject.toml", "")
     result = project.judge("--backend", "onnxruntime", "-k", "embeddings")
