@@ -1,6 +1,6 @@
 """What to build: precisions, variants and their stable ids."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -38,10 +38,10 @@ class Variant:
         return f"{self.backend}-{self.precision}"
 
 
-def parse_precisions(words: Iterable[str]) -> tuple[Precision, ...]:
+def parse_precisions(words: Sequence[str]) -> tuple[Precision, ...]:
     """Read `fp16`, `fp16,int8` or `all`; OptionError for anything else. Order is kept."""
     names = [name.strip() for word in words for name in word.split(",") if name.strip()]
-    if not names:
+    if words and not names:
         raise OptionError(f"no precision named: use {', '.join(Precision)}, or all")
     if ALL in names:
         return tuple(Precision)
