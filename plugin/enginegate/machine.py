@@ -60,7 +60,7 @@ def this_machine() -> Machine:
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that shape an engine, and of Python. Recorded, not compared."""
-    found = {name: _version(name) for name in _LIBRARIES}
+    found = {name: installed_version(name) for name in _LIBRARIES}
     installed = {name: version for name, version in found.items() if version}
     return {"python": platform.python_version(), **installed}
 
@@ -79,7 +79,8 @@ def _usable_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def _version(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
+    """Version of an installed distribution, without importing it; None if it is not there."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

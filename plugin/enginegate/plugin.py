@@ -48,10 +48,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from enginegate.options import Options
     from enginegate.session import Session
 
-OPTIONS: "pytest.StashKey[Options]" = pytest.StashKey()
 _NO_PRECISION = "no precision asked for: pytest --precision fp16 (or fp32, bf16, int8, best, all)"
 
 
@@ -81,9 +79,7 @@ def _start(config: pytest.Config) -> None:
     from enginegate.session import Session
 
     options = Options.from_config(config)
-    session = Session(options, lambda what: _progress(config, what))
-    config.stash[OPTIONS] = session.options
-    config.stash[SESSION] = session
+    config.stash[SESSION] = Session(options, lambda what: _progress(config, what))
 
 
 @contextlib.contextmanager
@@ -106,17 +102,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "enginegate_variant" in metafunc.fixturenames:
         _parametrize_variants(metafunc)
     if "batch_size" in metafunc.fixturenames and "measure" in metafunc.fixturenames:
-        options = metafunc.config.stash.get(OPTIONS, None)
-        metafunc.parametrize("batch_size", options.batches if options else [1])
+        run = metafunc.config.stash.get(SESSION, None)
+        metafunc.parametrize("batch_size", run.options.batches if run else [1])
 
 
 def _parametrize_variants(metafunc: pytest.Metafunc) -> None:
-    options = metafunc.config.stash.get(OPTIONS, None)
-    if options is None:
+    run = metafunc.config.stash.get(SESSION, None)
+    if run is None:
         skip = pytest.mark.skip(reason=_NO_PRECISION)
         cases = [pytest.param("", None, id="no-precision", marks=skip)]
     else:
-        cases = [pytest.param(v.model, v, id=v.id) for v in options.variants]
+        cases = [pytest.param(v.model, v, id=v.id) for v in run.options.variants]
     names = ("enginegate_model", "enginegate_variant")
     metafunc.parametrize(names, cases, indirect=True, scope="session")
 

@@ -109,6 +109,11 @@ class Result:
         return self.accuracy.judgement.verdict
 
     @property
+    def embeddings_passed(self) -> bool:
+        """Whether its embeddings may ship; only then may it become a baseline."""
+        return self.embedding_verdict in (Verdict.PASS, Verdict.FLAGGED)
+
+    @property
     def speed_verdict(self) -> Verdict:
         """The gravest verdict over the batch sizes."""
         order = [

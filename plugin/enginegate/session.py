@@ -177,8 +177,7 @@ class Session:
 
     def _is_complete(self, result: Result) -> bool:
         measured = {speed.batch for speed in result.speeds}
-        passed = result.embedding_verdict in (Verdict.PASS, Verdict.FLAGGED)
-        return passed and measured >= set(self.options.batches)
+        return result.embeddings_passed and measured >= set(self.options.batches)
 
     def _write_reports(self) -> None:
         results = list(self.results.values())

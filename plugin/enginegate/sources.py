@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import importlib.metadata
 import inspect
 import zipfile
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from enginegate.errors import ModelError
 from enginegate.files import sha256_of, sha256_of_folder, sha256_of_json
+from enginegate.machine import installed_version
 from enginegate.models import PACKAGE_PREFIX, Exported, Kind, ModelSpec
 from enginegate.store import Store
 
@@ -173,7 +173,7 @@ def content_key(spec: ModelSpec, source: "Source") -> dict[str, Any]:
     }
     settings["architecture"] = dict(spec.architecture or {})
     extra = {p: _content(Path(p)) for p in (spec.head_weights, spec.tokenizer) if p}
-    versions = {name: _version(name) for name in _LIBRARIES}
+    versions = {name: installed_version(name) for name in _LIBRARIES}
     return {
         "recipe": _RECIPE,
         "settings": settings,
@@ -197,10 +197,3 @@ def _content(source: "Path | torch.nn.Module") -> Any:
 def _hash_tensor(tensor: "torch.Tensor") -> str:
     content = tensor.detach().cpu().float().numpy().tobytes()
     return hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode() + content).hexdigest()
-
-
-def _version(library: str) -> str | None:
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -8,7 +8,6 @@ from enginegate.baselines import Baseline
 from enginegate.results import Result, Speed
 from enginegate.stats import Change, change_between
 from enginegate.variants import Precision
-from enginegate.verdict import Verdict
 
 HEADER = (
     "asked",
@@ -161,7 +160,6 @@ def spent_line(measured_s: float, other_s: float) -> str:
 
 
 def _why_kept(result: Result) -> str:
-    passed = (Verdict.PASS, Verdict.FLAGGED)
-    if result.embedding_verdict not in passed:
+    if not result.embeddings_passed:
         return f"embeddings: {result.embedding_verdict}"
     return f"only batches {sorted(speed.batch for speed in result.speeds)} were measured"

@@ -6,8 +6,6 @@ from enum import StrEnum
 
 from enginegate.errors import OptionError
 
-ALL = "all"
-
 
 class Precision(StrEnum):
     """A precision a user may ask for; `best` is the fastest one within the fp16 limits."""
@@ -43,7 +41,7 @@ def parse_precisions(words: Sequence[str]) -> tuple[Precision, ...]:
     names = [name.strip() for word in words for name in word.split(",") if name.strip()]
     if words and not names:
         raise OptionError(f"no precision named: use {', '.join(Precision)}, or all")
-    if ALL in names:
+    if "all" in names:
         return tuple(Precision)
     return tuple(dict.fromkeys(_precision(name) for name in names))
 

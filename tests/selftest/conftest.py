@@ -87,6 +87,16 @@ def load_tiny():
 
 
 @pytest.fixture
+def fill_disk(monkeypatch):
+    """Call it, and every atomic write from then on finds the disk full."""
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    return lambda: monkeypatch.setattr("enginegate.files.os.fsync", full)
+
+
+@pytest.fixture
 def project(pytester, load_tiny, monkeypatch):
     """A user's project with one tiny model; `project.judge(...)` runs the ready suite in it."""
     monkeypatch.delenv("PLANTED_FAULT", raising=False)

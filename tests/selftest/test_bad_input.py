@@ -129,14 +129,10 @@ def test_a_corrupt_baseline_is_one_clear_error_and_is_not_overwritten(project, f
     assert path.read_text() == broken
 
 
-def test_a_full_disk_fails_the_refresh_and_leaves_the_old_baseline(project, monkeypatch):
+def test_a_full_disk_fails_the_refresh_and_leaves_the_old_baseline(project, fill_disk):
     project.judge("--refresh-baselines")
     before = project.baseline().read_text()
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("enginegate.files.os.fsync", full)
+    fill_disk()
     result = project.judge("--refresh-baselines")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["ERROR: cannot write baseline *No space left on device*"])

@@ -1,6 +1,5 @@
 """The small pieces: files, store, workload, timing."""
 
-import itertools
 import json
 import math
 
@@ -18,14 +17,10 @@ from enginegate.workload import default_corpus, hashed_tokenizer, make_workload
 ROLES = {"input_ids": "ids", "attention_mask": "mask"}
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, fill_disk):
     path = tmp_path / "a.json"
     write_atomic(path, "old")
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("enginegate.files.os.fsync", full)
+    fill_disk()
     with pytest.raises(OSError, match="No space left"):
         write_atomic(path, "new")
     assert path.read_text() == "old"
@@ -138,13 +133,9 @@ def test_every_round_times_the_reference_beside_the_candidate_and_replicates_tak
     assert interleaver.rounds == 18
     assert [len(c) for c, _ in samples.replicates] == [6, 6, 6]
     assert samples.replicates[1][0] == [4, 5, 6, 7, 14, 15]
-    rounds = list(itertools.batched(log, 4)) if hasattr(itertools, "batched") else _fours(log)
+    rounds = list(zip(*[iter(log)] * 4, strict=True))
     assert rounds[0] == ("r0", "r0", "c0", "c0")
     assert [r[0] for r in rounds[:12]] == ["r0"] * 4 + ["r1"] * 4 + ["r2"] * 4
-
-
-def _fours(log):
-    return list(zip(*[iter(log)] * 4, strict=True))
 
 
 def test_machines_that_differ_in_anything_that_matters_have_different_ids():
