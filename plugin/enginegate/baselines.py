@@ -1,9 +1,13 @@
 """Stored measurements: one readable file per machine and model, written whole or not at all."""
 
+import contextlib
 import datetime
 import functools
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -12,13 +16,29 @@ from typing import Any
 from enginegate.errors import BaselineError
 from enginegate.files import parse_json, readable_json, write_atomic
 from enginegate.machine import Machine, library_versions
+from enginegate.migration import SCHEMA, migrate
 from enginegate.results import Context, Result, Speed
-from enginegate.stats import Replicate
 
-SCHEMA = 1
-_KEPT_ROUNDS = 24  # of each replicate, evenly spaced: enough for its median, small enough to diff
-_DIGITS = 4
-_COMPARED = ("workload_sha256", "seq_len", "threads", "reference")
+_DIGITS = 5
+_COMPARED = ("method", "workload_sha256", "seq_len", "threads", "reference")
+_KEPT_SESSIONS = 6  # the oldest, so that many small slips add up in sight, and the newest
+_MOST_BYTES = 16 << 20
+_LOCK_WAIT_S = 30.0
+
+
+@dataclass(frozen=True)
+class StoredSession:
+    """What one run measured of one batch size.
+
+    Attributes:
+        date: day, ISO 8601.
+        p50_s: median seconds of one call; explains, is not compared.
+        log_ratios: log(candidate / yardstick) of each replicate, by metric.
+    """
+
+    date: str
+    p50_s: float
+    log_ratios: Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -28,20 +48,38 @@ class Baseline:
     Attributes:
         file: where it was read from.
         context: what its figures go with.
-        date: day of the measurement, ISO 8601.
-        cells: replicates by batch size.
+        executed: matrix multiplications by the type they ran in.
+        cells: sessions by batch size, oldest first.
     """
 
     file: Path
     context: Mapping[str, Any]
-    date: str
-    cells: Mapping[int, tuple[Replicate, ...]]
+    executed: Mapping[str, int]
+    cells: Mapping[int, tuple[StoredSession, ...]]
+
+    @property
+    def date(self) -> str:
+        """Day of the newest session."""
+        return max(session.date for sessions in self.cells.values() for session in sessions)
 
     def difference(self, context: Context) -> str:
         """Why it cannot be compared with a run of `context`; empty if it can."""
         now = asdict(context)
         changed = [name for name in _COMPARED if self.context[name] != now[name]]
         return ", ".join(f"{n} was {self.context[n]}, is {now[n]}" for n in changed)
+
+    def log_ratios(self, batch: int, metric: str) -> list[Sequence[float]]:
+        """Of each session that has the metric at this batch size; empty if none has."""
+        sessions = self.cells.get(batch, ())
+        return [s.log_ratios[metric] for s in sessions if metric in s.log_ratios]
+
+
+@dataclass(frozen=True)
+class Update:
+    """A variant to be written: as one more session, or instead of what is there."""
+
+    result: Result
+    replace: bool
 
 
 @dataclass(frozen=True)
@@ -61,41 +99,75 @@ class Baselines:
         Raises BaselineError if the file cannot be read or is not valid.
         """
         path = self.path(model)
-        content = _read(path)
+        content = read_content(path)
         variants = content["variants"] if content else {}
         return {key: _baseline(path, value) for key, value in variants.items()}
+
+    def models(self) -> list[str]:
+        """Models that have a file on this machine."""
+        return sorted(file.stem for file in (self.root / self.machine.id).glob("*.json"))
 
     def other_machines(self, model: str) -> list[str]:
         """Other machines that have a baseline of the model."""
         files = sorted(self.root.glob(f"*/{model}.json"))
         return [file.parent.name for file in files if file.parent.name != self.machine.id]
 
-    def save(self, model: str, results: Iterable[Result]) -> Path:
-        """Write the given variants and keep the others. Returns the file.
+    def save(self, model: str, updates: Sequence[Update], root: Path | None = None) -> Path:
+        """Write the given variants and keep the others, below `root` or in place.
 
+        Reading and writing happen under a lock, so two runs at once both end up in the file.
         Raises BaselineError if the present file is not valid or the folder cannot be written; the
         present file then stays as it is.
         """
-        path = self.path(model)
-        content = _read(path) or {"variants": {}}
-        content |= {"schema": SCHEMA, "model": model, "machine": self.machine.as_json()}
-        content["variants"] |= {result.variant.key: _as_json(result) for result in results}
-        try:
-            write_atomic(path, readable_json(content))
-        except OSError as error:
-            raise BaselineError(
-                f"cannot write baseline {path}: {error.strerror or error}; nothing was changed, "
-                "free the folder or name another with --baselines"
-            ) from error
-        return path
+        source = self.path(model)
+        target = source if root is None else root / source.relative_to(self.root)
+        with _locked(source):
+            content = read_content(source) or {"variants": {}}
+            content |= {"schema": SCHEMA, "model": model, "machine": self.machine.as_json()}
+            for update in updates:
+                key = update.result.variant.key
+                content["variants"][key] = _merged(content["variants"].get(key), update)
+            write_content(target, content)
+        return target
 
 
-def _read(path: Path) -> Any:
-    """The validated content of a file, or None if there is none."""
+def write_content(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file whole. Raises BaselineError if the folder cannot be written."""
+    try:
+        write_atomic(path, readable_json(content))
+    except OSError as error:
+        raise BaselineError(
+            f"cannot write baseline {path}: {error.strerror or error}; nothing was changed, "
+            "free the folder or name another with --baselines"
+        ) from error
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other runs from writing `path`. The lock file is not beside it, where git would see."""
+    from filelock import FileLock, Timeout
+
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    lock = FileLock(Path(tempfile.gettempdir()) / f"enginegate-{digest}.lock")
+    try:
+        with lock.acquire(timeout=_LOCK_WAIT_S):
+            yield
+    except Timeout as error:
+        raise BaselineError(
+            f"another run has been writing {path} for {_LOCK_WAIT_S:.0f} s; nothing was changed, "
+            "run again when it is done"
+        ) from error
+
+
+def read_content(path: Path) -> Any:
+    """The validated content of a file in the newest schema, or None if there is none.
+
+    Raises BaselineError.
+    """
     import jsonschema
 
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = migrate(parse_json(_read_text(path)))
         jsonschema.validate(content, _schema())
     except FileNotFoundError:
         return None
@@ -104,6 +176,16 @@ def _read(path: Path) -> Any:
     except jsonschema.ValidationError as error:
         raise _invalid(path, f"{error.json_path}: {error.message[:200]}") from error
     return content
+
+
+def _read_text(path: Path) -> str:
+    if (size := path.stat().st_size) > _MOST_BYTES:
+        raise ValueError(f"{size >> 20} MB, a baseline has at most {_MOST_BYTES >> 20} MB")
+    text = path.read_text(encoding="utf-8")
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.startswith(("<<<<<<<", ">>>>>>>")):
+            raise ValueError(f"line {number} is a merge conflict marker: resolve it first")
+    return text
 
 
 def _invalid(path: Path, reason: str) -> BaselineError:
@@ -120,18 +202,25 @@ def _schema() -> Any:
 
 
 def _baseline(path: Path, stored: Mapping[str, Any]) -> Baseline:
-    cells = {
-        int(batch): tuple(_replicate(path, r) for r in replicates)
-        for batch, replicates in stored["cells"].items()
-    }
-    return Baseline(path, stored["context"], stored["date"], cells)
+    cells = {int(b): tuple(map(_session, found)) for b, found in stored["cells"].items()}
+    return Baseline(path, stored["context"], stored["executed"], cells)
 
 
-def _replicate(path: Path, stored: Mapping[str, Any]) -> Replicate:
-    candidate, reference = stored["candidate_s"], stored["reference_s"]
-    if len(candidate) != len(reference):
-        raise _invalid(path, f"{len(candidate)} candidate and {len(reference)} reference times")
-    return candidate, reference
+def _session(stored: Mapping[str, Any]) -> StoredSession:
+    ratios = {k: [math.log(r) for r in values] for k, values in stored["ratios"].items()}
+    return StoredSession(stored["date"], stored["p50_s"], ratios)
+
+
+def _merged(stored: Mapping[str, Any] | None, update: Update) -> dict[str, Any]:
+    new = _as_json(update.result)
+    if stored is None or update.replace:
+        return new
+    cells = {**stored["cells"]}
+    for batch, sessions in new["cells"].items():
+        together = [*cells.get(batch, []), *sessions]
+        oldest, newest = together[:1], together[1:]
+        cells[batch] = oldest + newest[-(_KEPT_SESSIONS - 1) :]
+    return {**new, "cells": cells}
 
 
 def _as_json(result: Result) -> dict[str, Any]:
@@ -140,22 +229,25 @@ def _as_json(result: Result) -> dict[str, Any]:
         "backend": result.backend,
         "chosen": result.chosen,
         "context": asdict(result.context),
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         "deltas": asdict(accuracy.deltas) if accuracy and accuracy.deltas else None,
         "executed": dict(result.executed),
         "versions": library_versions(),
-        "cells": {str(speed.batch): _cell(speed) for speed in result.speeds},
+        "cells": {str(speed.batch): [_session_json(speed)] for speed in result.speeds},
     }
 
 
-def _cell(speed: Speed) -> list[dict[str, list[float]]]:
-    return [
-        {"candidate_s": _thin(candidate), "reference_s": _thin(reference)}
-        for candidate, reference in speed.replicates
-    ]
+def _session_json(speed: Speed) -> dict[str, Any]:
+    return {
+        "calls": speed.calls,
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "p50_s": _rounded(speed.p50_s),
+        "yardstick_p50_s": _rounded(speed.yardstick_p50_s),
+        "ratios": {
+            metric: [_rounded(math.exp(value)) for value in values]
+            for metric, values in speed.log_ratios.items()
+        },
+    }
 
 
-def _thin(samples: Iterable[float]) -> list[float]:
-    values = list(samples)
-    step = max(1, -(-len(values) // _KEPT_ROUNDS))
-    return [float(f"{value:.{_DIGITS}g}") for value in values[::step]]
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")

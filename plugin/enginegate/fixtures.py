@@ -1,7 +1,6 @@
 """What tests ask for. Each fixture may be overridden in a conftest.py like any other."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,15 +11,17 @@ if TYPE_CHECKING:
     from enginegate.engines import Embeddings, Engine
     from enginegate.models import Exported, ModelSpec
     from enginegate.prepare import Reference
-    from enginegate.results import Result
+    from enginegate.results import Result, Speed
     from enginegate.session import Session
-    from enginegate.timing import Pair, Samples
+    from enginegate.timing import Rig, Samples
     from enginegate.variants import Variant
+    from enginegate.words import Verdict
     from enginegate.workload import Workload
 
 Measure = Callable[[int], "Samples"]
 SESSION = pytest.StashKey["Session"]()
 PROPERTY = "enginegate_verdict"
+ERROR = "error"
 
 
 @pytest.fixture(scope="session")
@@ -125,14 +126,9 @@ def result(
 
 
 @pytest.fixture(scope="session")
-def pairs(
-    enginegate: "Session", built: "Built", exported: "Exported", workload: "Workload"
-) -> Iterator[tuple["Pair", ...]]:
-    """Freshly loaded engines and references, a pair per replicate."""
-    with contextlib.ExitStack() as stack:
-        with enginegate.measuring():
-            loaded = stack.enter_context(enginegate.prepare.pairs(built, exported, workload))
-        yield loaded
+def rig(enginegate: "Session", built: "Built", exported: "Exported", workload: "Workload") -> "Rig":
+    """What times the engine beside its yardstick, both loaded anew for every replicate."""
+    return enginegate.rig(built, exported, workload)
 
 
 @pytest.fixture
@@ -142,43 +138,58 @@ def gate(request: pytest.FixtureRequest, enginegate: "Session", result: "Result"
 
 
 @pytest.fixture
-def measure(
-    request: pytest.FixtureRequest,
-    enginegate: "Session",
-    result: "Result",
-    workload: "Workload",
-) -> Measure:
-    """Times one batch size through pytest-benchmark; skips if the embeddings are wrong."""
-    from enginegate.verdict import Verdict
+def measure(request: pytest.FixtureRequest, enginegate: "Session", result: "Result") -> Measure:
+    """Times one batch size; skips if the embeddings are wrong."""
+    from enginegate.words import Verdict
 
     if result.accuracy and result.accuracy.judgement.verdict is Verdict.FAIL:
         reasons = "; ".join(result.accuracy.judgement.reasons)
         pytest.skip(f"not timed, its embeddings are wrong: {reasons}")
-    benchmark = request.getfixturevalue("benchmark")
+    replay = _Replay()
+    benchmark = _benchmark(request, replay)
     if benchmark.disabled:
         pytest.skip("not timed: pytest-benchmark is disabled")
-    pairs = request.getfixturevalue("pairs")
-    return lambda size: _time(benchmark, pairs, workload, enginegate, result, size)
+    rig = request.getfixturevalue("rig")
+
+    def time(size: int) -> "Samples":
+        samples = enginegate.measured(result, rig, size)
+        benchmark.group = result.variant.model
+        benchmark.extra_info.update(_labels(result), batch=size)
+        replay.show(benchmark, samples.candidate_s)
+        return samples
+
+    return time
 
 
-def _time(
-    benchmark: Any,
-    pairs: tuple["Pair", ...],
-    workload: "Workload",
-    enginegate: "Session",
-    result: "Result",
-    size: int,
-) -> "Samples":
-    from enginegate.timing import Budget, Interleaver
+def _benchmark(request: pytest.FixtureRequest, replay: "_Replay") -> Any:
+    """pytest-benchmark's fixture with the replay's clock, other marks of the test kept."""
+    own = request.node.get_closest_marker("benchmark")
+    options = {**(own.kwargs if own else {}), "timer": replay.clock}
+    request.node.add_marker(pytest.mark.benchmark(**options), append=False)
+    return request.getfixturevalue("benchmark")
 
-    options = enginegate.options
-    budget = Budget(options.measure_s, options.warmup_rounds, options.min_rounds)
-    benchmark.group = result.variant.model
-    benchmark.extra_info.update(_labels(result), batch=size)
-    with enginegate.measuring():
-        rounds = Interleaver(pairs, workload.batch(size), budget)
-        benchmark.pedantic(rounds.candidate, setup=rounds.before, rounds=rounds.rounds)
-    return rounds.samples(benchmark.stats.stats.data)
+
+class _Replay:
+    """Shows measured times to pytest-benchmark through a clock that advances by them.
+
+    The engines run interleaved with their yardstick, all batch sizes of a replicate in one go;
+    pytest-benchmark can only time one function of one test from beginning to end.
+    """
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+
+    def clock(self) -> float:
+        """The time, as far as it was shown."""
+        return self._now_s
+
+    def show(self, benchmark: Any, seconds: Sequence[float]) -> None:
+        """One round per measured call."""
+        rest = iter(seconds)
+        benchmark.pedantic(lambda: self._advance(next(rest)), rounds=len(seconds))
+
+    def _advance(self, seconds: float) -> None:
+        self._now_s += seconds
 
 
 def _labels(result: "Result") -> dict[str, str]:
@@ -199,7 +210,7 @@ class Gate:
 
     def check_embeddings(self) -> None:
         """Fail beyond the limits; flag looser limits, and another type than asked for."""
-        from enginegate.verdict import Verdict
+        from enginegate.words import Verdict
 
         accuracy, verdict = self._result.accuracy, self._result.embedding_verdict
         reasons = (*self._result.flags, *(accuracy.judgement.reasons if accuracy else ()))
@@ -207,21 +218,30 @@ class Gate:
         self._conclude(verdict, text, fails=verdict is Verdict.FAIL)
 
     def check_speed(self, samples: "Samples") -> None:
-        """Fail on a regression, and without a comparable baseline where one is required."""
-        from enginegate.verdict import Verdict
-
-        speed = self._session.judge_speed(self._result, samples)
-        verdict = speed.judgement.verdict
-        missing = verdict in (Verdict.NO_BASELINE, Verdict.INCOMPARABLE)
-        options = self._session.options
-        fails = verdict is Verdict.REGRESSED or (missing and options.require_baseline)
-        reasons = "; ".join(speed.judgement.reasons)
+        """Fail on a regression, and on whatever else the gate is told not to let pass."""
+        speed = self._session.speed_of(self._result, samples.batch)
+        verdict = speed.verdict
+        judgements = [j for j in (speed.judgement, speed.tail_judgement) if j]
+        reasons = "; ".join(r for j in judgements if j.verdict is verdict for r in j.reasons)
         text = f"{self._result.variant.id}, batch {speed.batch}: {verdict}: {reasons}"
-        self._conclude(verdict, text, fails=fails and not options.refresh_baselines)
+        self._node.user_properties += _properties(speed)
+        self._conclude(verdict, text, fails=self._session.options.fails(verdict))
 
-    def _conclude(self, verdict: str, text: str, *, fails: bool) -> None:
-        from enginegate.verdict import Verdict
+    def _conclude(self, verdict: "Verdict", text: str, *, fails: bool) -> None:
+        from enginegate.words import Verdict
 
         self._node.user_properties.append((PROPERTY, str(verdict)))
-        if fails or (verdict == Verdict.FLAGGED and self._session.options.strict):
+        strict = verdict is Verdict.FLAGGED and self._session.options.strict
+        self._session.notices.append((verdict, text, fails or strict))
+        if fails or strict:
             pytest.fail(text, pytrace=False)
+
+
+def _properties(speed: "Speed") -> list[tuple[str, object]]:
+    """The numbers of a batch size, for JUnit's XML and other readers of reports."""
+    change = speed.change
+    numbers = {"p50_s": speed.p50_s, "texts_per_s": speed.texts_per_s}
+    if change is not None:
+        numbers |= {"change": change.ratio, "change_low": change.low, "change_high": change.high}
+        numbers |= {"visible_slowdown": change.visible, "e_value": change.evidence}
+    return [(f"enginegate_{name}", f"{value:.6g}") for name, value in numbers.items()]

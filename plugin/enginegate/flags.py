@@ -19,13 +19,26 @@ def add_options(parser: pytest.Parser) -> None:
     add("--workload", metavar="FILE", help="your own texts: .txt or .jsonl, one a line")
     add("--threads", metavar="N", help="threads an engine may use (default 1)")
     add("--batches", metavar="N,N", help="batch sizes to time (default 1,8,16,32)")
-    add("--replicates", metavar="N", help="freshly loaded engine pairs to time (default 4)")
+    add("--replicates", metavar="N", help="times all engines are loaded anew (default 8)")
     add("--measure-s", metavar="S", help="seconds to spend on each batch size (default 4)")
-    add("--min-rounds", metavar="N", help="timed rounds of each replicate at least (default 4)")
-    add("--warmup-rounds", metavar="N", help="untimed rounds of each replicate (default 2)")
+    add("--max-time-per-variant", metavar="S", help="seconds until `undecided` (default 120)")
     add("--max-slowdown", metavar="X", help="largest slowdown that passes (default 0.05)")
+    add("--max-slowdown-p99", metavar="X", help="the same of the p99 (default 0.1)")
+    add("--gate", metavar="LEVEL", help="strict, normal (default), warn or off")
+    add("--against", metavar="REF|DIR", help="measure beside saved engines")
+    add("--save-engines", metavar="DIR", help="save the built engines for a later --against")
+    add("--measure-seed", type=int, metavar="N", help="seed of loading order and placement")
     add("--baselines", metavar="DIR", help="folder of the baselines (default baselines/)")
-    add("--refresh-baselines", action="store_true", help="measure anew and write the baselines")
+    add(
+        "--refresh-baselines",
+        nargs="?",
+        const="all",
+        metavar="all|missing",
+        help="measure anew and write the baselines",
+    )
+    add("--dry-run", action="store_true", help="with --refresh-baselines: write nothing")
+    add("--accept-regressions", action="store_true", help="a refresh may write what regressed")
+    add("--history", action="store_true", default=None, help="append to baselines/history")
     add("--require-baseline", action="store_true", help="fail where there is none to compare with")
     add("--engine-cache", metavar="DIR", help="folder of exported models and built engines")
     add("--report-text", metavar="FILE", help="write the report as text")

@@ -4,6 +4,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,9 +13,11 @@ import pytest
 from enginegate.errors import OptionError
 from enginegate.models import ModelSpec, specs_from
 from enginegate.variants import Precision, Variant, parse_precisions, plan
+from enginegate.words import Verdict
 
 UNNAMED_MODEL = "model"  # the plan's name for a model that only a `model` fixture defines
 Number = TypeVar("Number", int, float)
+Choice = TypeVar("Choice", bound=StrEnum)
 
 _DEFAULT_BATCHES = (1, 8, 16, 32)
 _TABLE_KEYS = frozenset(
@@ -23,17 +26,36 @@ _TABLE_KEYS = frozenset(
         "baselines",
         "batches",
         "engine_cache",
+        "gate",
+        "history",
         "max_slowdown",
+        "max_slowdown_p99",
+        "max_time_per_variant",
         "measure_s",
-        "min_rounds",
         "model",
         "models",
         "replicates",
         "threads",
-        "warmup_rounds",
         "workload",
     ]
 )
+
+
+class GateLevel(StrEnum):
+    """Which verdicts fail: also `undecided`; `regressed` and `invalid`; none; none is sought."""
+
+    STRICT = "strict"
+    NORMAL = "normal"
+    WARN = "warn"
+    OFF = "off"
+
+
+class Refresh(StrEnum):
+    """Which baselines to write."""
+
+    NONE = "none"
+    ALL = "all"
+    MISSING = "missing"
 
 
 @dataclass(frozen=True)
@@ -44,18 +66,27 @@ class Options:
         precisions: what to judge; empty means that the plugin does nothing.
         backend: name of the backend, or `auto`.
         models: names of the models to judge.
+        models_narrowed: whether --model named them.
         specs: every model definition by name.
         workload: file of texts, or None for the default corpus.
         threads: threads an engine may use.
         batches: batch sizes to time.
-        replicates: freshly loaded pairs of engines to time.
-        measure_s: seconds to spend on each batch size.
-        min_rounds: timed rounds of each replicate at least.
-        warmup_rounds: untimed rounds of each replicate.
-        max_slowdown: largest change of time that passes, 0.05 for 5 %.
+        replicates: times that all engines are loaded anew at first.
+        measure_s: seconds to spend on each batch size at first.
+        max_time_s: seconds for one variant, further measuring of suspects included.
+        max_slowdown: largest change of the median that passes, 0.05 for 5 %.
+        max_slowdown_p99: the same of the 99th percentile.
+        gate: which verdicts fail.
         strict: a flag fails its test.
         require_baseline: a missing or incomparable baseline fails its test.
-        refresh_baselines: write what was measured instead of judging it.
+        refresh: which baselines to write.
+        dry_run: say what would be written, and write nothing.
+        accept_regressions: a regressed variant may overwrite its baseline.
+        against: git revision or folder of saved engines to measure beside; empty for stored ones.
+        save_engines: folder to save the built engines in, or None.
+        seed: of the order and the placement in memory; None for another one in every run.
+        history: append the figures to the history.
+        rootpath: pytest's root folder.
         baselines: folder of the baselines.
         engine_cache: folder of exported models and built engines.
         report_text: file for the text report, or None.
@@ -65,18 +96,27 @@ class Options:
     precisions: tuple[Precision, ...]
     backend: str
     models: tuple[str, ...]
+    models_narrowed: bool
     specs: Mapping[str, ModelSpec]
     workload: Path | None
     threads: int
     batches: tuple[int, ...]
     replicates: int
     measure_s: float
-    min_rounds: int
-    warmup_rounds: int
+    max_time_s: float
     max_slowdown: float
+    max_slowdown_p99: float
+    gate: GateLevel
     strict: bool
     require_baseline: bool
-    refresh_baselines: bool
+    refresh: Refresh
+    dry_run: bool
+    accept_regressions: bool
+    against: str
+    save_engines: Path | None
+    seed: int | None
+    history: bool
+    rootpath: Path
     baselines: Path
     engine_cache: Path
     report_text: Path | None
@@ -86,6 +126,18 @@ class Options:
     def variants(self) -> tuple[Variant, ...]:
         """Every variant of this run, grouped by model."""
         return plan(self.models or (UNNAMED_MODEL,), self.backend, self.precisions)
+
+    def fails(self, verdict: Verdict) -> bool:
+        """Whether a test with this verdict on its speed fails."""
+        if self.gate in (GateLevel.WARN, GateLevel.OFF):
+            return False
+        if verdict is Verdict.REGRESSED:
+            return not (self.refresh is not Refresh.NONE and self.accept_regressions)
+        missing = verdict in (Verdict.NO_BASELINE, Verdict.INCOMPARABLE)
+        if missing and self.require_baseline:
+            return self.refresh is Refresh.NONE
+        strictly = verdict is Verdict.UNDECIDED and self.gate is GateLevel.STRICT
+        return strictly or verdict is Verdict.INVALID
 
     @classmethod
     def from_config(cls, config: pytest.Config) -> "Options":
@@ -97,18 +149,29 @@ class Options:
             precisions=parse_precisions(config.getoption("--precision")),
             backend=get.text("backend", "auto"),
             models=_models(get.words("model"), specs, tuple(_mapping(table, "models"))),
+            models_narrowed=bool(config.getoption("--model")),
             specs=specs,
             workload=get.path("workload"),
             threads=get.count("threads", 1),
             batches=get.counts("batches", _DEFAULT_BATCHES),
-            replicates=get.count("replicates", 4),
+            replicates=get.count("replicates", 8),
             measure_s=get.seconds("measure_s", 4.0),
-            min_rounds=get.count("min_rounds", 4),
-            warmup_rounds=get.count("warmup_rounds", 2),
+            max_time_s=get.seconds("max_time_per_variant", 120.0),
             max_slowdown=get.seconds("max_slowdown", 0.05),
+            max_slowdown_p99=get.seconds("max_slowdown_p99", 0.1),
+            gate=_choice("gate", get.text("gate", "normal"), GateLevel),
             strict=bool(config.getini("strict")),
             require_baseline=config.getoption("--require-baseline"),
-            refresh_baselines=config.getoption("--refresh-baselines"),
+            refresh=_choice(
+                "refresh-baselines", config.getoption("--refresh-baselines") or "none", Refresh
+            ),
+            dry_run=config.getoption("--dry-run"),
+            accept_regressions=config.getoption("--accept-regressions"),
+            against=config.getoption("--against") or "",
+            save_engines=_given_path(config, "--save-engines"),
+            seed=config.getoption("--measure-seed"),
+            history=bool(get.raw("history")),
+            rootpath=config.rootpath,
             baselines=get.path("baselines") or config.rootpath / "baselines",
             engine_cache=get.path("engine_cache") or _default_cache(),
             report_text=_given_path(config, "--report-text"),
@@ -150,6 +213,16 @@ class _Settings:
             return given
         stored = self._table.get(name)
         return self._config.rootpath / stored if stored else None
+
+
+def _choice(name: str, value: str, kind: type[Choice]) -> Choice:
+    try:
+        return kind(value)
+    except ValueError:
+        allowed = ", ".join(kind)
+        raise OptionError(
+            f"--{name} {value!r} is not one of {allowed}; give it as --{name}=VALUE"
+        ) from None
 
 
 def _number(name: str, value: Any, kind: type[Number]) -> Number:

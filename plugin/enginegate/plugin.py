@@ -9,6 +9,7 @@ import pytest
 
 from enginegate.errors import EngineGateError, OptionError
 from enginegate.fixtures import (
+    ERROR,
     PROPERTY,
     SESSION,
     built,
@@ -22,9 +23,9 @@ from enginegate.fixtures import (
     limits,
     measure,
     model,
-    pairs,
     reference,
     result,
+    rig,
     workload,
 )
 from enginegate.flags import add_options
@@ -41,15 +42,16 @@ __all__ = [
     "limits",
     "measure",
     "model",
-    "pairs",
     "reference",
     "result",
+    "rig",
     "workload",
 ]
 
 if TYPE_CHECKING:
     from enginegate.session import Session
 
+_EVIDENCE = "enginegate/evidence"
 _NO_PRECISION = "no precision asked for: pytest --precision fp16 (or fp32, bf16, int8, best, all)"
 
 
@@ -79,7 +81,10 @@ def _start(config: pytest.Config) -> None:
     from enginegate.session import Session
 
     options = Options.from_config(config)
-    config.stash[SESSION] = Session(options, lambda what: _progress(config, what))
+    run = Session(options, lambda what: _progress(config, what))
+    if cache := getattr(config, "cache", None):
+        run.evidence.update(cache.get(_EVIDENCE, {}))
+    config.stash[SESSION] = run
 
 
 @contextlib.contextmanager
@@ -119,16 +124,20 @@ def _parametrize_variants(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
-    call: pytest.CallInfo[Any],
+    item: pytest.Item, call: pytest.CallInfo[Any]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the plugin's own errors as one message instead of a traceback."""
+    """Show the plugin's own errors as one message, and remember why tests failed."""
     if call.excinfo is not None and isinstance(call.excinfo.value, EngineGateError):
         error = call.excinfo.value
         plain = pytest.fail.Exception(str(error), pytrace=False)
+        item.user_properties.append((PROPERTY, ERROR))
         call.excinfo = pytest.ExceptionInfo.from_exception(
             plain.with_traceback(error.__traceback__)
         )
-    return (yield)
+    report = yield
+    if report.failed and (run := item.config.stash.get(SESSION, None)):
+        run.failures.append(str(dict(item.user_properties).get(PROPERTY, "")))
+    return report
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, Any] | None:
@@ -138,14 +147,37 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, Any] 
     return None
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Note which batch sizes of each variant will be timed, to time them in one go."""
+    run = session.config.stash.get(SESSION, None)
+    if run is not None:
+        run.plan(item.callspec.params for item in session.items if hasattr(item, "callspec"))
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Write baselines and reports; a write that failed fails the run."""
+    """Write baselines and reports; tell by the exit status what went wrong."""
     run = session.config.stash.get(SESSION, None)
     if run is None or session.config.option.collectonly:
         return
-    run.finish(interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
-    if run.problems and exitstatus == pytest.ExitCode.OK:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
+    run.finish(interrupted=interrupted, narrowed=_narrowed(session.config))
+    if cache := getattr(session.config, "cache", None):
+        cache.set(_EVIDENCE, run.evidence)
+    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        session.exitstatus = run.exit_status()
+
+
+def _narrowed(config: pytest.Config) -> str:
+    """By what the run was narrowed to some of its tests; empty if it was not."""
+    option = config.option
+    ways = {
+        "-k": option.keyword,
+        "-m": option.markexpr,
+        "--deselect": option.deselect,
+        "--lf": getattr(option, "lf", False),
+        "a test id": any("::" in argument for argument in config.args),
+    }
+    return ", ".join(way for way, used in ways.items() if used)
 
 
 @pytest.hookimpl(trylast=True)
@@ -157,6 +189,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 def _write_summary(terminalreporter: Any, run: "Session") -> None:
+    from enginegate.annotations import annotations
     from enginegate.render import summary_lines
 
     terminalreporter.section("enginegate")
@@ -164,3 +197,5 @@ def _write_summary(terminalreporter: Any, run: "Session") -> None:
         terminalreporter.write_line(line)
     for problem in run.problems:
         terminalreporter.write_line(f"ERROR: {problem}", red=True)
+    for line in annotations(run.notices, run.problems):
+        terminalreporter.write_line(line)

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +21,13 @@ from enginegate.machine import this_machine
 from enginegate.models import Exported, ModelSpec
 from enginegate.options import Options
 from enginegate.store import Store
-from enginegate.timing import Pair
+from enginegate.timing import CANDIDATE, SENTINEL, YARDSTICK, LocalArm, Rig, placed
 from enginegate.variants import Precision, Variant
 from enginegate.workload import Workload, make_workload, read_texts, take
 
+_MOST_PADDING_BYTES = 1 << 20
+
+OpenEngine = Callable[[], AbstractContextManager[Engine]]
 Progress = Callable[[str], AbstractContextManager[None]]
 
 
@@ -31,7 +36,7 @@ class Reference:
     """The model's ONNX file run by ONNX Runtime in fp32.
 
     Attributes:
-        engine: loaded; the yardstick of speed.
+        engine: loaded.
         embeddings: of the evaluation texts, float32 [texts, dim].
     """
 
@@ -120,16 +125,37 @@ class Preparation:
         best, notes = choose_best(self._store, candidates, workload, threads, accept)
         return dataclasses.replace(candidates[best], variant=variant, notes=notes)
 
-    @contextlib.contextmanager
-    def pairs(
-        self, built: Built, model: Exported, workload: Workload
-    ) -> Iterator[tuple[Pair, ...]]:
-        """Freshly loaded engine and reference, once per replicate."""
-        with contextlib.ExitStack() as stack:
-            yield tuple(
-                Pair(
-                    reference=self.open_reference(model, workload),
-                    candidate=stack.enter_context(built.load(workload, self._options.threads)),
-                )
-                for _ in range(self._options.replicates)
-            )
+    def rig(self, built: Built, model: Exported, workload: Workload, rng: random.Random) -> Rig:
+        """What times the engine beside the reference, both loaded anew for every replicate."""
+        threads = self._options.threads
+
+        @contextlib.contextmanager
+        def reference() -> Iterator[Engine]:
+            yield self.open_reference(model, workload)
+
+        openers = {
+            CANDIDATE: lambda: built.load(workload, threads),
+            YARDSTICK: reference,
+            SENTINEL: reference,
+        }
+        cell_s = self._options.measure_s / self._options.replicates
+        return Rig(functools.partial(_open_arms, openers, workload), cell_s, rng)
+
+
+@contextlib.contextmanager
+def _open_arms(
+    openers: Mapping[str, OpenEngine],
+    workload: Workload,
+    batches: Sequence[int],
+    rng: random.Random,
+) -> Iterator[Mapping[str, LocalArm]]:
+    """Every arm loaded, in random order, among arrays of random size."""
+    names = list(openers)
+    rng.shuffle(names)
+    arms, padding = {}, []
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            padding.append(bytearray(rng.randrange(_MOST_PADDING_BYTES)))
+            engine = stack.enter_context(openers[name]())
+            arms[name] = LocalArm(engine, {b: placed(workload.batch(b), rng) for b in batches})
+        yield arms

@@ -1,15 +1,16 @@
 """Rows to text, records to JSON. No number is formatted here."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from enginegate.files import readable_json
 from enginegate.machine import Machine, library_versions
-from enginegate.results import Result, Speed
+from enginegate.results import Result
 from enginegate.table import HEADER, Section, latency_lines, sections
 
-REPORT_SCHEMA = 1
+REPORT_SCHEMA = 2
 
 
 def summary_lines(results: Iterable[Result]) -> list[str]:
@@ -24,12 +25,16 @@ def render_text(results: Sequence[Result]) -> str:
     return "\n".join([*summary_lines(results), "", *details])
 
 
-def render_json(results: Sequence[Result], machine: Machine) -> str:
+def render_json(
+    results: Sequence[Result], machine: Machine, condition: Mapping[str, Any], seed: int
+) -> str:
     """The JSON report; `docs/report.schema.json` describes it."""
     return readable_json(
         {
             "schema": REPORT_SCHEMA,
             "machine": machine.as_json(),
+            "condition": dict(condition),
+            "seed": seed,
             "versions": library_versions(),
             "results": [_result(result) for result in results],
         }
@@ -45,17 +50,16 @@ def _block(section: Section) -> list[str]:
 
 
 def _result(result: Result) -> dict[str, Any]:
-    record = dataclasses.asdict(result)
+    record: dict[str, Any] = _finite(dataclasses.asdict(result))
     record["embedding_verdict"] = result.embedding_verdict
     record["speed_verdict"] = result.speed_verdict
-    record["speeds"] = [_speed(speed) for speed in result.speeds]
     return record
 
 
-def _speed(speed: Speed) -> dict[str, Any]:
-    record = dataclasses.asdict(speed)
-    record["replicates"] = [
-        {"candidate_s": list(candidate), "reference_s": list(reference)}
-        for candidate, reference in speed.replicates
-    ]
-    return record
+def _finite(value: Any) -> Any:
+    """The value with infinite numbers as None, which JSON can say."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and math.isinf(value) else value

@@ -1,12 +1,15 @@
 """Records of a run: what was asked, what ran, how far off, how fast, and what is said of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from enginegate.accuracy import Deltas, Limits
-from enginegate.stats import Change, Replicate
+from enginegate.stats import Change
 from enginegate.variants import Variant
-from enginegate.verdict import Judgement, Verdict
+from enginegate.verdict import Judgement
+from enginegate.words import Verdict
+
+_COMPARED = (Verdict.PASS, Verdict.IMPROVED, Verdict.UNDECIDED, Verdict.REGRESSED)
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Context:
         model_sha256: hash of the ONNX file.
         reference: runtime of the reference.
         threads: threads each engine may use.
+        method: how times are taken; figures of two methods are not compared.
     """
 
     weights: str
@@ -34,6 +38,7 @@ class Context:
     model_sha256: str
     reference: str
     threads: int
+    method: str
 
 
 @dataclass(frozen=True)
@@ -51,22 +56,43 @@ class Speed:
 
     Attributes:
         batch: texts per call.
-        replicates: seconds per call, candidate and reference paired, by replicate.
-        p50_s, p99_s: quantiles of one call; p99_s is None under 100 calls.
+        calls: timed calls of the engine.
+        p50_s: median of one call.
+        p99_s: lower end, estimate and upper end of the 99th percentile; None under 459 calls.
         texts_per_s: batch / p50_s.
-        reference_ratio: time of the reference / time of the engine; above 1 is faster.
-        change: against the baseline, or None.
-        judgement: verdict on the change.
+        yardstick_p50_s: median call of what it was timed beside.
+        log_ratios: log(engine / yardstick) of each replicate, by metric.
+        blocks, disturbed: mirrored blocks, and by what each disturbed one was disturbed.
+        change, judgement: of the median against the baseline.
+        tail_change, tail_judgement: of the p99.
     """
 
     batch: int
-    replicates: tuple[Replicate, ...]
+    calls: int
     p50_s: float
-    p99_s: float | None
+    p99_s: tuple[float, float, float] | None
     texts_per_s: float
-    reference_ratio: float
+    yardstick_p50_s: float
+    log_ratios: Mapping[str, Sequence[float]]
+    blocks: int
+    disturbed: tuple[str, ...]
     change: Change | None
     judgement: Judgement
+    tail_change: Change | None = None
+    tail_judgement: Judgement | None = None
+
+    @property
+    def yardstick_ratio(self) -> float:
+        """Time of the yardstick / time of the engine; above 1 is faster."""
+        return self.yardstick_p50_s / self.p50_s
+
+    @property
+    def verdict(self) -> Verdict:
+        """That of the median, unless the p99 regressed."""
+        tail = self.tail_judgement
+        if tail and tail.verdict is Verdict.REGRESSED and self.judgement.verdict in _COMPARED:
+            return Verdict.REGRESSED
+        return self.judgement.verdict
 
 
 @dataclass(frozen=True)
@@ -117,6 +143,7 @@ class Result:
     def speed_verdict(self) -> Verdict:
         """The gravest verdict over the batch sizes."""
         order = [
+            Verdict.INVALID,
             Verdict.REGRESSED,
             Verdict.UNDECIDED,
             Verdict.INCOMPARABLE,
@@ -124,5 +151,5 @@ class Result:
             Verdict.PASS,
             Verdict.IMPROVED,
         ]
-        found = {speed.judgement.verdict for speed in self.speeds}
+        found = {speed.verdict for speed in self.speeds}
         return next((verdict for verdict in order if verdict in found), Verdict.NOT_MEASURED)

@@ -3,12 +3,17 @@
 import contextlib
 import dataclasses
 import os
+import random
+import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from enginegate.accuracy import DEFAULT_LIMITS, Limits, compare
-from enginegate.baselines import Baseline, Baselines
+from enginegate.baselines import Baselines
 from enginegate.build import Built, execution_flags
+from enginegate.completeness import unjudged
+from enginegate.condition import describe_machine
 from enginegate.engines import (
     Embeddings,
     Executed,
@@ -17,22 +22,27 @@ from enginegate.engines import (
     offered,
     resolve,
 )
-from enginegate.errors import EmbeddingError, EngineGateError, ModelError
+from enginegate.errors import EmbeddingError, EngineGateError, ModelError, OptionError
 from enginegate.files import write_atomic
 from enginegate.machine import this_machine
 from enginegate.models import Exported
-from enginegate.options import Options
+from enginegate.options import GateLevel, Options, Refresh
 from enginegate.prepare import Preparation, Progress, Reference
+from enginegate.refresh import offer, refresh
 from enginegate.render import render_json, render_text
 from enginegate.results import Accuracy, Context, Result, Speed
-from enginegate.stats import Change, change_between, quantile
-from enginegate.table import refreshed_line, spent_line
-from enginegate.timing import Samples
+from enginegate.speed import SpeedJudge, Standard, stored
+from enginegate.stats import FEWEST_REPLICATES
+from enginegate.table import spent_line
+from enginegate.timing import METHOD, Rig, Samples
+from enginegate.trial import P50, P99, Rules, Trial
 from enginegate.variants import Precision, Variant
-from enginegate.verdict import Judgement, Verdict, judge_accuracy, judge_change
+from enginegate.verdict import Judgement, judge_accuracy
+from enginegate.words import Verdict, exit_status
 from enginegate.workload import Workload
 
-_FEWEST_FOR_P99 = 100
+_ALARM = 0.01  # chance of a false `regressed` in a whole run
+_MISS = 0.05  # chance that a batch size slower than its limit passes
 _TIGHT = DEFAULT_LIMITS[Precision.FP16]
 
 
@@ -51,10 +61,28 @@ class Session:
         self._asked: dict[str, Variant] = {}
         self._started_s = time.monotonic()
         self._measured_s = 0.0
+        self._speeds: dict[tuple[str, int], tuple[Samples, Speed]] = {}
+        self.planned: dict[Variant, tuple[int, ...]] = {}
+        self.evidence: dict[str, float] = {}
+        self.failures: list[str] = []
+        self.notices: list[tuple[Verdict, str, bool]] = []
+        self._engines: dict[str, str] = {}
+        self.seed = options.seed if options.seed is not None else secrets.randbelow(1 << 32)
+        self._rng = random.Random(self.seed)  # noqa: S311 - placement, not secrets
+        self._condition = describe_machine()
+        self._judge = self._make_judge()
         self.prepare = Preparation(self.options, progress)
 
+    def _make_judge(self) -> SpeedJudge:
+        options = self.options
+        if options.replicates < FEWEST_REPLICATES:
+            raise OptionError(f"--replicates {options.replicates}: at least {FEWEST_REPLICATES}")
+        rules = Rules(options.replicates, options.max_time_s, _ALARM, _MISS)
+        limits = {P50: options.max_slowdown, P99: options.max_slowdown_p99}
+        return SpeedJudge(Trial(rules, time.monotonic), limits, self.evidence)
+
     @contextlib.contextmanager
-    def measuring(self) -> Iterator[None]:
+    def _measuring(self) -> Iterator[None]:
         """Count what happens inside as measurement."""
         start_s = time.monotonic()
         yield
@@ -77,6 +105,7 @@ class Session:
             size_bytes=built.size_bytes,
         )
         self._refuse_second(built.variant, variant.id)
+        self._engines[variant.id] = built.entry.folder.name
         return self._record(result)
 
     def _refuse_second(self, asked: Variant, name: str) -> None:
@@ -98,6 +127,7 @@ class Session:
             model_sha256=model.sha256,
             reference=f"{get_backend('onnxruntime').version()} fp32",
             threads=self.options.threads,
+            method=METHOD,
         )
 
     def judge_embeddings(
@@ -112,45 +142,88 @@ class Session:
             accuracy = Accuracy(None, limits, Judgement(Verdict.FAIL, (str(error),)))
         return self._record(dataclasses.replace(result, accuracy=accuracy))
 
-    def judge_speed(self, result: Result, samples: Samples) -> Speed:
-        """Record the timings of one batch size, and what they say against the baseline."""
-        change, judgement = None, Judgement(Verdict.NO_BASELINE)
-        baseline, missing = self._baseline(result)
-        if baseline is None or samples.batch not in baseline.cells:
-            judgement = missing or Judgement(Verdict.NO_BASELINE, ("no such batch size in it",))
-        else:
-            change = change_between(samples.replicates, baseline.cells[samples.batch])
-            judgement = judge_change(change, self.options.max_slowdown)
-        speed = _speed(samples, change, judgement)
-        latest = self.results[result.variant.id]
-        self._record(dataclasses.replace(latest, speeds=(*latest.speeds, speed)))
-        return speed
+    def plan(self, parameters: Iterable[Mapping[str, Any]]) -> None:
+        """Note the batch sizes that tests will ask for, by their parameters."""
+        for found in parameters:
+            variant, batch = found.get("enginegate_variant"), found.get("batch_size")
+            if isinstance(variant, Variant) and isinstance(batch, int):
+                known = self.planned.get(variant, ())
+                self.planned[variant] = tuple(sorted({*known, batch}))
 
-    def _baseline(self, result: Result) -> tuple[Baseline | None, Judgement | None]:
-        """The comparable baseline of a variant, or the verdict on there being none."""
+    def rig(self, built: Built, model: Exported, workload: Workload) -> Rig:
+        """What times a variant."""
+        return self.prepare.rig(built, model, workload, self._rng)
+
+    def measured(self, result: Result, rig: Rig, batch: int) -> Samples:
+        """The samples of one batch size; its verdict is then in `speed_of`.
+
+        The first call of a variant measures all of its planned batch sizes.
+        """
+        name = result.variant.id
+        if (name, batch) not in self._speeds:
+            planned = self.planned.get(self._asked[name], ())
+            batches = planned if batch in planned else (batch,)
+            with self._measuring():
+                self._measure(result, rig, batches)
+        return self._speeds[name, batch][0]
+
+    def speed_of(self, result: Result, batch: int) -> Speed:
+        """The judged speed of a batch size that was measured."""
+        return self._speeds[result.variant.id, batch][1]
+
+    def _measure(self, result: Result, rig: Rig, batches: Sequence[int]) -> None:
+        name, standard = result.variant.id, self._standard(result, batches)
+        cell = f"{name}@{self._engines[name]}{self.options.against}"
+        judged = self._judge.judge(rig, batches, standard, cell)
+        self._speeds |= {(name, batch): found for batch, found in judged.items()}
+        speeds = tuple(speed for _, speed in judged.values())
+        latest = self.results[name]
+        self._record(dataclasses.replace(latest, speeds=(*latest.speeds, *speeds)))
+
+    def _standard(self, result: Result, batches: Sequence[int]) -> Standard:
+        """What to compare a variant with, or the reason why there is nothing."""
         model, context = result.variant.model, result.context
+        if self.options.gate is GateLevel.OFF:
+            return _nothing(Verdict.NO_BASELINE, "not compared: --gate off")
         baseline = self.baselines.load(model).get(result.variant.key)
         if baseline is not None:
             difference = baseline.difference(context)
-            return (None, _incomparable(difference)) if difference else (baseline, None)
+            known = stored(baseline, batches)
+            return _nothing(Verdict.INCOMPARABLE, difference) if difference else known
         if others := self.baselines.other_machines(model):
-            return None, _incomparable(f"baselines are of {', '.join(others)}, this is another")
+            reason = f"baselines are of {', '.join(others)}, this is another"
+            return _nothing(Verdict.INCOMPARABLE, reason)
         path = os.path.relpath(self.baselines.path(model))
-        reason = f"none in {path}; write it with --refresh-baselines"
-        return None, Judgement(Verdict.NO_BASELINE, (reason,))
+        return _nothing(Verdict.NO_BASELINE, f"none in {path}; write it with --refresh-baselines")
 
     def _record(self, result: Result) -> Result:
         self.results[result.variant.id] = result
         return result
 
-    def finish(self, *, interrupted: bool) -> None:
+    def finish(self, *, interrupted: bool, narrowed: str) -> None:
         """Write baselines and reports; what cannot be written goes to `problems`."""
         if self.results:
             elapsed_s = time.monotonic() - self._started_s
             self.lines.append(spent_line(self._measured_s, elapsed_s - self._measured_s))
-        if self.options.refresh_baselines:
-            self._attempt(self._refuse_refresh if interrupted else self._refresh)
+        if self.options.gate is not GateLevel.OFF:
+            self._attempt(lambda: self._look_for_missing(narrowed))
+        self._attempt(lambda: self._settle_baselines(interrupted=interrupted))
         self._attempt(self._write_reports)
+
+    def _look_for_missing(self, narrowed: str) -> None:
+        found = list(unjudged(self.baselines, self.results.values(), self.options, narrowed))
+        self.lines += [f"not judged: {line}" for line in found]
+        if found and self.options.fails(Verdict.NO_BASELINE):
+            self.failures.append(Verdict.NO_BASELINE)
+
+    def exit_status(self) -> int:
+        """0, 1, or one of `Exit`."""
+        return exit_status([*self.failures, *("error" for _ in self.problems)])
+
+    def _settle_baselines(self, *, interrupted: bool) -> None:
+        results = list(self.results.values())
+        settle = refresh if self.options.refresh is not Refresh.NONE else offer
+        self.lines += settle(self.baselines, results, self.options, interrupted=interrupted)
 
     def _attempt(self, action: Callable[[], None]) -> None:
         try:
@@ -160,47 +233,16 @@ class Session:
         except OSError as error:
             self.problems.append(f"cannot write {error.filename}: {error.strerror}")
 
-    def _refuse_refresh(self) -> None:
-        self.lines.append("baselines: the run was interrupted, none was written")
-
-    def _refresh(self) -> None:
-        for model in dict.fromkeys(r.variant.model for r in self.results.values()):
-            results = [r for r in self.results.values() if r.variant.model == model]
-            ready = [result for result in results if self._is_complete(result)]
-            old = self.baselines.load(model)
-            if ready:
-                path = os.path.relpath(self.baselines.save(model, ready))
-                self.lines.append(f"baselines: wrote {path}")
-            for result in results:
-                before = old.get(result.variant.key)
-                self.lines.append(refreshed_line(result, before, written=result in ready))
-
-    def _is_complete(self, result: Result) -> bool:
-        measured = {speed.batch for speed in result.speeds}
-        return result.embeddings_passed and measured >= set(self.options.batches)
-
     def _write_reports(self) -> None:
         results = list(self.results.values())
         if self.options.report_text:
             write_atomic(self.options.report_text, render_text(results) + "\n")
         if self.options.report_json:
-            write_atomic(self.options.report_json, render_json(results, this_machine()))
+            write_atomic(self.options.report_json, self._json(results))
+
+    def _json(self, results: list[Result]) -> str:
+        return render_json(results, this_machine(), self._condition, self.seed)
 
 
-def _incomparable(reason: str) -> Judgement:
-    return Judgement(Verdict.INCOMPARABLE, (reason,))
-
-
-def _speed(samples: Samples, change: Change | None, judgement: Judgement) -> Speed:
-    p50_s = quantile(samples.candidate_s, 0.5)
-    enough = len(samples.candidate_s) >= _FEWEST_FOR_P99
-    return Speed(
-        batch=samples.batch,
-        replicates=samples.replicates,
-        p50_s=p50_s,
-        p99_s=quantile(samples.candidate_s, 0.99) if enough else None,
-        texts_per_s=samples.batch / p50_s,
-        reference_ratio=quantile(samples.reference_s, 0.5) / p50_s,
-        change=change,
-        judgement=judgement,
-    )
+def _nothing(verdict: Verdict, reason: str) -> Standard:
+    return Standard({}, {}, Judgement(verdict, (reason,)))

@@ -1,15 +1,54 @@
-"""Statistics of paired timings. Pure: no clock, no file, no global state."""
+"""Statistics of replicates. Pure: no clock, no file, no global state.
 
+A replicate is one instantiation of the engines; its value is a log ratio of times. Calls of one
+instance share its placement in memory, so only replicates are taken as independent.
+"""
+
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.optimize import brentq
+from scipy.special import bdtr, stdtr, stdtrit
 
-Replicate = tuple[Sequence[float], Sequence[float]]  # candidate and reference seconds, paired
+FEWEST_REPLICATES = 3
 
-LEVEL = 0.95
-FEWEST_REPLICATES = 2
+FEWEST_FOR_P99 = 459  # 0.99 ** 459 < 0.01: then the largest is above the quantile with 99 %
+POWER = 0.8
+_EFFECT_SD = 2.0  # of the prior on shift / standard deviation; see docs/measurement.md
+_PRIOR_FREEDOM = 4.0  # sessions that the assumed spread between sessions counts for
+_LEAST_SESSION_SD = 0.005  # of a log ratio between sessions
+_MOST_REPLICATES = 4096
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Error rates of one decision.
+
+    Attributes:
+        alarm: chance that an engine no slower than the limit is called regressed.
+        miss: chance that an engine slower than the limit passes.
+    """
+
+    alarm: float
+    miss: float
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """What today's log ratio is compared with.
+
+    Attributes:
+        level: expected log ratio of an unchanged engine.
+        error: standard error of that expectation; 0 where both were measured in one run.
+        freedom: degrees of freedom of `error`.
+    """
+
+    level: float = 0.0
+    error: float = 0.0
+    freedom: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -18,13 +57,27 @@ class Change:
 
     Attributes:
         ratio: the estimate.
-        low: lower end of the interval.
-        high: upper end.
+        low: lower end; the truth is below it with the alarm error at most.
+        high: upper end; the truth is above it with the miss error at most.
+        evidence: e-value against "not slower than the limit".
+        visible: smallest slowdown that is found in 4 of 5 such measurements, 0.07 for 7 %.
     """
 
     ratio: float
     low: float
     high: float
+    evidence: float
+    visible: float
+
+
+def alarm_share(alarm: float, suspect: int) -> float:
+    """Error for the `suspect`-th suspect (from 1) of a run whose total error is `alarm`.
+
+    Alpha spending alarm / (k (k + 1)), which sums to `alarm` over any number of suspects, so that a
+    verdict need not wait for the others (online control of the family-wise error, Tian and Ramdas
+    2021, Statistical Methods in Medical Research 30).
+    """
+    return alarm / (suspect * (suspect + 1))
 
 
 def quantile(samples: Sequence[float], q: float) -> float:
@@ -32,35 +85,164 @@ def quantile(samples: Sequence[float], q: float) -> float:
     return float(np.quantile(np.asarray(samples, dtype=np.float64), q))
 
 
-def log_ratio(replicate: Replicate) -> float:
-    """Median over the rounds of log(candidate / reference) of one replicate."""
-    candidate, reference = (np.asarray(arm, dtype=np.float64) for arm in replicate)
-    return float(np.median(np.log(candidate / reference)))
+def anchor_of(sessions: Sequence[Sequence[float]]) -> Anchor:
+    """Where a new session of an unchanged engine is expected, from the log ratios of stored ones.
 
-
-def change_between(
-    now: Sequence[Replicate], then: Sequence[Replicate], level: float = LEVEL
-) -> Change | None:
-    """Change of the candidate/reference ratio from `then` to `now`; None if it cannot be told.
-
-    A replicate (freshly loaded engines), not a call, is the unit: calls of one instance share its
-    placement in memory. Welch's interval for two means of log ratios, with Satterthwaite's degrees
-    of freedom (Welch 1947, Biometrika 34). Needs two replicates on each side.
+    Sessions differ by about as much as the replicates in them (measured: docs/measurement.md). That
+    assumption counts like four degrees of freedom beside what the stored sessions show (scaled
+    inverse chi-squared update, as in Gelman et al., Bayesian Data Analysis, 2.6). The error is that
+    of predicting one more session: s_between² (1 + 1/S) + s_within² / n.
     """
-    if min(len(now), len(then)) < FEWEST_REPLICATES:
+    means = np.array([np.mean(session) for session in sessions])
+    count, replicates = len(means), sum(len(session) for session in sessions)
+    within = _pooled_variance(sessions)
+    shown = max(0.0, float(means.var(ddof=1)) - within * count / replicates) if count > 1 else 0.0
+    freedom = _PRIOR_FREEDOM + count - 1
+    assumed = max(within, _LEAST_SESSION_SD**2)
+    between = (_PRIOR_FREEDOM * assumed + (count - 1) * shown) / freedom
+    error = math.sqrt(between * (1 + 1 / count) + within / replicates)
+    return Anchor(float(means.mean()), error, freedom)
+
+
+def _pooled_variance(sessions: Sequence[Sequence[float]]) -> float:
+    squares = sum(float(np.var(s)) * len(s) for s in sessions)
+    return squares / max(1, sum(len(s) - 1 for s in sessions))
+
+
+def e_value(values: Sequence[float], null: float) -> float:
+    """Evidence that the mean of `values` is above `null`; 1/error of it is an alarm at any time.
+
+    Bayes factor of the one-sided t-test with right-Haar prior on the standard deviation and a
+    half-normal prior on shift / standard deviation. It is an e-process for normal values: looking
+    after every replicate does not inflate its error (Lai 1976, Annals of Statistics 4;
+    Pérez-Ortiz et al. 2024, Annals of Statistics 52). Values of one product may be multiplied
+    across independent runs.
+    """
+    array = np.asarray(values, dtype=np.float64) - null
+    if len(array) < FEWEST_REPLICATES:
+        return 1.0
+    return math.exp(min(_log_e(_t_of(array), len(array)), 700.0))
+
+
+def _t_of(array: np.ndarray) -> float:
+    error = _standard_error(array)
+    return float(array.mean()) / max(error, 1e-12)
+
+
+def _standard_error(array: np.ndarray) -> float:
+    return float(array.std(ddof=1)) / math.sqrt(len(array))
+
+
+def _log_e(t: float, n: int) -> float:
+    """Log of 2 · BF · P(shift > 0 | data); BF as in Gönen et al. 2005, American Statistician 59."""
+    prior = 1 + n * _EFFECT_SD**2
+    free, squared = n - 1, t * t
+    shrunk = free + squared / prior
+    log_bf = 0.5 * (n * math.log((free + squared) / shrunk) - math.log(prior))
+    posterior_t = t * math.sqrt((1 - 1 / prior) * n / shrunk)
+    return math.log(2) + log_bf + math.log(max(float(stdtr(n, posterior_t)), 1e-300))
+
+
+@functools.cache
+def critical_t(n: int, error: float) -> float:
+    """The t beyond which `n` values give an e-value of 1/error; infinite if none does."""
+    goal = -math.log(error)
+    if _log_e(1e6, n) < goal:
+        return math.inf
+    return float(brentq(lambda t: _log_e(t, n) - goal, 0.0, 1e6))
+
+
+def bounds(values: Sequence[float], errors: Errors, *, once: bool) -> tuple[float, float]:
+    """Lower and upper bound of the mean, wrong with errors.alarm and errors.miss at most.
+
+    Those values of the mean that `e_value` does not refute, so they hold after any number of
+    looks; with `once`, Student's interval, which holds for one look at a number set beforehand.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if len(array) < FEWEST_REPLICATES:
+        return -math.inf, math.inf
+    error, mean = _standard_error(array), float(array.mean())
+    low, high = (_width(len(array), e, once=once) for e in (errors.alarm, errors.miss))
+    return mean - low * error, mean + high * error
+
+
+def _width(n: int, error: float, *, once: bool) -> float:
+    return float(stdtrit(n - 1, 1 - error)) if once else critical_t(n, error)
+
+
+def change_of(
+    values: Sequence[float], anchor: Anchor, limit: float, errors: Errors, *, once: bool = False
+) -> Change:
+    """Compare today's log ratios with the anchor. `limit` is the largest slowdown allowed.
+
+    Where the anchor is uncertain, half of each error is spent on it and half on today's values.
+    Fewer than three values give an infinite interval.
+    """
+    split = Errors(errors.alarm / 2, errors.miss / 2) if anchor.error else errors
+    low, high = bounds(values, split, once=once)
+    below = anchor.level + _margin(anchor, split.alarm)
+    above = anchor.level - _margin(anchor, split.miss)
+    estimate = float(np.mean(values)) - anchor.level
+    log_limit = math.log1p(limit)
+    return Change(
+        ratio=math.exp(estimate),
+        low=math.exp(low - below),
+        high=_exp(high - above),
+        evidence=e_value(values, log_limit + below),
+        visible=_visible(values, log_limit, estimate - (low - below)),
+    )
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf  # noqa: PLR2004 - the range of a float
+
+
+def _margin(anchor: Anchor, error: float) -> float:
+    return float(stdtrit(anchor.freedom, 1 - error)) * anchor.error if anchor.error else 0.0
+
+
+def _visible(values: Sequence[float], log_limit: float, half_width: float) -> float:
+    """The limit, the width below the estimate, and the scatter of the estimate itself."""
+    n = len(values)
+    if n < FEWEST_REPLICATES:
+        return math.inf
+    scatter = float(stdtrit(n - 1, POWER)) * _standard_error(np.asarray(values))
+    return _exp(log_limit + half_width + scatter) - 1
+
+
+def replicates_to_decide(
+    values: Sequence[float], anchor: Anchor, limit: float, errors: Errors
+) -> int | None:
+    """How many replicates would decide, if mean and spread stay as they are; None if too many."""
+    array = np.asarray(values, dtype=np.float64)
+    if len(array) < FEWEST_REPLICATES:
         return None
-    arms = [np.array([log_ratio(r) for r in side]) for side in (now, then)]
-    variances = [float(arm.var(ddof=1) / len(arm)) for arm in arms]
-    difference = float(arms[0].mean() - arms[1].mean())
-    half = _half_width(variances, [len(arm) for arm in arms], level)
-    low, ratio, high = np.exp([difference - half, difference, difference + half])
-    return Change(float(ratio), float(low), float(high))
+    distance = float(array.mean()) - anchor.level - math.log1p(limit)
+    share = 0.5 if anchor.error else 1.0
+    error = share * (errors.alarm if distance > 0 else errors.miss)
+    room = abs(distance) - _margin(anchor, error)
+    deviation = float(array.std(ddof=1))
+    n = FEWEST_REPLICATES
+    while n <= _MOST_REPLICATES:
+        if critical_t(n, error) * deviation < room * math.sqrt(n):
+            return n
+        n += max(1, n // 8)
+    return None
 
 
-def _half_width(variances: Sequence[float], sizes: Sequence[int], level: float) -> float:
-    total = sum(variances)
-    if total == 0:
-        return 0.0
-    parts = [v * v / (n - 1) for v, n in zip(variances, sizes, strict=True)]
-    freedom = total * total / sum(parts)
-    return float(stdtrit(freedom, 0.5 + level / 2) * np.sqrt(total))
+def quantile_interval(
+    samples: Sequence[float], q: float, error: float = 0.01
+) -> tuple[float, float, float] | None:
+    """Lower end, estimate and upper end of a quantile from order statistics; None if too few.
+
+    Each end is wrong with `error` at most, whatever the distribution (David and Nagaraja, Order
+    Statistics, 7.1), for independent samples.
+    """
+    ordered = np.sort(np.asarray(samples, dtype=np.float64))
+    n = len(ordered)
+    below = bdtr(np.arange(n), n, q)  # chance that at most k samples lie below the quantile
+    high = int(np.searchsorted(below, 1 - error))
+    low = int(np.searchsorted(below, error)) - 1
+    if high >= n or low < 0:
+        return None
+    return float(ordered[low]), quantile(samples, q), float(ordered[high])

@@ -1,13 +1,14 @@
 """Results to rows. All formatting of numbers happens here, once; renderers receive strings."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from enginegate.baselines import Baseline
 from enginegate.results import Result, Speed
-from enginegate.stats import Change, change_between
 from enginegate.variants import Precision
+from enginegate.verdict import Judgement, describe
+from enginegate.words import Verdict
 
 HEADER = (
     "asked",
@@ -19,6 +20,7 @@ HEADER = (
     "texts/s",
     "x ref",
     "change",
+    "sees",
     "embeddings",
     "speed",
 )
@@ -69,10 +71,11 @@ def _row(result: Result) -> tuple[str, ...]:
         f"{deltas.max_abs:.1e}" if deltas else _NOTHING,
         f"{deltas.cosine_worst:.6f}" if deltas else _NOTHING,
         milliseconds(first.p50_s) if first else _NOTHING,
-        milliseconds(first.p99_s) if first else _NOTHING,
+        milliseconds(first.p99_s[1] if first.p99_s else None) if first else _NOTHING,
         f"{last.texts_per_s:.0f}" if last else _NOTHING,
-        f"{last.reference_ratio:.2f}" if last else _NOTHING,
+        f"{last.yardstick_ratio:.2f}" if last else _NOTHING,
         worst_change(result),
+        _sees(result),
         str(result.embedding_verdict),
         str(result.speed_verdict),
     )
@@ -92,13 +95,14 @@ def milliseconds(seconds: float | None) -> str:
 def worst_change(result: Result) -> str:
     """The change that is slowest over the batch sizes."""
     changes = [speed.change for speed in result.speeds if speed.change]
-    return percent(max(changes, key=lambda change: change.ratio)) if changes else _NOTHING
+    return describe(max(changes, key=lambda change: change.ratio)) if changes else _NOTHING
 
 
-def percent(change: Change) -> str:
-    """`+1.2 % (-0.3 … +2.8)`; positive is slower."""
-    ratio, low, high = (100 * (value - 1) for value in (change.ratio, change.low, change.high))
-    return f"{ratio:+.1f} % ({low:+.1f} … {high:+.1f})"
+def _sees(result: Result) -> str:
+    """The smallest slowdown that would have been found at every batch size."""
+    changes = [speed.change for speed in result.speeds if speed.change]
+    visible = max((change.visible for change in changes), default=math.inf)
+    return f"{visible:.1%}" if changes and math.isfinite(visible) else _NOTHING
 
 
 def _merged(notes: Iterable[tuple[str, str]]) -> Iterator[str]:
@@ -121,45 +125,38 @@ def _notes(result: Result) -> Iterator[tuple[str, str]]:
 
 def _speed_notes(result: Result) -> Iterator[str]:
     """One line for all batch sizes of which the same is said."""
-    said = [(speed.judgement, speed.batch) for speed in result.speeds]
+    said = [(judgement, speed.batch) for speed in result.speeds for judgement in _judgements(speed)]
     for judgement in dict.fromkeys(judgement for judgement, _ in said):
         if judgement.reasons:
             batches = ", ".join(str(batch) for other, batch in said if other == judgement)
             yield f"batch {batches}: {judgement.verdict}: {'; '.join(judgement.reasons)}"
+    if disturbed := [cause for speed in result.speeds for cause in speed.disturbed]:
+        blocks = sum(speed.blocks for speed in result.speeds)
+        causes = ", ".join(sorted({word for cause in disturbed for word in cause.split(", ")}))
+        yield f"{len(disturbed)} of {blocks} blocks disturbed: {causes}"
+
+
+def _judgements(speed: Speed) -> Iterator[Judgement]:
+    """That of the median, and that of the p99 where it says more."""
+    yield speed.judgement
+    tail = speed.tail_judgement
+    if tail and tail.verdict is Verdict.REGRESSED:
+        yield Judgement(tail.verdict, tuple(f"p99 {reason}" for reason in tail.reasons))
 
 
 def latency_lines(result: Result) -> Iterator[str]:
     """A line per batch size, for the written report."""
     for speed in sorted(result.speeds, key=lambda speed: speed.batch):
+        tail = speed.tail_judgement.verdict if speed.tail_judgement else Verdict.NOT_MEASURED
+        p99 = " … ".join(map(milliseconds, speed.p99_s)) if speed.p99_s else _NOTHING
         yield (
             f"{result.variant.precision} batch {speed.batch}: p50 {milliseconds(speed.p50_s)} ms, "
-            f"p99 {milliseconds(speed.p99_s)} ms, {speed.texts_per_s:.0f} texts/s, "
-            f"{speed.reference_ratio:.2f} x reference, {speed.judgement.verdict}"
+            f"p99 {p99} ms, {speed.texts_per_s:.0f} texts/s, "
+            f"{speed.yardstick_ratio:.2f} x yardstick, {speed.verdict}, p99 {tail}"
         )
-
-
-def refreshed_line(result: Result, before: Baseline | None, *, written: bool) -> str:
-    """What a refresh did to one variant: old to new, or why not."""
-    name = result.variant.id
-    if not written:
-        return f"baselines: kept {name} as it was: {_why_kept(result)}"
-    if before is None:
-        return f"baselines: new  {name}"
-    if difference := before.difference(result.context):
-        return f"baselines: {before.date} -> now  {name}: not comparable, {difference}"
-    shared = [s for s in result.speeds if s.batch in before.cells]
-    changes = ((s.batch, change_between(s.replicates, before.cells[s.batch])) for s in shared)
-    words = ", ".join(f"batch {batch} {percent(change)}" for batch, change in changes if change)
-    return f"baselines: {before.date} -> now  {name}: {words or 'not comparable'}"
 
 
 def spent_line(measured_s: float, other_s: float) -> str:
     """Where the time of the run went."""
     measured = f"{measured_s:.0f} s measuring, the replicates' loading included"
     return f"time: {measured}; {other_s:.0f} s outside measurement"
-
-
-def _why_kept(result: Result) -> str:
-    if not result.embeddings_passed:
-        return f"embeddings: {result.embedding_verdict}"
-    return f"only batches {sorted(speed.batch for speed in result.speeds)} were measured"

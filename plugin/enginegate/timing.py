@@ -1,136 +1,210 @@
-"""Interleaved timing: in every round the reference runs beside the candidate.
+"""Timing of arms side by side: turns, mirrored blocks, replicates.
 
-What both share (frequency, neighbours, thermal state) cancels in their ratio. Several replicates,
-each a freshly loaded pair of engines, take turns, because calls of one instance all share its
-placement in memory and their number adds no certainty about the next instance.
+A replicate is one instantiation: all arms freshly loaded, in random order, among memory of random
+size. Inside it the arms take turns in mirrored blocks (ABBA), so that drift cancels. A turn is
+timed after an untimed while, because the arm before it has emptied the caches.
 """
 
-import itertools
+import math
+import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
+
+from enginegate.condition import Condition, disturbance
 from enginegate.engines import Engine
-from enginegate.stats import Replicate
 from enginegate.workload import Batch
 
-_SETTLE_BELOW_S = 0.05  # shorter calls are timed after an untimed one, with warm caches
-_CHUNK = 4  # consecutive rounds of one replicate before the next takes its turn
+CANDIDATE, YARDSTICK, SENTINEL = "candidate", "yardstick", "sentinel"
+METHOD = "mirrored blocks"
+TURN_S = 0.02  # timed part of a turn, one call at least
+SETTLE_S = 0.02  # untimed part
+SETTLE_BELOW_S = 0.05  # longer calls are not settled: a cold cache is lost in them
+_TAIL = 0.99
+
+Turn = tuple[float, ...]
+
+
+class Arm(Protocol):
+    """Something loaded that can be timed."""
+
+    def run(self, batch: int, time_s: float) -> Turn:
+        """Seconds of each call with `batch` texts, until `time_s` has passed; one at least."""
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One replicate: a candidate and a reference, loaded together."""
+class LocalArm:
+    """An engine in this process with its own, randomly placed inputs by batch size."""
 
-    candidate: Engine
-    reference: Engine
+    engine: Engine
+    inputs: Mapping[int, Batch]
+
+    def run(self, batch: int, time_s: float) -> Turn:
+        """Seconds of each call until `time_s` has passed; one at least."""
+        taken: list[float] = []
+        inputs = self.inputs[batch]
+        end = time.perf_counter() + time_s
+        while not taken or time.perf_counter() < end:
+            start = time.perf_counter()
+            self.engine.embed(inputs)
+            taken.append(time.perf_counter() - start)
+        return tuple(taken)
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How long to measure one cell.
+class Block:
+    """One mirrored block: two turns of every arm.
 
     Attributes:
-        time_s: seconds to spend on it.
-        warmup_rounds: untimed rounds of every replicate.
-        min_rounds: timed rounds of every replicate, whatever the time.
+        turns: seconds of each call, of both turns, by arm.
+        disturbance: what else the machine did meanwhile; empty if nothing.
     """
 
-    time_s: float
-    warmup_rounds: int
-    min_rounds: int
+    turns: Mapping[str, tuple[Turn, Turn]]
+    disturbance: str = ""
+
+    def seconds(self, arm: str) -> float:
+        """Mean of the medians of both turns."""
+        first, second = self.turns[arm]
+        return float(np.median(first) + np.median(second)) / 2
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """The blocks of one instantiation at one batch size."""
+
+    blocks: tuple[Block, ...]
+
+    def log_ratio(self, arm: str = CANDIDATE, other: str = YARDSTICK) -> float:
+        """Median over the blocks of log(arm / other)."""
+        ratios = [math.log(b.seconds(arm) / b.seconds(other)) for b in self.blocks]
+        return float(np.median(ratios))
+
+    def tail_log_ratio(self) -> float:
+        """Log of the p99 of the candidate's calls / the yardstick's p99."""
+        arms = (self.calls(CANDIDATE), self.calls(YARDSTICK))
+        candidate, yardstick = (float(np.quantile(calls, _TAIL)) for calls in arms)
+        return math.log(candidate / yardstick)
+
+    def calls(self, arm: str) -> Turn:
+        """Seconds of every timed call of an arm."""
+        return tuple(s for block in self.blocks for turn in block.turns[arm] for s in turn)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Timings of one batch size: seconds per call, by replicate, candidate and reference paired."""
+    """All replicates of one batch size."""
 
     batch: int
     replicates: tuple[Replicate, ...]
 
     @property
-    def candidate_s(self) -> list[float]:
-        """All timed calls of the candidate, in seconds."""
-        return [seconds for candidate, _ in self.replicates for seconds in candidate]
+    def log_ratios(self) -> list[float]:
+        """Log of (candidate / yardstick) of each replicate."""
+        return [replicate.log_ratio() for replicate in self.replicates]
 
     @property
-    def reference_s(self) -> list[float]:
-        """All timed calls of the reference, in seconds."""
-        return [seconds for _, reference in self.replicates for seconds in reference]
+    def tail_log_ratios(self) -> list[float]:
+        """Log ratio of the p99s of each replicate."""
+        return [replicate.tail_log_ratio() for replicate in self.replicates]
+
+    @property
+    def sentinel_log_ratios(self) -> list[float]:
+        """Log of (second yardstick / yardstick) of each replicate that measured it."""
+        watched = (r for r in self.replicates if SENTINEL in r.blocks[0].turns)
+        return [replicate.log_ratio(SENTINEL) for replicate in watched]
+
+    @property
+    def candidate_s(self) -> list[float]:
+        """All timed calls of the candidate, in seconds."""
+        return [s for replicate in self.replicates for s in replicate.calls(CANDIDATE)]
+
+    @property
+    def yardstick_s(self) -> list[float]:
+        """All timed calls of the yardstick, in seconds."""
+        return [s for replicate in self.replicates for s in replicate.calls(YARDSTICK)]
+
+    @property
+    def disturbances(self) -> list[str]:
+        """Of each disturbed block, by what."""
+        blocks = (block for replicate in self.replicates for block in replicate.blocks)
+        return [block.disturbance for block in blocks if block.disturbance]
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return sum(len(replicate.blocks) for replicate in self.replicates)
 
 
-class Interleaver:
-    """Schedules the rounds of one cell; whoever holds the clock of the candidate calls it.
+OpenArms = Callable[[Sequence[int], random.Random], AbstractContextManager[Mapping[str, Arm]]]
 
-    Each round is `before()`, which times the reference, then `candidate()`, which the caller times.
+
+@dataclass(frozen=True)
+class Rig:
+    """Makes replicates of one variant.
+
+    Attributes:
+        open_arms: loads candidate, yardstick and sentinel anew, for the given batch sizes.
+        cell_s: seconds to spend on one batch size of one replicate; one block at least.
+        rng: order of loading, of the turns, and placement in memory.
     """
 
-    def __init__(self, pairs: Sequence[Pair], batch: Batch, budget: Budget) -> None:
-        self.batch_size = len(next(iter(batch.values())))
-        self._batch = batch
-        self._pairs = pairs
-        self._round_s, self._settle = self._warm_up(budget.warmup_rounds)
-        self.rounds = self._plan(budget)
-        self._turns = self._schedule()
-        self._now = 0
-        self._order: list[int] = []
-        self._reference_s: list[float] = []
+    open_arms: OpenArms
+    cell_s: float
+    rng: random.Random
 
-    def before(self) -> None:
-        """Time the reference of the replicate whose turn it is, and warm its candidate."""
-        self._now = next(self._turns)
-        pair = self._pairs[self._now]
-        if self._settle:
-            pair.reference.embed(self._batch)
-        self._reference_s.append(_timed(pair.reference, self._batch))
-        self._order.append(self._now)
-        if self._settle:
-            pair.candidate.embed(self._batch)
+    def replicate(self, batches: Sequence[int]) -> dict[int, Replicate]:
+        """One replicate of each batch size; the smallest also watches the sentinel."""
+        with self.open_arms(batches, self.rng) as arms:
+            return {batch: self._blocks(arms, batch, min(batches)) for batch in batches}
 
-    def candidate(self) -> None:
-        """The call to be timed."""
-        self._pairs[self._now].candidate.embed(self._batch)
+    def _blocks(self, arms: Mapping[str, Arm], batch: int, watched: int) -> Replicate:
+        order = [name for name in arms if name != SENTINEL or batch == watched]
+        self.rng.shuffle(order)
+        call_s = {name: min(arms[name].run(batch, SETTLE_S)) for name in order}
+        start = time.perf_counter()
+        blocks = [_block(arms, order, batch, call_s)]
+        block_s = time.perf_counter() - start
+        more = max(0, round(self.cell_s / block_s) - 1)
+        return Replicate((*blocks, *(_block(arms, order, batch, call_s) for _ in range(more))))
 
-    def samples(self, candidate_s: Sequence[float]) -> Samples:
-        """Pair the caller's timings, one per round in order, with the reference's."""
-        rounds = list(zip(self._order, candidate_s, self._reference_s, strict=True))
-        replicates = tuple(
-            ([c for i, c, _ in rounds if i == index], [r for i, _, r in rounds if i == index])
-            for index in range(len(self._pairs))
-        )
-        return Samples(self.batch_size, replicates)
 
-    def _warm_up(self, rounds: int) -> tuple[float, bool]:
-        """Seconds of one round, and whether calls are short enough to be settled."""
-        for pair, _ in itertools.product(self._pairs, range(rounds)):
-            pair.reference.embed(self._batch)
-            pair.candidate.embed(self._batch)
-        first = self._pairs[0]
-        both_s = _timed(first.reference, self._batch) + _timed(first.candidate, self._batch)
-        settle = both_s / 2 < _SETTLE_BELOW_S
-        return both_s * (2 if settle else 1), settle
+def _block(
+    arms: Mapping[str, Arm], order: Sequence[str], batch: int, call_s: Mapping[str, float]
+) -> Block:
+    before = Condition.now()
+    turns = [_turn(arms[name], batch, call_s[name]) for name in [*order, *reversed(order)]]
+    disturbed = disturbance(before, Condition.now())
+    pairs = zip(order, turns[: len(order)], reversed(turns[len(order) :]), strict=True)
+    return Block({name: (first, second) for name, first, second in pairs}, disturbed)
 
-    def _plan(self, budget: Budget) -> int:
-        per_replicate = int(budget.time_s / self._round_s / len(self._pairs))
-        return len(self._pairs) * max(per_replicate, budget.min_rounds)
 
-    def _schedule(self) -> Iterator[int]:
-        """Replicate indices, in chunks, each used equally often over all rounds."""
-        each = self.rounds // len(self._pairs)
-        for start in range(0, each, _CHUNK):
-            for index in range(len(self._pairs)):
-                yield from itertools.repeat(index, min(_CHUNK, each - start))
+def _turn(arm: Arm, batch: int, call_s: float) -> Turn:
+    if call_s < SETTLE_BELOW_S:
+        arm.run(batch, SETTLE_S)
+    return arm.run(batch, TURN_S)
+
+
+def placed(batch: Batch, rng: random.Random) -> Batch:
+    """A copy of the arrays, each at a random multiple of 64 bytes in a larger buffer."""
+    return {name: _placed(array, rng) for name, array in batch.items()}
+
+
+def _placed(array: np.ndarray, rng: random.Random) -> np.ndarray:
+    room = np.empty(array.nbytes + 8192, np.uint8)
+    start = 64 * rng.randrange(128)
+    view = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return view
 
 
 def median_call_s(engine: Engine, batch: Batch, calls: int) -> float:
     """Median seconds of `calls` calls after two untimed ones; for choosing, not for judging."""
+    arm = LocalArm(engine, {0: batch})
     for _ in range(2):
         engine.embed(batch)
-    timings = sorted(_timed(engine, batch) for _ in range(calls))
-    return timings[len(timings) // 2]
-
-
-def _timed(engine: Engine, batch: Batch, clock: Callable[[], float] = time.perf_counter) -> float:
-    start = clock()
-    engine.embed(batch)
-    return clock() - start
+    return float(np.median([arm.run(0, 0)[0] for _ in range(calls)]))

@@ -1,24 +1,11 @@
-"""The words a run ends in, and the rules that lead to them."""
+"""The rules that lead to a verdict."""
 
+import math
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 
 from enginegate.accuracy import Deltas, Limits, violations
 from enginegate.stats import Change
-
-
-class Verdict(StrEnum):
-    """What is said of one check. Only FAIL and REGRESSED fail a test by themselves."""
-
-    PASS = "pass"  # noqa: S105
-    FLAGGED = "flagged"
-    FAIL = "fail"
-    IMPROVED = "improved"
-    REGRESSED = "regressed"
-    UNDECIDED = "undecided"
-    NO_BASELINE = "no baseline"
-    INCOMPARABLE = "incomparable"
-    NOT_MEASURED = "not measured"
+from enginegate.words import Verdict
 
 
 @dataclass(frozen=True)
@@ -43,28 +30,37 @@ def _within(limits: Limits) -> str:
     return f"within its own looser limits ({allowed}), beyond those of fp16"
 
 
-def judge_change(change: Change | None, limit: float) -> Judgement:
+def judge_change(
+    change: Change, limit: float, *, alarm: float = 0.0, earlier: float = 1.0
+) -> Judgement:
     """Compare a change of time with the largest slowdown allowed (0.05 for 5 %).
 
     The whole interval beyond the limit is REGRESSED, the whole interval short of it PASS (IMPROVED
-    when it is as far on the fast side); an interval that holds the limit is UNDECIDED.
+    when it is as far on the fast side); an interval that holds the limit is UNDECIDED. `earlier` is
+    the e-value of an earlier run of the same engine: where both together reach 1/`alarm`, that is
+    REGRESSED as well, and a rerun can only weigh it up, not throw the dice anew.
     """
-    if change is None:
-        return Judgement(Verdict.UNDECIDED, ("fewer than two replicates on one side",))
+    together = alarm > 0 and earlier > 1 and earlier * change.evidence >= 1 / alarm
     if change.low > 1 + limit:
-        return Judgement(Verdict.REGRESSED, (f"{describe(change)}, limit {limit:.0%}",))
+        return Judgement(Verdict.REGRESSED, (f"{describe(change)}, limit {limit:.1%}",))
+    if together:
+        e_values = f"e-values {change.evidence:.3g} now, {earlier:.3g} before"
+        said = f"{describe(change)}, limit {limit:.1%}, with the run before ({e_values})"
+        return Judgement(Verdict.REGRESSED, (said,))
     if change.high < 1 - limit:
         return Judgement(Verdict.IMPROVED, (describe(change),))
     if change.high < 1 + limit:
         return Judgement(Verdict.PASS)
-    wide = (
-        f"{describe(change)} holds the limit of {limit:.0%}: measure longer or with more replicates"
-    )
-    return Judgement(Verdict.UNDECIDED, (wide,))
+    return Judgement(Verdict.UNDECIDED, (f"{describe(change)} holds the limit of {limit:.1%}",))
 
 
 def describe(change: Change) -> str:
-    """`12.3 % slower (9.8 … 14.9)`."""
-    values = [100 * (value - 1) for value in (change.ratio, change.low, change.high)]
-    word = "slower" if values[0] >= 0 else "faster"
-    return f"{abs(values[0]):.1f} % {word} ({values[1]:+.1f} … {values[2]:+.1f} %)"
+    """`12.3 % slower (+9.8 … +14.9 %)`."""
+    word = "slower" if change.ratio >= 1 else "faster"
+    interval = f"{_percent(change.low)} … {_percent(change.high)} %"
+    return f"{abs(100 * (change.ratio - 1)):.1f} % {word} ({interval})"
+
+
+def _percent(ratio: float) -> str:
+    """A ratio as a signed change in per cent; `?` where nothing is known."""
+    return f"{100 * (ratio - 1):+.1f}" if 0 < ratio < math.inf else "?"

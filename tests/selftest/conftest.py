@@ -17,8 +17,10 @@ PYPROJECT = """
 backend = "faulty"
 engine_cache = "cache"
 batches = [1, 4]
-replicates = 3
-measure_s = 0.15
+replicates = 4
+measure_s = 0.04
+max_time_per_variant = 6
+max_slowdown = 0.1
 [tool.enginegate.models.tiny]
 onnx = "tiny.onnx"
 vocab_size = 200
@@ -27,15 +29,28 @@ seq_len = 8
 pythonpath = ["."]
 """
 CONFTEST = """
+import contextlib
+import dataclasses
+import os
+
 import pytest
 from enginegate.engines import register
-from enginegate.timing import Pair
 from faulty import FaultyEngine
 register("faulty", "faulty:Faulty")
 
 @pytest.fixture(scope="session")
-def pairs(pairs):  # the reference gets the same scale of time, and no fault
-    return tuple(Pair(p.candidate, FaultyEngine(p.reference, "")) for p in pairs)
+def rig(rig):  # the yardstick gets the same scale of time, and a fault only where one is planted
+    @contextlib.contextmanager
+    def open_arms(batches, rng):
+        with rig.open_arms(batches, rng) as arms:
+            yield {name: spoiled(name, arm) for name, arm in arms.items()}
+    return dataclasses.replace(rig, open_arms=open_arms)
+
+def spoiled(name, arm):
+    if name == "candidate":
+        return arm
+    fault = os.environ.get("PLANTED_SENTINEL", "") if name == "sentinel" else ""
+    return dataclasses.replace(arm, engine=FaultyEngine(arm.engine, fault))
 """
 
 
@@ -100,6 +115,8 @@ def fill_disk(monkeypatch):
 def project(pytester, load_tiny, monkeypatch):
     """A user's project with one tiny model; `project.judge(...)` runs the ready suite in it."""
     monkeypatch.delenv("PLANTED_FAULT", raising=False)
+    monkeypatch.setattr("enginegate.timing.SETTLE_S", 0.0)  # nothing here depends on caches
+    monkeypatch.setattr("enginegate.timing.TURN_S", 0.006)
     load_tiny.write_tiny_onnx(pytester.path / "tiny.onnx")
     shutil.copy(HERE / "faulty.py", pytester.path)
     pytester.makeconftest(CONFTEST)
@@ -117,6 +134,9 @@ class Project:
 
     def plant(self, fault):
         self._monkeypatch.setenv("PLANTED_FAULT", fault)
+
+    def plant_sentinel(self, fault):
+        self._monkeypatch.setenv("PLANTED_SENTINEL", fault)
 
     def judge(self, *arguments):
         return self._pytester.runpytest_inprocess("--precision", "fp32", *arguments)

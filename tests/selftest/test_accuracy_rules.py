@@ -6,7 +6,8 @@ import pytest
 from enginegate.accuracy import DEFAULT_LIMITS, compare, limits_for, violations
 from enginegate.errors import EmbeddingError, OptionError
 from enginegate.variants import Precision
-from enginegate.verdict import Verdict, judge_accuracy
+from enginegate.verdict import judge_accuracy
+from enginegate.words import Verdict
 
 LIMITS = DEFAULT_LIMITS[Precision.FP32]
 

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from enginegate.words import Exit
+
 USAGE = 4
 
 BAD_OPTIONS = {
@@ -105,13 +107,22 @@ def test_a_bad_workload_is_a_usage_error(project, name, content, message):
 
 BROKEN = {
     "junk": lambda text: "junk",
-    "a merge conflict": lambda text: "<<<<<<< HEAD\n" + text,
+    "50 MB of junk": lambda text: "x" * (50 << 20),
+    "a merge conflict": lambda text: text + "<<<<<<< HEAD\n",
     "cut short": lambda text: text[: len(text) // 2],
-    "a future schema": lambda text: text.replace('"schema": 1', '"schema": 99'),
-    "a negative time": lambda text: text.replace('"candidate_s": [ ', '"candidate_s": [ -1, ', 1),
-    "not a number": lambda text: text.replace('"candidate_s": [ ', '"candidate_s": [ NaN, ', 1),
-    "unpaired times": lambda text: text.replace('"candidate_s": [ ', '"candidate_s": [ 1, ', 1),
+    "a future schema": lambda text: text.replace('"schema": 2', '"schema": 99'),
+    "schema 1 in name only": lambda text: text.replace('"schema": 2', '"schema": 1'),
+    "a negative ratio": lambda text: text.replace('"p50": [ ', '"p50": [ -1, ', 1),
+    "a negative time": lambda text: text.replace('"p50_s": ', '"p50_s": -', 1),
+    "not a number": lambda text: text.replace('"p50": [ ', '"p50": [ NaN, ', 1),
     "wrong types": lambda text: text.replace('"variants": {', '"variants": 7, "x": {'),
+}
+SAID = {
+    "50 MB of junk": "50 MB, a baseline has at most 16 MB",
+    "a merge conflict": "line * is a merge conflict marker: resolve it first",
+    "a future schema": "written by a newer enginegate: schema 99, this one reads up to 2*",
+    "a negative time": "$.variants*.p50_s: -* is less than or equal to the minimum of 0",
+    "not a number": "NaN is not JSON",
 }
 
 
@@ -123,7 +134,9 @@ def test_a_corrupt_baseline_is_one_clear_error_and_is_not_overwritten(project, f
     path.write_text(broken)
     result = project.judge("-k", "fp32-1")
     result.assert_outcomes(failed=1, deselected=2)
-    result.stdout.fnmatch_lines(["baseline *tiny.json is not valid (*git checkout*"])
+    said = SAID.get(fault, "*")
+    result.stdout.fnmatch_lines([f"baseline *tiny.json is not valid ({said}*git checkout*"])
+    assert result.ret == Exit.ERROR
     refreshed = project.judge("--refresh-baselines")
     assert refreshed.ret != 0
     assert path.read_text() == broken
@@ -134,7 +147,7 @@ def test_a_full_disk_fails_the_refresh_and_leaves_the_old_baseline(project, fill
     before = project.baseline().read_text()
     fill_disk()
     result = project.judge("--refresh-baselines")
-    assert result.ret == 1
+    assert result.ret == Exit.ERROR
     result.stdout.fnmatch_lines(["ERROR: cannot write baseline *No space left on device*"])
     assert project.baseline().read_text() == before
     assert [p.name for p in project.baseline().parent.iterdir()] == ["tiny.json"]
@@ -149,5 +162,5 @@ def test_an_unwritable_cache_is_one_clear_error(project):
 
 def test_an_unwritable_report_fails_the_run(project):
     result = project.judge("-k", "embeddings", "--report-text", "tiny.onnx/report.txt")
-    assert result.ret == 1
+    assert result.ret == Exit.ERROR
     result.stdout.fnmatch_lines(["ERROR: cannot write *"])

@@ -6,12 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from enginegate.engines import Executed
 from enginegate.errors import StoreError
 from enginegate.files import parse_json, readable_json, write_atomic
 from enginegate.machine import Machine
 from enginegate.store import Store
-from enginegate.timing import Budget, Interleaver, Pair
 from enginegate.workload import default_corpus, hashed_tokenizer, make_workload
 
 ROLES = {"input_ids": "ids", "attention_mask": "mask"}
@@ -105,37 +103,6 @@ def test_a_batch_larger_than_the_workload_repeats_it():
     ids = workload.batch(20)["input_ids"]
     assert ids.shape == (20, 4)
     assert (ids[8:16] == ids[:8]).all()
-
-
-class Recorder:
-    """An engine that writes down when it was called."""
-
-    executed = Executed({"f32": 1})
-
-    def __init__(self, name, log):
-        self._name, self._log = name, log
-
-    def embed(self, batch):
-        self._log.append(self._name)
-        return np.zeros((len(batch["input_ids"]), 2), dtype=np.float32)
-
-
-def test_every_round_times_the_reference_beside_the_candidate_and_replicates_take_turns():
-    log: list[str] = []
-    pairs = [Pair(Recorder(f"c{i}", log), Recorder(f"r{i}", log)) for i in range(3)]
-    batch = {"input_ids": np.zeros((2, 4), dtype=np.int64)}
-    interleaver = Interleaver(pairs, batch, Budget(1e-9, warmup_rounds=1, min_rounds=6))
-    log.clear()
-    for _ in range(interleaver.rounds):
-        interleaver.before()
-        interleaver.candidate()
-    samples = interleaver.samples([float(n) for n in range(interleaver.rounds)])
-    assert interleaver.rounds == 18
-    assert [len(c) for c, _ in samples.replicates] == [6, 6, 6]
-    assert samples.replicates[1][0] == [4, 5, 6, 7, 14, 15]
-    rounds = list(zip(*[iter(log)] * 4, strict=True))
-    assert rounds[0] == ("r0", "r0", "c0", "c0")
-    assert [r[0] for r in rounds[:12]] == ["r0"] * 4 + ["r1"] * 4 + ["r2"] * 4
 
 
 def test_machines_that_differ_in_anything_that_matters_have_different_ids():

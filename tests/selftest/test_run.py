@@ -1,11 +1,14 @@
 """Whole runs of the plugin in a user's project: clean ones pass, planted faults are caught."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import jsonschema
 import pytest
+
+from enginegate.words import Exit
 
 SPOILED = {
     "swapped rows": "cosine_worst",
@@ -51,22 +54,36 @@ def test_a_wrong_pooling_is_caught(project, load_tiny):
     result.stdout.fnmatch_lines(["*cosine_worst*"])
 
 
-PATIENT = ("--max-slowdown", "0.1", "--measure-s", "0.5")
-
-
 def test_baselines_round_trip(project):
-    """Refresh, pass, degrade, fail with the numbers, refresh, pass."""
-    assert project.judge("--refresh-baselines", *PATIENT).ret == 0
-    project.judge("--require-baseline", *PATIENT).assert_outcomes(passed=3)
+    """Refresh, pass, degrade, fail with the numbers, accept the offered file, pass."""
+    assert project.judge("--refresh-baselines").ret == 0
+    project.judge("--require-baseline").assert_outcomes(passed=3)
     project.plant("slow")
-    slow = project.judge(*PATIENT)
+    slow = project.judge()
     slow.assert_outcomes(passed=1, failed=2)
-    slow.stdout.re_match_lines([r".*regressed: [12]\d\.\d % slower \(\+1.* limit 10%"])
-    refreshed = project.judge("--refresh-baselines", *PATIENT)
-    refreshed.stdout.re_match_lines(
-        [r"baselines: \d{4}-\d\d-\d\d -> now  tiny-faulty-fp32: batch 1 \+"]
+    assert slow.ret == Exit.REGRESSED
+    slow.stdout.re_match_lines([r".*regressed: [12]\d\.\d % slower .*limit 10.0%"])
+    slow.stdout.fnmatch_lines(["to accept: cp -r .enginegate/accept/. baselines and commit it"])
+    refused = project.judge("--refresh-baselines")
+    assert refused.ret == Exit.REGRESSED
+    refused.stdout.fnmatch_lines(["baselines: kept tiny-faulty-fp32 as it was: it regressed*"])
+    project.judge()
+    accepted = next(project.path.glob(".enginegate/accept/*/tiny.json"))
+    shutil.copy(accepted, project.baseline())
+    project.judge("--require-baseline").assert_outcomes(passed=3)
+
+
+def test_a_regression_can_be_accepted_by_the_refresh_itself(project):
+    project.judge("--refresh-baselines")
+    project.plant("slow")
+    accepted = project.judge("--refresh-baselines", "--accept-regressions")
+    assert accepted.ret == 0
+    accepted.stdout.re_match_lines(
+        [
+            r"baselines: \d{4}-\d\d-\d\d -> now  tiny-faulty-fp32: batch 1 [\d.]+ % slower.*; replaced"
+        ]
     )
-    project.judge(*PATIENT).assert_outcomes(passed=3)
+    project.judge("--require-baseline").assert_outcomes(passed=3)
 
 
 def test_all_is_what_the_backend_offers(project):
@@ -86,7 +103,7 @@ def test_int8_is_flagged_and_strict_fails_it(project):
     flagged.stdout.fnmatch_lines(["*test_same_embeddings*FLAGGED*", "int8: *", "*1 flagged*"])
     assert flagged.ret == 0
     strict = project.run("--precision", "int8", "--strict")
-    assert strict.ret == 1
+    assert strict.ret == Exit.EMBEDDINGS
     strict.stdout.fnmatch_lines(["*tiny-faulty-int8: flagged: *"])
 
 

@@ -1,93 +1,208 @@
-"""Intervals on distributions with known answers, and the verdicts drawn from them."""
+"""Intervals and e-values on distributions with known answers, and the verdicts drawn from them."""
+
+import math
 
 import numpy as np
 import pytest
 
-from enginegate.stats import Change, change_between, log_ratio, quantile
-from enginegate.verdict import Verdict, describe, judge_change
+from enginegate.stats import (
+    FEWEST_FOR_P99,
+    Anchor,
+    Change,
+    Errors,
+    alarm_share,
+    anchor_of,
+    bounds,
+    change_of,
+    critical_t,
+    e_value,
+    quantile,
+    quantile_interval,
+    replicates_to_decide,
+)
+from enginegate.verdict import describe, judge_change
+from enginegate.words import Verdict
+
+ERRORS = Errors(alarm=0.05, miss=0.05)
 
 
-def replicates(rng, count, *, slowdown=1.0, instance=0.02, noise=0.03):
-    """Synthetic timings: each replicate has its own bias, shared by all of its rounds."""
-    made = []
-    for _ in range(count):
-        bias = np.exp(rng.normal(scale=instance))
-        reference = np.exp(rng.normal(scale=noise, size=20))
-        candidate = slowdown * bias * np.exp(rng.normal(scale=noise, size=20))
-        made.append((candidate.tolist(), reference.tolist()))
-    return made
-
-
-def test_log_ratio_is_the_median_of_paired_ratios():
-    assert log_ratio(([2.0, 2.0, 9.0], [1.0, 1.0, 1.0])) == pytest.approx(np.log(2))
+def looks(rng, mean, most, draw=None):
+    """Growing lists of replicates with a standard deviation of 2 %."""
+    values = mean + 0.02 * (draw or rng.normal)(size=most)
+    return (values[:n].tolist() for n in range(3, most + 1))
 
 
 def test_quantile_interpolates():
     assert quantile([1.0, 2.0, 3.0], 0.25) == 1.5
 
 
-def test_interval_covers_the_true_change_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    hits = 0
-    for _ in range(1000):
-        change = change_between(replicates(rng, 4, slowdown=1.1), replicates(rng, 4))
-        assert change
-        hits += change.low <= 1.1 <= change.high
-    assert 930 <= hits <= 985  # 95 % of 1000, four standard deviations around it
-
-
-def test_unchanged_code_is_hardly_ever_called_regressed():
+@pytest.mark.parametrize("mean", [0.0, -0.01])
+def test_looking_after_every_replicate_does_not_inflate_the_alarms(mean):
     rng = np.random.default_rng(1)
     alarms = sum(
-        judge_change(change_between(replicates(rng, 4), replicates(rng, 4)), 0.05).verdict
-        is Verdict.REGRESSED
+        any(e_value(values, 0.0) >= 20 for values in looks(rng, mean, 40)) for _ in range(1000)
+    )
+    assert alarms <= 72  # 5 % of 1000 and three standard deviations
+
+
+def test_the_usual_t_test_would_be_inflated_by_the_same_looks():
+    rng = np.random.default_rng(1)
+    alarms = sum(
+        any(bounds(values, ERRORS, once=True)[0] > 0 for values in looks(rng, 0.0, 40))
         for _ in range(1000)
     )
-    assert alarms <= 10
+    assert alarms > 120
 
 
-def test_twenty_per_cent_slower_is_found():
+def test_heavy_tails_do_not_inflate_the_alarms():
     rng = np.random.default_rng(2)
-    found = sum(
-        judge_change(
-            change_between(replicates(rng, 4, slowdown=1.2), replicates(rng, 4)), 0.05
-        ).verdict
-        is Verdict.REGRESSED
-        for _ in range(200)
+
+    def student(size):
+        return rng.standard_t(2.5, size=size)
+
+    alarms = sum(
+        any(e_value(values, 0.0) >= 20 for values in looks(rng, 0.0, 40, student))
+        for _ in range(1000)
     )
-    assert found >= 180
+    assert alarms <= 72
 
 
-def test_rounds_of_one_instance_add_no_certainty():
-    """More rounds in the same two replicates must not narrow the interval as new replicates do."""
+def test_the_mean_of_an_e_value_is_at_most_one():
     rng = np.random.default_rng(3)
-    few = change_between(replicates(rng, 2, noise=1e-6), replicates(rng, 2, noise=1e-6))
-    many = change_between(replicates(rng, 8, noise=1e-6), replicates(rng, 8, noise=1e-6))
-    assert few
-    assert many
+    found = [e_value(rng.normal(size=4).tolist(), 0.0) for _ in range(20000)]
+    assert np.mean(found) == pytest.approx(1.0, abs=0.1)
+
+
+def test_e_values_and_bounds_say_the_same():
+    values = np.random.default_rng(4).normal(0.03, 0.02, size=9).tolist()
+    low, _ = bounds(values, ERRORS, once=False)
+    assert e_value(values, low - 1e-6) > 20 > e_value(values, low + 1e-6)
+
+
+def test_a_clear_slowdown_is_found_with_few_replicates():
+    rng = np.random.default_rng(5)
+    needed = [
+        next(len(v) for v in looks(rng, 0.15, 60) if bounds(v, ERRORS, once=False)[0] > 0.05)
+        for _ in range(200)
+    ]
+    assert np.median(needed) <= 6
+
+
+def test_interval_covers_the_true_change_as_often_as_it_says():
+    rng = np.random.default_rng(6)
+    hits = 0
+    for _ in range(2000):
+        change = change_of(
+            (0.1 + 0.02 * rng.normal(size=8)).tolist(), Anchor(), 0.05, ERRORS, once=True
+        )
+        hits += change.low <= math.exp(0.1) <= change.high
+    assert 1760 <= hits <= 1840  # 90 % of 2000, three standard deviations around it
+
+
+@pytest.mark.parametrize("stored", [1, 3])
+def test_the_spread_between_sessions_is_in_the_interval(stored):
+    rng = np.random.default_rng(7)
+
+    def session():
+        return (rng.normal(scale=0.02) + rng.normal(scale=0.02, size=8)).tolist()
+
+    hits = 0
+    for _ in range(1000):
+        anchor = anchor_of([session() for _ in range(stored)])
+        change = change_of(session(), anchor, 0.05, ERRORS, once=True)
+        hits += change.low <= 1 <= change.high
+    assert hits >= 880
+
+
+def test_more_sessions_make_the_anchor_surer():
+    rng = np.random.default_rng(8)
+    sessions = [(0.001 * rng.normal(size=8)).tolist() for _ in range(6)]
+    assert anchor_of(sessions).error < anchor_of(sessions[:1]).error
+
+
+def test_rounds_of_one_instance_would_add_no_certainty_but_replicates_do():
+    rng = np.random.default_rng(9)
+    values = (0.02 * rng.normal(size=32)).tolist()
+    few, many = (change_of(values[:n], Anchor(), 0.05, ERRORS) for n in (6, 32))
     assert few.high - few.low > 2 * (many.high - many.low)
 
 
-def test_one_replicate_tells_nothing():
-    rng = np.random.default_rng(4)
-    assert change_between(replicates(rng, 1), replicates(rng, 4)) is None
-    assert judge_change(None, 0.05).verdict is Verdict.UNDECIDED
+def test_two_replicates_tell_nothing():
+    change = change_of([0.5, 0.5], Anchor(), 0.05, ERRORS)
+    assert (change.low, change.high, change.evidence) == (0.0, math.inf, 1.0)
+    assert judge_change(change, 0.05).verdict is Verdict.UNDECIDED
+
+
+def test_the_slowdown_that_it_says_it_sees_is_found_in_four_of_five():
+    rng = np.random.default_rng(10)
+    said = np.median(
+        [
+            change_of((0.02 * rng.normal(size=12)).tolist(), Anchor(), 0.05, ERRORS).visible
+            for _ in range(200)
+        ]
+    )
+    found = sum(
+        change_of(
+            (math.log1p(said) + 0.02 * rng.normal(size=12)).tolist(), Anchor(), 0.05, ERRORS
+        ).low
+        > 1.05
+        for _ in range(1000)
+    )
+    assert 700 <= found <= 900
+
+
+def test_the_replicates_that_it_asks_for_decide():
+    rng = np.random.default_rng(11)
+    values = (0.12 + 0.02 * rng.normal(size=4)).tolist()
+    needed = replicates_to_decide(values, Anchor(), 0.05, ERRORS)
+    assert needed
+    spread = float(np.std(values, ddof=1))
+    margin = float(np.mean(values)) - math.log(1.05)
+    assert critical_t(needed, 0.05) * spread / math.sqrt(needed) < margin
+
+
+def test_nothing_decides_what_lies_on_the_limit():
+    values = (math.log(1.05) + np.array([-0.01, 0, 0.01])).tolist()
+    assert replicates_to_decide(values, Anchor(), 0.05, ERRORS) is None
+
+
+def test_the_alarm_error_of_a_run_is_shared_among_any_number_of_suspects():
+    assert sum(alarm_share(0.01, k) for k in range(1, 10000)) <= 0.01
+
+
+def test_a_p99_needs_459_samples_and_its_interval_covers():
+    rng = np.random.default_rng(12)
+    assert quantile_interval(rng.normal(size=FEWEST_FOR_P99 - 1).tolist(), 0.99) is None
+    truth, hits = 2.3263, 0
+    for _ in range(1000):
+        interval = quantile_interval(rng.normal(size=800).tolist(), 0.99)
+        assert interval
+        hits += interval[0] <= truth <= interval[2]
+    assert hits >= 970
 
 
 @pytest.mark.parametrize(
-    ("change", "verdict"),
+    ("low", "high", "verdict"),
     [
-        (Change(1.20, 1.10, 1.30), Verdict.REGRESSED),
-        (Change(1.06, 1.01, 1.11), Verdict.UNDECIDED),
-        (Change(1.00, 0.97, 1.03), Verdict.PASS),
-        (Change(0.97, 0.90, 1.04), Verdict.PASS),
-        (Change(0.80, 0.75, 0.85), Verdict.IMPROVED),
+        (1.10, 1.30, Verdict.REGRESSED),
+        (1.01, 1.11, Verdict.UNDECIDED),
+        (0.97, 1.03, Verdict.PASS),
+        (0.90, 1.04, Verdict.PASS),
+        (0.75, 0.85, Verdict.IMPROVED),
     ],
 )
-def test_only_a_whole_interval_beyond_the_limit_decides(change, verdict):
-    assert judge_change(change, 0.05).verdict is verdict
+def test_only_a_whole_interval_beyond_the_limit_decides(low, high, verdict):
+    assert judge_change(Change((low + high) / 2, low, high, 1.0, 0.1), 0.05).verdict is verdict
+
+
+def test_a_rerun_multiplies_the_evidence():
+    undecided = Change(1.08, 1.04, 1.13, evidence=30.0, visible=0.1)
+    alone = judge_change(undecided, 0.05, alarm=0.005)
+    again = judge_change(undecided, 0.05, alarm=0.005, earlier=10.0)
+    assert (alone.verdict, again.verdict) == (Verdict.UNDECIDED, Verdict.REGRESSED)
+    assert "e-values 30 now, 10 before" in again.reasons[0]
 
 
 def test_a_change_in_words():
-    assert describe(Change(1.123, 1.098, 1.149)) == "12.3 % slower (+9.8 … +14.9 %)"
-    assert describe(Change(0.9, 0.8, 0.95)) == "10.0 % faster (-20.0 … -5.0 %)"
+    assert describe(Change(1.123, 1.098, 1.149, 9, 0.1)) == "12.3 % slower (+9.8 … +14.9 %)"
+    assert describe(Change(0.9, 0.8, 0.95, 0, 0.1)) == "10.0 % faster (-20.0 … -5.0 %)"

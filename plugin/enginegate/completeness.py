@@ -1,0 +1,61 @@
+"""No silent green: what had a baseline and was not judged against it in this run."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from enginegate.baselines import Baseline, Baselines
+from enginegate.options import Options
+from enginegate.results import Result
+
+
+def unjudged(
+    baselines: Baselines, results: Iterable[Result], options: Options, narrowed: str
+) -> Iterator[str]:
+    """What is stored on this machine for what was asked, and was not judged; in words.
+
+    `narrowed` says by what the run was narrowed to some of its tests: then there is only a note if
+    there is anything stored at all. Raises BaselineError.
+    """
+    by_model: dict[str, list[Result]] = {}
+    for result in results:
+        by_model.setdefault(result.variant.model, []).append(result)
+    if narrowed:
+        return
+    for model in _expected(baselines, options, by_model):
+        judged = {result.variant.key: result for result in by_model.get(model, [])}
+        for key, baseline in baselines.load(model).items():
+            if key.rpartition("-")[2] in options.precisions:
+                name = f"{model}-{key}"
+                yield from (f"{name}: {why}" for why in _faults(key, baseline, judged))
+
+
+def _expected(baselines: Baselines, options: Options, by_model: Iterable[str]) -> Iterator[str]:
+    """Models with a file: those judged, those asked for, and those that nothing defines any more.
+
+    A model that --model left out is not expected, one that was renamed is.
+    """
+    named = {*by_model, *options.models}
+    for model in baselines.models():
+        if model in named or (model not in options.specs and not options.models_narrowed):
+            yield model
+
+
+def _faults(key: str, baseline: Baseline, judged: dict[str, Result]) -> Iterator[str]:
+    result = judged.get(key)
+    if result is None:
+        others = [other for other in judged if other.rpartition("-")[2] == key.rpartition("-")[2]]
+        instead = f"; {', '.join(others)} was judged instead" if others else ""
+        yield f"it has a baseline, and no result{instead}"
+        return
+    if dict(result.executed) != dict(baseline.executed):
+        was, now = (_words(types) for types in (baseline.executed, result.executed))
+        yield f"it ran as {now}, its baseline as {was}"
+    missing = sorted(set(baseline.cells) - {speed.batch for speed in result.speeds})
+    if missing:
+        yield f"batch {', '.join(map(str, missing))} has a baseline and was not timed"
+    throttled = sum("throttled" in cause for s in result.speeds for cause in s.disturbed)
+    if throttled:
+        yield f"the container's CPU quota stopped it in {throttled} blocks"
+
+
+def _words(types: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(types.items()))

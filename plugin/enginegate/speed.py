@@ -1,0 +1,137 @@
+"""Judging the speed of one variant after the other: a standard and a rig in, verdicts out."""
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+
+from enginegate.baselines import Baseline
+from enginegate.results import Speed
+from enginegate.stats import Anchor, anchor_of, quantile, quantile_interval
+from enginegate.timing import Rig, Samples
+from enginegate.trial import (
+    METRICS,
+    P50,
+    Finding,
+    Key,
+    Outcome,
+    Question,
+    Trial,
+    judge_sentinel,
+    values_of,
+)
+from enginegate.verdict import Judgement
+from enginegate.words import Verdict
+
+FLOOR_S = 50e-6  # a change of less than this never fails
+
+_OPEN = (Verdict.REGRESSED, Verdict.UNDECIDED)
+_MOST_EVIDENCE = 1000.0  # carried on, so that a rerun can still refute it
+
+Evidence = MutableMapping[str, float]
+
+
+@dataclass(frozen=True)
+class Standard:
+    """What a variant is compared with.
+
+    Attributes:
+        anchors: by batch size and metric; nothing is asked where there is none.
+        scales_s: seconds of one call by batch size; where unknown, those of the yardstick count.
+        missing: what is said of a batch size without an anchor.
+    """
+
+    anchors: Mapping[Key, Anchor]
+    scales_s: Mapping[int, float]
+    missing: Judgement
+
+
+def beside(batches: Sequence[int]) -> Standard:
+    """The yardstick itself: it is the baseline's engine, measured in the same run."""
+    anchors = {(batch, metric): Anchor() for batch in batches for metric in METRICS}
+    return Standard(anchors, {}, Judgement(Verdict.NO_BASELINE))
+
+
+def stored(baseline: Baseline, batches: Sequence[int]) -> Standard:
+    """The sessions of a stored baseline."""
+    known = [batch for batch in batches if batch in baseline.cells]
+    ratios = {(b, metric): baseline.log_ratios(b, metric) for b in known for metric in METRICS}
+    anchors = {key: anchor_of(found) for key, found in ratios.items() if found}
+    scales_s = {batch: baseline.cells[batch][-1].p50_s for batch in known}
+    lacking = Judgement(Verdict.NO_BASELINE, ("no such batch size in it",))
+    return Standard(anchors, scales_s, lacking)
+
+
+@dataclass(frozen=True)
+class SpeedJudge:
+    """Times variants and judges each batch size.
+
+    Attributes:
+        trial: shares the alarm error of the run among its suspects.
+        limits: largest slowdown that passes, by metric.
+        evidence: e-values by cell, carried from run to run.
+    """
+
+    trial: Trial
+    limits: Mapping[str, float]
+    evidence: Evidence
+
+    def judge(
+        self, rig: Rig, batches: Sequence[int], standard: Standard, name: str
+    ) -> dict[int, tuple[Samples, Speed]]:
+        """Measure the batch sizes of the variant `name` until each is decided or time is over."""
+        questions = {
+            (batch, metric): Question(
+                anchor,
+                self.limits[metric],
+                FLOOR_S,
+                standard.scales_s.get(batch),
+                self.evidence.get(_cell(name, batch, metric, anchor), 1.0),
+            )
+            for (batch, metric), anchor in standard.anchors.items()
+        }
+        outcome = self.trial.run(rig.replicate, batches, questions)
+        self._remember(name, outcome, standard)
+        fault = judge_sentinel(_sentinel(outcome), self.limits[P50])
+        return {
+            batch: (samples, _speed(samples, outcome.findings, standard, fault))
+            for batch, samples in outcome.samples.items()
+        }
+
+    def _remember(self, name: str, outcome: Outcome, standard: Standard) -> None:
+        """Keep the evidence of what is not cleared, so that a rerun weighs it up."""
+        for (batch, metric), finding in outcome.findings.items():
+            cell = _cell(name, batch, metric, standard.anchors[batch, metric])
+            earlier = self.evidence.pop(cell, 1.0)
+            if finding.confirmed and finding.judgement.verdict in _OPEN:
+                self.evidence[cell] = min(earlier * finding.change.evidence, _MOST_EVIDENCE)
+
+
+def _cell(name: str, batch: int, metric: str, anchor: Anchor) -> str:
+    """What evidence is about: this engine against this baseline."""
+    return f"{name}/{batch}/{metric}/{anchor.level:.6f}"
+
+
+def _sentinel(outcome: Outcome) -> list[float]:
+    return [v for samples in outcome.samples.values() for v in samples.sentinel_log_ratios]
+
+
+def _speed(
+    samples: Samples, findings: Mapping[Key, Finding], standard: Standard, fault: str
+) -> Speed:
+    main, tail = (findings.get((samples.batch, metric)) for metric in METRICS)
+    judgement = main.judgement if main else standard.missing
+    p50_s = quantile(samples.candidate_s, 0.5)
+    return Speed(
+        batch=samples.batch,
+        calls=len(samples.candidate_s),
+        p50_s=p50_s,
+        p99_s=quantile_interval(samples.candidate_s, 0.99),
+        texts_per_s=samples.batch / p50_s,
+        yardstick_p50_s=quantile(samples.yardstick_s, 0.5),
+        log_ratios={metric: values_of(samples.replicates, metric) for metric in METRICS},
+        blocks=samples.blocks,
+        disturbed=tuple(samples.disturbances),
+        change=main.change if main else None,
+        judgement=Judgement(Verdict.INVALID, (fault,)) if fault and main else judgement,
+        tail_change=tail.change if tail else None,
+        tail_judgement=tail.judgement if tail else None,
+    )
