@@ -5,7 +5,8 @@
 
 `collect` loads two copies of one engine and two of the reference again and again (sessions of
 builds of processes of instances), times them and two fixed kernels in mirrored blocks (ABCD DCBA,
-each turn 20 ms untimed and 20 ms timed), and writes one JSON line per instance with the seconds per call of every block.
+each turn 20 ms untimed and 20 ms timed), and writes one JSON line per instance with the seconds
+per call of every block.
 `analyse` splits the variance of the log ratios over the levels and prints what that means for a
 budget.
 """

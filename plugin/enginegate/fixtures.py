@@ -145,6 +145,8 @@ def measure(request: pytest.FixtureRequest, enginegate: "Session", result: "Resu
     if result.accuracy and result.accuracy.judgement.verdict is Verdict.FAIL:
         reasons = "; ".join(result.accuracy.judgement.reasons)
         pytest.skip(f"not timed, its embeddings are wrong: {reasons}")
+    if enginegate.options.save_engines:
+        pytest.skip("not timed: --save-engines only builds")
     replay = _Replay()
     benchmark = _benchmark(request, replay)
     if benchmark.disabled:

@@ -20,7 +20,7 @@ def add_options(parser: pytest.Parser) -> None:
     add("--threads", metavar="N", help="threads an engine may use (default 1)")
     add("--batches", metavar="N,N", help="batch sizes to time (default 1,8,16,32)")
     add("--replicates", metavar="N", help="times all engines are loaded anew (default 8)")
-    add("--measure-s", metavar="S", help="seconds to spend on each batch size (default 4)")
+    add("--measure-s", metavar="S", help="seconds to spend on each batch size (default 8)")
     add("--max-time-per-variant", metavar="S", help="seconds until `undecided` (default 120)")
     add("--max-slowdown", metavar="X", help="largest slowdown that passes (default 0.05)")
     add("--max-slowdown-p99", metavar="X", help="the same of the p99 (default 0.1)")

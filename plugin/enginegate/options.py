@@ -127,6 +127,18 @@ class Options:
         """Every variant of this run, grouped by model."""
         return plan(self.models or (UNNAMED_MODEL,), self.backend, self.precisions)
 
+    @property
+    def building(self) -> list[str]:
+        """Arguments of pytest for building the same variants elsewhere."""
+        given = {
+            "precision": ",".join(self.precisions),
+            "backend": self.backend,
+            "model": ",".join(self.models) if self.models_narrowed else "",
+            "engine-cache": str(self.engine_cache),
+        }
+        named = [f"--{name}={value}" for name, value in given.items() if value]
+        return [*named, "-p", "no:cacheprovider", "-q"]
+
     def fails(self, verdict: Verdict) -> bool:
         """Whether a test with this verdict on its speed fails."""
         if self.gate in (GateLevel.WARN, GateLevel.OFF):
@@ -145,6 +157,10 @@ class Options:
         table = _read_table(config)
         get = _Settings(config, table)
         specs = specs_from(_mapping(table, "models"), config.rootpath)
+        if config.getoption("--against") and config.getoption("--refresh-baselines"):
+            raise OptionError(
+                "--refresh-baselines measures beside the reference: run it without --against"
+            )
         return cls(
             precisions=parse_precisions(config.getoption("--precision")),
             backend=get.text("backend", "auto"),
@@ -155,7 +171,7 @@ class Options:
             threads=get.count("threads", 1),
             batches=get.counts("batches", _DEFAULT_BATCHES),
             replicates=get.count("replicates", 8),
-            measure_s=get.seconds("measure_s", 4.0),
+            measure_s=get.seconds("measure_s", 8.0),
             max_time_s=get.seconds("max_time_per_variant", 120.0),
             max_slowdown=get.seconds("max_slowdown", 0.05),
             max_slowdown_p99=get.seconds("max_slowdown_p99", 0.1),

@@ -20,6 +20,7 @@ from enginegate.export import export_model, tokenize_with
 from enginegate.machine import this_machine
 from enginegate.models import Exported, ModelSpec
 from enginegate.options import Options
+from enginegate.saved import engines_of, save_engine, saved_engine
 from enginegate.store import Store
 from enginegate.timing import CANDIDATE, SENTINEL, YARDSTICK, LocalArm, Rig, placed
 from enginegate.variants import Precision, Variant
@@ -52,6 +53,7 @@ class Preparation:
         self._progress = progress
         self._store = Store(options.engine_cache)
         self._texts = read_texts(options.workload)
+        self._closing = contextlib.ExitStack()
 
     def export(self, spec: ModelSpec) -> Exported:
         """The model's checked ONNX file."""
@@ -101,8 +103,13 @@ class Preparation:
         """The variant's engine in the store; for `best`, the one chosen among all precisions."""
         with self._progress(f"engine {variant.id}"):
             if variant.precision is not Precision.BEST:
-                return build_engine(self._store, variant, model, workload)
-            return self._best(variant, model, workload, reference)
+                built = build_engine(self._store, variant, model, workload)
+            else:
+                built = self._best(variant, model, workload, reference)
+        if self._options.save_engines:
+            named = dataclasses.replace(variant, model=model.spec.name)
+            save_engine(built, named, self._options.save_engines)
+        return built
 
     def _best(
         self, variant: Variant, model: Exported, workload: Workload, reference: Reference
@@ -125,18 +132,45 @@ class Preparation:
         best, notes = choose_best(self._store, candidates, workload, threads, accept)
         return dataclasses.replace(candidates[best], variant=variant, notes=notes)
 
-    def rig(self, built: Built, model: Exported, workload: Workload, rng: random.Random) -> Rig:
-        """What times the engine beside the reference, both loaded anew for every replicate."""
+    def baseline_engine(self, variant: Variant) -> Built | None:
+        """The engine to measure beside, with --against; None if that has none of the variant."""
+        return saved_engine(self._baseline_engines, variant)
+
+    @functools.cached_property
+    def _baseline_engines(self) -> Path:
+        options = self._options
+        with self._progress(f"engines of {options.against}"):
+            return self._closing.enter_context(
+                engines_of(options.against, options.building, options.rootpath)
+            )
+
+    def close(self) -> None:
+        """Remove what was only made for this run."""
+        self._closing.close()
+
+    def rig(
+        self,
+        built: Built,
+        beside: Built | None,
+        model: Exported,
+        workload: Workload,
+        rng: random.Random,
+    ) -> Rig:
+        """What times an engine beside another one or the reference, both loaded anew every time."""
         threads = self._options.threads
 
         @contextlib.contextmanager
-        def reference() -> Iterator[Engine]:
-            yield self.open_reference(model, workload)
+        def yardstick() -> Iterator[Engine]:
+            if beside is None:
+                yield self.open_reference(model, workload)
+            else:
+                with beside.load(workload, threads) as engine:
+                    yield engine
 
         openers = {
             CANDIDATE: lambda: built.load(workload, threads),
-            YARDSTICK: reference,
-            SENTINEL: reference,
+            YARDSTICK: yardstick,
+            SENTINEL: yardstick,
         }
         cell_s = self._options.measure_s / self._options.replicates
         return Rig(functools.partial(_open_arms, openers, workload), cell_s, rng)

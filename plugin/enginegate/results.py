@@ -27,6 +27,7 @@ class Context:
         reference: runtime of the reference.
         threads: threads each engine may use.
         method: how times are taken; figures of two methods are not compared.
+        against: what it was measured beside instead of the reference; empty for the reference.
     """
 
     weights: str
@@ -39,6 +40,7 @@ class Context:
     reference: str
     threads: int
     method: str
+    against: str
 
 
 @dataclass(frozen=True)

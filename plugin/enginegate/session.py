@@ -31,7 +31,7 @@ from enginegate.prepare import Preparation, Progress, Reference
 from enginegate.refresh import offer, refresh
 from enginegate.render import render_json, render_text
 from enginegate.results import Accuracy, Context, Result, Speed
-from enginegate.speed import SpeedJudge, Standard, stored
+from enginegate.speed import SpeedJudge, Standard, beside, stored
 from enginegate.stats import FEWEST_REPLICATES
 from enginegate.table import spent_line
 from enginegate.timing import METHOD, Rig, Samples
@@ -67,6 +67,7 @@ class Session:
         self.failures: list[str] = []
         self.notices: list[tuple[Verdict, str, bool]] = []
         self._engines: dict[str, str] = {}
+        self._paired: dict[str, bool] = {}
         self.seed = options.seed if options.seed is not None else secrets.randbelow(1 << 32)
         self._rng = random.Random(self.seed)  # noqa: S311 - placement, not secrets
         self._condition = describe_machine()
@@ -128,6 +129,7 @@ class Session:
             reference=f"{get_backend('onnxruntime').version()} fp32",
             threads=self.options.threads,
             method=METHOD,
+            against=self.options.against,
         )
 
     def judge_embeddings(
@@ -151,8 +153,11 @@ class Session:
                 self.planned[variant] = tuple(sorted({*known, batch}))
 
     def rig(self, built: Built, model: Exported, workload: Workload) -> Rig:
-        """What times a variant."""
-        return self.prepare.rig(built, model, workload, self._rng)
+        """What times a variant: beside the baseline's engine with --against, or the reference."""
+        variant = dataclasses.replace(built.variant, model=model.spec.name)
+        old = self.prepare.baseline_engine(variant) if self.options.against else None
+        self._paired[variant.id] = old is not None
+        return self.prepare.rig(built, old, model, workload, self._rng)
 
     def measured(self, result: Result, rig: Rig, batch: int) -> Samples:
         """The samples of one batch size; its verdict is then in `speed_of`.
@@ -185,6 +190,8 @@ class Session:
         model, context = result.variant.model, result.context
         if self.options.gate is GateLevel.OFF:
             return _nothing(Verdict.NO_BASELINE, "not compared: --gate off")
+        if self.options.against:
+            return self._beside(result, batches)
         baseline = self.baselines.load(model).get(result.variant.key)
         if baseline is not None:
             difference = baseline.difference(context)
@@ -196,6 +203,12 @@ class Session:
         path = os.path.relpath(self.baselines.path(model))
         return _nothing(Verdict.NO_BASELINE, f"none in {path}; write it with --refresh-baselines")
 
+    def _beside(self, result: Result, batches: Sequence[int]) -> Standard:
+        if self._paired[result.variant.id]:
+            return beside(batches)
+        reason = f"{self.options.against} has no engine of it"
+        return _nothing(Verdict.NO_BASELINE, reason)
+
     def _record(self, result: Result) -> Result:
         self.results[result.variant.id] = result
         return result
@@ -205,10 +218,11 @@ class Session:
         if self.results:
             elapsed_s = time.monotonic() - self._started_s
             self.lines.append(spent_line(self._measured_s, elapsed_s - self._measured_s))
-        if self.options.gate is not GateLevel.OFF:
+        if self.options.gate is not GateLevel.OFF and not self.options.save_engines:
             self._attempt(lambda: self._look_for_missing(narrowed))
         self._attempt(lambda: self._settle_baselines(interrupted=interrupted))
         self._attempt(self._write_reports)
+        self.prepare.close()
 
     def _look_for_missing(self, narrowed: str) -> None:
         found = list(unjudged(self.baselines, self.results.values(), self.options, narrowed))
@@ -222,6 +236,8 @@ class Session:
 
     def _settle_baselines(self, *, interrupted: bool) -> None:
         results = list(self.results.values())
+        if self.options.save_engines:
+            return
         settle = refresh if self.options.refresh is not Refresh.NONE else offer
         self.lines += settle(self.baselines, results, self.options, interrupted=interrupted)
 

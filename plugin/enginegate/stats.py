@@ -18,7 +18,7 @@ FEWEST_REPLICATES = 3
 FEWEST_FOR_P99 = 459  # 0.99 ** 459 < 0.01: then the largest is above the quantile with 99 %
 POWER = 0.8
 _EFFECT_SD = 2.0  # of the prior on shift / standard deviation; see docs/measurement.md
-_PRIOR_FREEDOM = 4.0  # sessions that the assumed spread between sessions counts for
+_PRIOR_FREEDOM = 10.0  # sessions that the assumed spread between sessions counts for
 _LEAST_SESSION_SD = 0.005  # of a log ratio between sessions
 _MOST_REPLICATES = 4096
 
@@ -89,7 +89,7 @@ def anchor_of(sessions: Sequence[Sequence[float]]) -> Anchor:
     """Where a new session of an unchanged engine is expected, from the log ratios of stored ones.
 
     Sessions differ by about as much as the replicates in them (measured: docs/measurement.md). That
-    assumption counts like four degrees of freedom beside what the stored sessions show (scaled
+    assumption counts like ten degrees of freedom beside what the stored sessions show (scaled
     inverse chi-squared update, as in Gelman et al., Bayesian Data Analysis, 2.6). The error is that
     of predicting one more session: s_between² (1 + 1/S) + s_within² / n.
     """

@@ -80,6 +80,14 @@ class Store:
         )
 
 
+def read_entry(folder: Path) -> Entry:
+    """An entry that was copied elsewhere. Raises ValueError if a file is not as it was."""
+    fault = _fault(folder)
+    if fault is not None:
+        raise ValueError(fault or "it has no files")
+    return Entry(folder, _manifest(folder)["properties"])
+
+
 def _fill(folder: Path, key: Key, build: Build) -> None:
     properties = dict(build(folder))
     manifest = {"files": sha256_of_folder(folder), "key": dict(key), "properties": properties}

@@ -58,6 +58,7 @@ def _facts(result: Result) -> tuple[str, ...]:
         f"workload: {workload} ({context.workload_sha256[:8]})",
         f"reference: {context.reference}",
         f"threads: {context.threads}",
+        *([f"measured beside: {context.against}"] if context.against else []),
     )
 
 
@@ -73,7 +74,7 @@ def _row(result: Result) -> tuple[str, ...]:
         milliseconds(first.p50_s) if first else _NOTHING,
         milliseconds(first.p99_s[1] if first.p99_s else None) if first else _NOTHING,
         f"{last.texts_per_s:.0f}" if last else _NOTHING,
-        f"{last.yardstick_ratio:.2f}" if last else _NOTHING,
+        f"{last.yardstick_ratio:.2f}" if last and not result.context.against else _NOTHING,
         worst_change(result),
         _sees(result),
         str(result.embedding_verdict),
@@ -149,10 +150,11 @@ def latency_lines(result: Result) -> Iterator[str]:
     for speed in sorted(result.speeds, key=lambda speed: speed.batch):
         tail = speed.tail_judgement.verdict if speed.tail_judgement else Verdict.NOT_MEASURED
         p99 = " … ".join(map(milliseconds, speed.p99_s)) if speed.p99_s else _NOTHING
+        beside = result.context.against or "reference"
         yield (
             f"{result.variant.precision} batch {speed.batch}: p50 {milliseconds(speed.p50_s)} ms, "
             f"p99 {p99} ms, {speed.texts_per_s:.0f} texts/s, "
-            f"{speed.yardstick_ratio:.2f} x yardstick, {speed.verdict}, p99 {tail}"
+            f"{speed.yardstick_ratio:.2f} x {beside}, {speed.verdict}, p99 {tail}"
         )
 
 

@@ -50,7 +50,10 @@ def spoiled(name, arm):
     if name == "candidate":
         return arm
     fault = os.environ.get("PLANTED_SENTINEL", "") if name == "sentinel" else ""
-    return dataclasses.replace(arm, engine=FaultyEngine(arm.engine, fault))
+    return dataclasses.replace(arm, engine=FaultyEngine(unspoiled(arm.engine), fault))
+
+def unspoiled(engine):
+    return engine.engine if isinstance(engine, FaultyEngine) else engine
 """
 
 

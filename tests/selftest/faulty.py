@@ -17,12 +17,12 @@ class FaultyEngine:
     """An engine whose every call takes at least 2 ms, so that a fault of speed has a scale."""
 
     def __init__(self, engine, fault):
-        self._engine, self._fault = engine, fault
+        self.engine, self._fault = engine, fault
         self.executed = engine.executed
 
     def embed(self, batch):
         rows = len(batch["input_ids"])
-        embeddings = np.array(self._engine.embed(batch))
+        embeddings = np.array(self.engine.embed(batch))
         _work(BUSY_S * (1.2 if self._fault == "slow" else 1.0))
         return _SPOIL.get(self._fault, _as_it_is)(embeddings) if rows > 2 else embeddings
 

@@ -79,9 +79,7 @@ def test_a_regression_can_be_accepted_by_the_refresh_itself(project):
     accepted = project.judge("--refresh-baselines", "--accept-regressions")
     assert accepted.ret == 0
     accepted.stdout.re_match_lines(
-        [
-            r"baselines: \d{4}-\d\d-\d\d -> now  tiny-faulty-fp32: batch 1 [\d.]+ % slower.*; replaced"
-        ]
+        [r"baselines: [\d-]+ -> now  tiny-faulty-fp32: batch 1 [\d.]+ % slower.*; replaced"]
     )
     project.judge("--require-baseline").assert_outcomes(passed=3)
 

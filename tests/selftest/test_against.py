@@ -1,0 +1,90 @@
+"""Measuring beside the baseline's engine itself: saved engines, and those of a git revision."""
+
+import subprocess
+
+from enginegate.words import Exit
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=tester", "-c", "user.email=tester@example.com"]
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_saving_engines_builds_and_does_not_time(project):
+    saved = project.judge("--save-engines=saved")
+    saved.assert_outcomes(passed=1, skipped=2)
+    assert (project.path / "saved/tiny/faulty-fp32/engine/engine.onnx").exists()
+    assert not list(project.path.glob("baselines/*"))
+
+
+def test_the_same_engine_beside_itself_passes_and_a_slower_one_regresses(project):
+    project.judge("--save-engines=saved")
+    same = project.judge("--against=saved", "--require-baseline")
+    same.assert_outcomes(passed=3)
+    same.stdout.fnmatch_lines(["*measured beside: saved*"])
+    project.plant("slow")
+    slower = project.judge("--against=saved")
+    slower.assert_outcomes(passed=1, failed=2)
+    assert slower.ret == Exit.REGRESSED
+    assert not (project.path / ".enginegate/accept").exists()
+
+
+def test_an_engine_beside_that_of_a_git_revision(project):
+    git(project.path, "init", "-q")
+    git(project.path, "add", "tiny.onnx", "faulty.py", "conftest.py", "pyproject.toml")
+    git(project.path, "add", "test_accuracy.py", "test_throughput.py")
+    git(project.path, "commit", "-qm", "first")
+    same = project.judge("--against=HEAD", "--require-baseline")
+    same.assert_outcomes(passed=3)
+    listed = subprocess.run(
+        ["git", "worktree", "list"], cwd=project.path, check=True, capture_output=True, text=True
+    )
+    assert len(listed.stdout.splitlines()) == 1
+    project.plant("slow")
+    assert project.judge("--against=HEAD").ret == Exit.REGRESSED
+
+
+def test_a_revision_that_builds_nothing_says_why(project):
+    git(project.path, "init", "-q")
+    git(project.path, "add", "pyproject.toml")
+    git(project.path, "commit", "-qm", "nothing to build from")
+    result = project.judge("--against=HEAD")
+    assert result.ret == Exit.ERROR
+    result.stdout.fnmatch_lines(["--against HEAD: that revision builds no engine with `pytest *"])
+
+
+def test_neither_a_folder_nor_a_revision(project):
+    result = project.judge("--against=nonsense")
+    assert result.ret == Exit.ERROR
+    result.stdout.fnmatch_lines(["--against nonsense: neither a folder of saved engines nor*"])
+
+
+def test_a_saved_engine_that_is_not_whole(project):
+    project.judge("--save-engines=saved")
+    engine = project.path / "saved/tiny/faulty-fp32/engine/engine.onnx"
+    engine.write_bytes(engine.read_bytes()[:-7])
+    result = project.judge("--against=saved")
+    assert result.ret == Exit.ERROR
+    result.stdout.fnmatch_lines(["saved engine *is not whole (engine.onnx does not match*"])
+
+
+def test_a_variant_that_was_not_saved_has_no_baseline(project):
+    project.judge("--save-engines=saved")
+    result = project.run("--precision", "int8", "--against=saved", "--require-baseline")
+    assert result.ret == Exit.UNPROVEN
+    result.stdout.fnmatch_lines(["*no baseline: saved has no engine of it*"])
+
+
+def test_refreshing_beside_an_engine_is_refused(project):
+    result = project.judge("--against=saved", "--refresh-baselines")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: --refresh-baselines measures beside the reference*"])
+
+
+def test_two_yardsticks_that_differ_make_the_run_invalid(project):
+    project.judge("--refresh-baselines")
+    project.plant_sentinel("slow")
+    result = project.judge("--replicates=8")
+    assert result.ret == Exit.INVALID
+    result.stdout.fnmatch_lines(["*invalid: two copies of the yardstick differ: *"])
+    assert "regressed" not in result.stdout.str()
