@@ -179,20 +179,79 @@ def run_worker(out, folder, seed, labels):
     print(labels, f"{time.time() - start:.1f} s", flush=True)
 
 
-if __name__ == "__main__":
-    if sys.argv[1] == "worker":
-        worker(Path(sys.argv[2]), int(sys.argv[3]), INSTANCES, BLOCKS)
-        sys.exit()
+PAIRS = (("E1", "E2"), ("R1", "R2"), ("E1", "R1"), ("E1", "G"), ("E1", "S"))
+NAMES = {"E": "engine", "R": "reference", "G": "GEMM", "S": "stream"}
+LEVELS = ("session", "build", "process", "instance")
+
+
+def analyse(files: list[Path]) -> None:
+    """Print the spread at each level, and the mean of each session."""
+    for file in files:
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        for cell, (backend, precision, batch) in enumerate(CELLS):
+            mine = [row for row in rows if row["cell"] == cell]
+            call_ms = 1000 * np.median([np.median(row["times"]["E1"]) for row in mine])
+            print(f"{file.stem}: {backend} {precision} batch {batch}, {call_ms:.3g} ms a call")
+            print("  ratio              bias   block  instance  process   build  session means")
+            for a, b in PAIRS:
+                print(" ", spread_line(mine, a, b))
+
+
+def spread_line(rows: list[dict], a: str, b: str) -> str:
+    ratios = [np.log(np.array(r["times"][a]) / np.array(r["times"][b])) for r in rows]
+    values = np.array([np.median(ratio) for ratio in ratios])
+    block = np.sqrt(np.mean([ratio.var(ddof=1) for ratio in ratios]))
+    sessions, build, process, instance = nested(rows, values)
+    name = f"{NAMES[a[0]]} / {NAMES[b[0]]}"
+    bias = f"{values.mean():+7.2%}" if a[0] == b[0] else "       "
+    means = ", ".join(f"{mean:+.1%}" for mean in sessions)
+    parts = f"{block:6.2%}  {instance:8.2%}  {process:7.2%}  {build:6.2%}"
+    return f"{name:22} {bias} {parts}  {means}"
+
+
+def nested(rows: list[dict], values):
+    """Session means, and standard deviations of build, process and instance.
+
+    Moments of the nested design: the variance of group means less what the level below explains;
+    0 where that is negative. `instance` includes what is left of the blocks in their median.
+    """
+    keys = [tuple(row[level] for level in LEVELS[:3]) for row in rows]
+    within, means = {}, dict(zip([(*k, i) for i, k in enumerate(keys)], values, strict=True))
+    spreads = []
+    for depth in (3, 2, 1):
+        groups: dict = {}
+        for key, value in means.items():
+            groups.setdefault(key[:depth], []).append(value)
+        variance = np.mean([np.var(g, ddof=1) for g in groups.values() if len(g) > 1])
+        spreads.append(np.sqrt(max(0.0, variance - within.get("error", 0.0))))
+        within["error"] = variance / np.mean([len(g) for g in groups.values()])
+        means = {key: np.mean(group) for key, group in groups.items()}
+    instance, process, build = spreads
+    return [means[key] for key in sorted(means)], build, process, instance
+
+
+def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("command", choices=["collect", "analyse"])
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--sessions", type=int, default=1)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--neighbour", action="store_true")
+    parser.add_argument("--folder", type=Path, default=Path("~/.cache/enginegate-variance"))
     given = parser.parse_args()
-    base = Path("/tmp/variance")
+    if given.command == "analyse":
+        analyse(given.files)
+        return
+    base = given.folder.expanduser()
     builds = [str(base / f"build{n}") for n in range(BUILDS)]
     for n, folder in enumerate(builds):
         if not Path(folder, "spec.json").exists():
             prepare(base / f"cache{n}", Path(folder))
     collect(given.files[0], given.sessions, given.neighbour, given.first, builds)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "worker":
+        worker(Path(sys.argv[2]), int(sys.argv[3]), INSTANCES, BLOCKS)
+    else:
+        main()

@@ -1,29 +1,26 @@
 """Stored measurements: one readable file per machine and model, written whole or not at all."""
 
-import contextlib
 import datetime
 import functools
-import hashlib
 import json
 import math
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from enginegate.errors import BaselineError
-from enginegate.files import parse_json, readable_json, write_atomic
+from enginegate.files import locked, parse_json, readable_json, write_atomic
 from enginegate.machine import Machine, library_versions
 from enginegate.migration import SCHEMA, migrate
 from enginegate.results import Context, Result, Speed
 
+CALIBRATION = "calibration.json"
 _DIGITS = 5
 _COMPARED = ("method", "workload_sha256", "seq_len", "threads", "reference")
 _KEPT_SESSIONS = 6  # the oldest, so that many small slips add up in sight, and the newest
 _MOST_BYTES = 16 << 20
-_LOCK_WAIT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,8 @@ class Baselines:
 
     def models(self) -> list[str]:
         """Models that have a file on this machine."""
-        return sorted(file.stem for file in (self.root / self.machine.id).glob("*.json"))
+        files = (self.root / self.machine.id).glob("*.json")
+        return sorted(file.stem for file in files if file.name != CALIBRATION)
 
     def other_machines(self, model: str) -> list[str]:
         """Other machines that have a baseline of the model."""
@@ -121,14 +119,22 @@ class Baselines:
         """
         source = self.path(model)
         target = source if root is None else root / source.relative_to(self.root)
-        with _locked(source):
-            content = read_content(source) or {"variants": {}}
-            content |= {"schema": SCHEMA, "model": model, "machine": self.machine.as_json()}
-            for update in updates:
-                key = update.result.variant.key
-                content["variants"][key] = _merged(content["variants"].get(key), update)
-            write_content(target, content)
+        try:
+            with locked(source):
+                write_content(target, self._content(model, updates))
+        except TimeoutError as error:
+            raise BaselineError(
+                f"{error}; nothing was changed, run again when it is done"
+            ) from error
         return target
+
+    def _content(self, model: str, updates: Sequence[Update]) -> Any:
+        content = read_content(self.path(model)) or {"variants": {}}
+        content |= {"schema": SCHEMA, "model": model, "machine": self.machine.as_json()}
+        for update in updates:
+            key = update.result.variant.key
+            content["variants"][key] = _merged(content["variants"].get(key), update)
+        return content
 
 
 def write_content(path: Path, content: Mapping[str, Any]) -> None:
@@ -142,36 +148,28 @@ def write_content(path: Path, content: Mapping[str, Any]) -> None:
         ) from error
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep other runs from writing `path`. The lock file is not beside it, where git would see."""
-    from filelock import FileLock, Timeout
-
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
-    lock = FileLock(Path(tempfile.gettempdir()) / f"enginegate-{digest}.lock")
-    try:
-        with lock.acquire(timeout=_LOCK_WAIT_S):
-            yield
-    except Timeout as error:
-        raise BaselineError(
-            f"another run has been writing {path} for {_LOCK_WAIT_S:.0f} s; nothing was changed, "
-            "run again when it is done"
-        ) from error
-
-
 def read_content(path: Path) -> Any:
     """The validated content of a file in the newest schema, or None if there is none.
 
     Raises BaselineError.
     """
-    import jsonschema
-
     try:
-        content = migrate(parse_json(_read_text(path)))
-        jsonschema.validate(content, _schema())
+        return parse_content(path, _read_text(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
+        raise _invalid(path, str(error)) from error
+
+
+def parse_content(path: Path, text: str) -> Any:
+    """The validated content of `text`, which was found at `path`. Raises BaselineError."""
+    import jsonschema
+
+    try:
+        _refuse_conflict(text)
+        content = migrate(parse_json(text))
+        jsonschema.validate(content, _schema())
+    except ValueError as error:
         raise _invalid(path, str(error)) from error
     except jsonschema.ValidationError as error:
         raise _invalid(path, f"{error.json_path}: {error.message[:200]}") from error
@@ -181,11 +179,13 @@ def read_content(path: Path) -> Any:
 def _read_text(path: Path) -> str:
     if (size := path.stat().st_size) > _MOST_BYTES:
         raise ValueError(f"{size >> 20} MB, a baseline has at most {_MOST_BYTES >> 20} MB")
-    text = path.read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8")
+
+
+def _refuse_conflict(text: str) -> None:
     for number, line in enumerate(text.splitlines(), start=1):
         if line.startswith(("<<<<<<<", ">>>>>>>")):
             raise ValueError(f"line {number} is a merge conflict marker: resolve it first")
-    return text
 
 
 def _invalid(path: Path, reason: str) -> BaselineError:

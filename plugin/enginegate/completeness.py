@@ -7,19 +7,14 @@ from enginegate.options import Options
 from enginegate.results import Result
 
 
-def unjudged(
-    baselines: Baselines, results: Iterable[Result], options: Options, narrowed: str
-) -> Iterator[str]:
+def unjudged(baselines: Baselines, results: Iterable[Result], options: Options) -> Iterator[str]:
     """What is stored on this machine for what was asked, and was not judged; in words.
 
-    `narrowed` says by what the run was narrowed to some of its tests: then there is only a note if
-    there is anything stored at all. Raises BaselineError.
+    Raises BaselineError.
     """
     by_model: dict[str, list[Result]] = {}
     for result in results:
         by_model.setdefault(result.variant.model, []).append(result)
-    if narrowed:
-        return
     for model in _expected(baselines, options, by_model):
         judged = {result.variant.key: result for result in by_model.get(model, [])}
         for key, baseline in baselines.load(model).items():

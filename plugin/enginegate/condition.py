@@ -47,14 +47,15 @@ class Condition:
         return cls(time.perf_counter(), time.process_time(), _steal_s(), switches, throttled_s())
 
 
-def disturbance(before: Condition, after: Condition) -> str:
-    """What disturbed the time between; empty if nothing did."""
+def disturbance(before: Condition, after: Condition, *, own: bool) -> str:
+    """What disturbed the time between; empty if nothing did. `own`: this process was at work."""
     elapsed_s = after.time_s - before.time_s
     found = {
         "throttled": after.throttled_s > before.throttled_s,
         "steal": after.steal_s - before.steal_s > _MOST_AWAY * elapsed_s,
-        "preempted": after.switches - before.switches > 1 + _MOST_SWITCHES_PER_S * elapsed_s,
-        "off the processor": after.cpu_s - before.cpu_s < (1 - _MOST_AWAY) * elapsed_s,
+        "preempted": own
+        and after.switches - before.switches > 1 + _MOST_SWITCHES_PER_S * elapsed_s,
+        "off the processor": own and after.cpu_s - before.cpu_s < (1 - _MOST_AWAY) * elapsed_s,
     }
     return ", ".join(name for name, is_so in found.items() if is_so)
 

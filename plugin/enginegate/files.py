@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK_BYTES = 1 << 20
+_LOCK_WAIT_S = 30.0
 _FLAT_LIST = re.compile(r"\[[^\[\]{}\"]*\]")
 
 
@@ -36,6 +37,28 @@ def _temporary_beside(path: Path) -> Iterator[tuple[int, Path]]:
         yield descriptor, Path(name)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other runs from writing `path`. The lock file is not beside it, where git would see it.
+
+    Raises TimeoutError if another run does not let go of it.
+    """
+    from filelock import FileLock, Timeout
+
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    lock = FileLock(Path(tempfile.gettempdir()) / f"enginegate-{digest}.lock")
+    try:
+        lock.acquire(timeout=_LOCK_WAIT_S)
+    except Timeout as error:
+        raise TimeoutError(
+            f"another run has been writing {path} for {_LOCK_WAIT_S:.0f} s"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sha256_of(path: Path) -> str:

@@ -26,6 +26,7 @@ def add_options(parser: pytest.Parser) -> None:
     add("--max-slowdown-p99", metavar="X", help="the same of the p99 (default 0.1)")
     add("--gate", metavar="LEVEL", help="strict, normal (default), warn or off")
     add("--against", metavar="REF|DIR", help="measure beside saved engines")
+    add("--against-python", metavar="EXE", help="measure beside the libraries of an interpreter")
     add("--save-engines", metavar="DIR", help="save the built engines for a later --against")
     add("--measure-seed", type=int, metavar="N", help="seed of loading order and placement")
     add("--baselines", metavar="DIR", help="folder of the baselines (default baselines/)")
@@ -36,6 +37,7 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="all|missing",
         help="measure anew and write the baselines",
     )
+    add("--calibrate", action="store_true", help="measure what the gate is worth here")
     add("--dry-run", action="store_true", help="with --refresh-baselines: write nothing")
     add("--accept-regressions", action="store_true", help="a refresh may write what regressed")
     add("--history", action="store_true", default=None, help="append to baselines/history")

@@ -83,7 +83,9 @@ class Options:
         dry_run: say what would be written, and write nothing.
         accept_regressions: a regressed variant may overwrite its baseline.
         against: git revision or folder of saved engines to measure beside; empty for stored ones.
+        against_python: interpreter with the libraries to measure beside; empty for this one.
         save_engines: folder to save the built engines in, or None.
+        calibrate: measure every engine beside itself, to learn what the gate is worth.
         seed: of the order and the placement in memory; None for another one in every run.
         history: append the figures to the history.
         rootpath: pytest's root folder.
@@ -113,7 +115,9 @@ class Options:
     dry_run: bool
     accept_regressions: bool
     against: str
+    against_python: str
     save_engines: Path | None
+    calibrate: bool
     seed: int | None
     history: bool
     rootpath: Path
@@ -126,6 +130,12 @@ class Options:
     def variants(self) -> tuple[Variant, ...]:
         """Every variant of this run, grouped by model."""
         return plan(self.models or (UNNAMED_MODEL,), self.backend, self.precisions)
+
+    @property
+    def beside(self) -> str:
+        """What to measure beside, in words; empty for the reference."""
+        python = f"libraries of {self.against_python}" if self.against_python else ""
+        return " with the ".join(part for part in (self.against, python) if part)
 
     @property
     def building(self) -> list[str]:
@@ -157,7 +167,7 @@ class Options:
         table = _read_table(config)
         get = _Settings(config, table)
         specs = specs_from(_mapping(table, "models"), config.rootpath)
-        if config.getoption("--against") and config.getoption("--refresh-baselines"):
+        if _compares(config) and config.getoption("--refresh-baselines"):
             raise OptionError(
                 "--refresh-baselines measures beside the reference: run it without --against"
             )
@@ -184,7 +194,9 @@ class Options:
             dry_run=config.getoption("--dry-run"),
             accept_regressions=config.getoption("--accept-regressions"),
             against=config.getoption("--against") or "",
+            against_python=config.getoption("--against-python") or "",
             save_engines=_given_path(config, "--save-engines"),
+            calibrate=config.getoption("--calibrate"),
             seed=config.getoption("--measure-seed"),
             history=bool(get.raw("history")),
             rootpath=config.rootpath,
@@ -193,6 +205,10 @@ class Options:
             report_text=_given_path(config, "--report-text"),
             report_json=_given_path(config, "--report-json"),
         )
+
+
+def _compares(config: pytest.Config) -> bool:
+    return bool(config.getoption("--against") or config.getoption("--against-python"))
 
 
 class _Settings:

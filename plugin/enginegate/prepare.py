@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 
 from enginegate.accuracy import check_sane, compare, limits_for, violations
 from enginegate.build import Built, build_engine, choose_best
-from enginegate.engines import Embeddings, Engine, embed_all, get_backend
+from enginegate.engines import Embeddings, Engine, embed_all, get_backend, target_of
 from enginegate.engines.onnxruntime import open_onnx, run_onnx
 from enginegate.errors import EmbeddingError
 from enginegate.export import export_model, tokenize_with
@@ -22,13 +23,14 @@ from enginegate.models import Exported, ModelSpec
 from enginegate.options import Options
 from enginegate.saved import engines_of, save_engine, saved_engine
 from enginegate.store import Store
-from enginegate.timing import CANDIDATE, SENTINEL, YARDSTICK, LocalArm, Rig, placed
+from enginegate.timing import CANDIDATE, SENTINEL, YARDSTICK, Arm, LocalArm, Rig, placed
 from enginegate.variants import Precision, Variant
-from enginegate.workload import Workload, make_workload, read_texts, take
+from enginegate.worker import Load, open_remote
+from enginegate.workload import Batch, Workload, make_workload, read_texts, take
 
 _MOST_PADDING_BYTES = 1 << 20
 
-OpenEngine = Callable[[], AbstractContextManager[Engine]]
+OpenArm = Callable[[Mapping[int, Batch], random.Random], AbstractContextManager[Arm]]
 Progress = Callable[[str], AbstractContextManager[None]]
 
 
@@ -139,9 +141,11 @@ class Preparation:
     @functools.cached_property
     def _baseline_engines(self) -> Path:
         options = self._options
-        with self._progress(f"engines of {options.against}"):
+        with self._progress(f"engines of {options.beside}"):
             return self._closing.enter_context(
-                engines_of(options.against, options.building, options.rootpath)
+                engines_of(
+                    options.against, options.building, options.rootpath, options.against_python
+                )
             )
 
     def close(self) -> None:
@@ -157,39 +161,68 @@ class Preparation:
         rng: random.Random,
     ) -> Rig:
         """What times an engine beside another one or the reference, both loaded anew every time."""
-        threads = self._options.threads
+        options = self._options
+        threads = options.threads
 
-        @contextlib.contextmanager
-        def yardstick() -> Iterator[Engine]:
-            if beside is None:
-                yield self.open_reference(model, workload)
-            else:
-                with beside.load(workload, threads) as engine:
-                    yield engine
+        def reference() -> AbstractContextManager[Engine]:
+            return contextlib.nullcontext(self.open_reference(model, workload))
 
+        def arm(found: Built | None, python: str) -> OpenArm:
+            if found is not None and options.against_python:
+                return _remote(python, found, workload, threads)
+            return local_arm(
+                functools.partial(found.load, workload, threads) if found else reference
+            )
+
+        yardstick = arm(beside, options.against_python)
         openers = {
-            CANDIDATE: lambda: built.load(workload, threads),
+            CANDIDATE: arm(built, sys.executable),
             YARDSTICK: yardstick,
             SENTINEL: yardstick,
         }
-        cell_s = self._options.measure_s / self._options.replicates
-        return Rig(functools.partial(_open_arms, openers, workload), cell_s, rng)
+        replicate_s = options.measure_s * len(options.batches) / options.replicates
+        open_all = functools.partial(open_arms, openers, workload)
+        return Rig(open_all, replicate_s, rng, watch_self=not options.against_python)
+
+
+def local_arm(open_engine: Callable[[], AbstractContextManager[Engine]]) -> OpenArm:
+    """An arm in this process."""
+
+    @contextlib.contextmanager
+    def opened(inputs: Mapping[int, Batch], rng: random.Random) -> Iterator[Arm]:
+        with open_engine() as engine:
+            yield LocalArm(engine, {size: placed(batch, rng) for size, batch in inputs.items()})
+
+    return opened
+
+
+def _remote(python: str, built: Built, workload: Workload, threads: int) -> OpenArm:
+    """An arm in a process of `python`."""
+    entry = built.entry
+    target = target_of(built.backend)
+    load = Load(built.backend, target, entry.folder, entry.properties, threads)
+    probe = take(workload.evaluation, slice(2))
+
+    def opened(inputs: Mapping[int, Batch], rng: random.Random) -> AbstractContextManager[Arm]:
+        return open_remote(python, load, inputs, probe, rng.getrandbits(32))
+
+    return opened
 
 
 @contextlib.contextmanager
-def _open_arms(
-    openers: Mapping[str, OpenEngine],
+def open_arms(
+    openers: Mapping[str, OpenArm],
     workload: Workload,
     batches: Sequence[int],
     rng: random.Random,
-) -> Iterator[Mapping[str, LocalArm]]:
+) -> Iterator[Mapping[str, Arm]]:
     """Every arm loaded, in random order, among arrays of random size."""
     names = list(openers)
     rng.shuffle(names)
+    inputs = {size: workload.batch(size) for size in batches}
     arms, padding = {}, []
     with contextlib.ExitStack() as stack:
         for name in names:
             padding.append(bytearray(rng.randrange(_MOST_PADDING_BYTES)))
-            engine = stack.enter_context(openers[name]())
-            arms[name] = LocalArm(engine, {b: placed(workload.batch(b), rng) for b in batches})
+            arms[name] = stack.enter_context(openers[name](inputs, rng))
         yield arms

@@ -80,7 +80,7 @@ def offer(
     place = options.rootpath / ACCEPT
     shutil.rmtree(place, ignore_errors=True)
     worse = [r for r in results if r.speed_verdict is Verdict.REGRESSED and r.embeddings_passed]
-    if options.against or interrupted or not worse:
+    if options.beside or interrupted or not worse:
         return
     for model in dict.fromkeys(result.variant.model for result in worse):
         updates = [Update(r, replace=True) for r in worse if r.variant.model == model]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from enginegate.files import readable_json
@@ -42,11 +42,16 @@ def render_json(
 
 
 def _block(section: Section) -> list[str]:
-    table = [HEADER, *section.rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(HEADER))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in table]
-    facts = "; ".join(section.facts)
-    return [section.title, facts, *(line.rstrip() for line in lines), *section.notes]
+    lines = aligned([HEADER, *section.rows])
+    return [section.title, "; ".join(section.facts), *lines, *section.notes]
+
+
+def aligned(rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Rows of equal length as lines with aligned columns."""
+    table = list(rows)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        yield "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
 
 
 def _result(result: Result) -> dict[str, Any]:

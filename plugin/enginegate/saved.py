@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from enginegate.build import Built
@@ -56,20 +57,27 @@ def _folder(root: Path, variant: Variant) -> Path:
 
 
 @contextlib.contextmanager
-def engines_of(against: str, arguments: Sequence[str], rootpath: Path) -> Iterator[Path]:
+def engines_of(
+    against: str, arguments: Sequence[str], rootpath: Path, python: str
+) -> Iterator[Path]:
     """The folder of engines to measure beside: `against` itself, or built from that git revision.
 
-    `arguments` are pytest's, of the run that builds them. Raises OptionError for what is neither a
-    folder nor a revision, and EngineError if that revision builds nothing.
+    Without `against` they are built from the project as it is. `arguments` are pytest's, of the run
+    that builds them, in the interpreter `python` or, where that is empty, in this one. Raises
+    OptionError for what is neither a folder nor a revision, EngineError if nothing was built.
     """
-    if Path(against).is_dir():
+    if against and Path(against).is_dir():
         yield Path(against)
         return
     with tempfile.TemporaryDirectory(prefix="enginegate-against-") as folder:
         tree, engines = Path(folder, "tree"), Path(folder, "engines")
-        with _worktree(against, tree, rootpath) as project:
-            _build(project, engines, against, arguments)
+        with _tree(against, tree, rootpath) as project:
+            _build(project, engines, [python or sys.executable, "-m", "pytest", *arguments])
         yield engines
+
+
+def _tree(revision: str, tree: Path, rootpath: Path) -> AbstractContextManager[Path]:
+    return _worktree(revision, tree, rootpath) if revision else contextlib.nullcontext(rootpath)
 
 
 @contextlib.contextmanager
@@ -97,15 +105,18 @@ def _git(folder: Path, *arguments: str) -> str:
     return found.stdout.strip() if found.returncode == 0 else ""
 
 
-def _build(project: Path, engines: Path, revision: str, arguments: Sequence[str]) -> None:
-    command = [sys.executable, "-m", "pytest", *arguments, f"--save-engines={engines}"]
+def _build(project: Path, engines: Path, command: Sequence[str]) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    found = subprocess.run(  # noqa: S603
-        command, cwd=project, capture_output=True, text=True, check=False, env=environment
-    )
+    whole = [*command, f"--save-engines={engines}"]
+    try:
+        found = subprocess.run(  # noqa: S603
+            whole, cwd=project, capture_output=True, text=True, check=False, env=environment
+        )
+    except OSError as error:
+        raise OptionError(f"--against-python {command[0]}: {error.strerror}") from error
     if not engines.exists():
         tail = "\n".join(found.stdout.splitlines()[-_TAIL_LINES:])
         raise EngineError(
-            f"--against {revision}: that revision builds no engine with `pytest "
-            f"{' '.join(arguments)}`:\n{tail}\n{found.stderr.strip()}"
+            f"nothing to measure beside: {' '.join(command)} builds no engine in {project}:\n"
+            f"{tail}\n{found.stderr.strip()}"
         )

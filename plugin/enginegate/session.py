@@ -12,6 +12,12 @@ from typing import Any
 from enginegate.accuracy import DEFAULT_LIMITS, Limits, compare
 from enginegate.baselines import Baselines
 from enginegate.build import Built, execution_flags
+from enginegate.calibration import (
+    REPLICATES,
+    calibrate_results,
+    calibration_lines,
+    save_calibration,
+)
 from enginegate.completeness import unjudged
 from enginegate.condition import describe_machine
 from enginegate.engines import (
@@ -24,6 +30,7 @@ from enginegate.engines import (
 )
 from enginegate.errors import EmbeddingError, EngineGateError, ModelError, OptionError
 from enginegate.files import write_atomic
+from enginegate.history import append_history
 from enginegate.machine import this_machine
 from enginegate.models import Exported
 from enginegate.options import GateLevel, Options, Refresh
@@ -78,7 +85,9 @@ class Session:
         options = self.options
         if options.replicates < FEWEST_REPLICATES:
             raise OptionError(f"--replicates {options.replicates}: at least {FEWEST_REPLICATES}")
-        rules = Rules(options.replicates, options.max_time_s, _ALARM, _MISS)
+        self._gating = Rules(options.replicates, options.max_time_s, _ALARM, _MISS)
+        many = dataclasses.replace(self._gating, replicates=REPLICATES)
+        rules = many if options.calibrate else self._gating
         limits = {P50: options.max_slowdown, P99: options.max_slowdown_p99}
         return SpeedJudge(Trial(rules, time.monotonic), limits, self.evidence)
 
@@ -129,7 +138,7 @@ class Session:
             reference=f"{get_backend('onnxruntime').version()} fp32",
             threads=self.options.threads,
             method=METHOD,
-            against=self.options.against,
+            against="itself" if self.options.calibrate else self.options.beside,
         )
 
     def judge_embeddings(
@@ -155,7 +164,8 @@ class Session:
     def rig(self, built: Built, model: Exported, workload: Workload) -> Rig:
         """What times a variant: beside the baseline's engine with --against, or the reference."""
         variant = dataclasses.replace(built.variant, model=model.spec.name)
-        old = self.prepare.baseline_engine(variant) if self.options.against else None
+        old = self.prepare.baseline_engine(variant) if self.options.beside else None
+        old = built if self.options.calibrate else old
         self._paired[variant.id] = old is not None
         return self.prepare.rig(built, old, model, workload, self._rng)
 
@@ -178,7 +188,7 @@ class Session:
 
     def _measure(self, result: Result, rig: Rig, batches: Sequence[int]) -> None:
         name, standard = result.variant.id, self._standard(result, batches)
-        cell = f"{name}@{self._engines[name]}{self.options.against}"
+        cell = f"{name}@{self._engines[name]}{self.options.beside}"
         judged = self._judge.judge(rig, batches, standard, cell)
         self._speeds |= {(name, batch): found for batch, found in judged.items()}
         speeds = tuple(speed for _, speed in judged.values())
@@ -190,7 +200,7 @@ class Session:
         model, context = result.variant.model, result.context
         if self.options.gate is GateLevel.OFF:
             return _nothing(Verdict.NO_BASELINE, "not compared: --gate off")
-        if self.options.against:
+        if self.options.beside or self.options.calibrate:
             return self._beside(result, batches)
         baseline = self.baselines.load(model).get(result.variant.key)
         if baseline is not None:
@@ -206,7 +216,7 @@ class Session:
     def _beside(self, result: Result, batches: Sequence[int]) -> Standard:
         if self._paired[result.variant.id]:
             return beside(batches)
-        reason = f"{self.options.against} has no engine of it"
+        reason = f"{self.options.beside} has no engine of it"
         return _nothing(Verdict.NO_BASELINE, reason)
 
     def _record(self, result: Result) -> Result:
@@ -225,10 +235,24 @@ class Session:
         self.prepare.close()
 
     def _look_for_missing(self, narrowed: str) -> None:
-        found = list(unjudged(self.baselines, self.results.values(), self.options, narrowed))
+        if narrowed and self.baselines.models():
+            self.lines.append(f"not looked for lost checks: the run was narrowed by {narrowed}")
+        if narrowed:
+            return
+        found = list(unjudged(self.baselines, self.results.values(), self.options))
         self.lines += [f"not judged: {line}" for line in found]
         if found and self.options.fails(Verdict.NO_BASELINE):
             self.failures.append(Verdict.NO_BASELINE)
+
+    def _calibrate(self, results: Sequence[Result]) -> None:
+        found = calibrate_results(
+            results, self.options.max_slowdown, self._gating, self._measured_s, self.seed
+        )
+        self.lines += calibration_lines(found)
+        if found:
+            folder = self.baselines.root / self.baselines.machine.id
+            path = save_calibration(folder, found, dataclasses.asdict(self._gating))
+            self.lines.append(f"calibration: wrote {os.path.relpath(path)}")
 
     def exit_status(self) -> int:
         """0, 1, or one of `Exit`."""
@@ -238,6 +262,13 @@ class Session:
         results = list(self.results.values())
         if self.options.save_engines:
             return
+        if self.options.calibrate:
+            self._calibrate(results)
+            return
+        if self.options.history and not self.options.beside:
+            append_history(
+                results, self.baselines.root, self.baselines.machine.id, self.options.rootpath
+            )
         settle = refresh if self.options.refresh is not Refresh.NONE else offer
         self.lines += settle(self.baselines, results, self.options, interrupted=interrupted)
 

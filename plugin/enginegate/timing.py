@@ -149,38 +149,46 @@ class Rig:
 
     Attributes:
         open_arms: loads candidate, yardstick and sentinel anew, for the given batch sizes.
-        cell_s: seconds to spend on one batch size of one replicate; one block at least.
+        replicate_s: seconds of one replicate, shared by its batch sizes; one block each at least.
         rng: order of loading, of the turns, and placement in memory.
+        watch_self: whether the arms run in this process, so that its own counters matter.
     """
 
     open_arms: OpenArms
-    cell_s: float
+    replicate_s: float
     rng: random.Random
+    watch_self: bool = True
 
     def replicate(self, batches: Sequence[int]) -> dict[int, Replicate]:
         """One replicate of each batch size; the smallest also watches the sentinel."""
+        cell_s = self.replicate_s / len(batches)
         with self.open_arms(batches, self.rng) as arms:
-            return {batch: self._blocks(arms, batch, min(batches)) for batch in batches}
+            return {
+                batch: self._blocks(arms, batch, cell_s, watched=batch == min(batches))
+                for batch in batches
+            }
 
-    def _blocks(self, arms: Mapping[str, Arm], batch: int, watched: int) -> Replicate:
-        order = [name for name in arms if name != SENTINEL or batch == watched]
+    def _blocks(
+        self, arms: Mapping[str, Arm], batch: int, cell_s: float, *, watched: bool
+    ) -> Replicate:
+        order = [name for name in arms if name != SENTINEL or watched]
         self.rng.shuffle(order)
         call_s = {name: min(arms[name].run(batch, SETTLE_S)) for name in order}
         start = time.perf_counter()
-        blocks = [_block(arms, order, batch, call_s)]
+        blocks = [self._block(arms, order, batch, call_s)]
         block_s = time.perf_counter() - start
-        more = max(0, round(self.cell_s / block_s) - 1)
-        return Replicate((*blocks, *(_block(arms, order, batch, call_s) for _ in range(more))))
+        while len(blocks) < round(cell_s / block_s):
+            blocks.append(self._block(arms, order, batch, call_s))
+        return Replicate(tuple(blocks))
 
-
-def _block(
-    arms: Mapping[str, Arm], order: Sequence[str], batch: int, call_s: Mapping[str, float]
-) -> Block:
-    before = Condition.now()
-    turns = [_turn(arms[name], batch, call_s[name]) for name in [*order, *reversed(order)]]
-    disturbed = disturbance(before, Condition.now())
-    pairs = zip(order, turns[: len(order)], reversed(turns[len(order) :]), strict=True)
-    return Block({name: (first, second) for name, first, second in pairs}, disturbed)
+    def _block(
+        self, arms: Mapping[str, Arm], order: Sequence[str], batch: int, call_s: Mapping[str, float]
+    ) -> Block:
+        before = Condition.now()
+        turns = [_turn(arms[name], batch, call_s[name]) for name in [*order, *reversed(order)]]
+        disturbed = disturbance(before, Condition.now(), own=self.watch_self)
+        pairs = zip(order, turns[: len(order)], reversed(turns[len(order) :]), strict=True)
+        return Block({name: (first, second) for name, first, second in pairs}, disturbed)
 
 
 def _turn(arm: Arm, batch: int, call_s: float) -> Turn:

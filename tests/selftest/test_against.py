@@ -1,6 +1,7 @@
 """Measuring beside the baseline's engine itself: saved engines, and those of a git revision."""
 
 import subprocess
+import sys
 
 from enginegate.words import Exit
 
@@ -50,13 +51,43 @@ def test_a_revision_that_builds_nothing_says_why(project):
     git(project.path, "commit", "-qm", "nothing to build from")
     result = project.judge("--against=HEAD")
     assert result.ret == Exit.ERROR
-    result.stdout.fnmatch_lines(["--against HEAD: that revision builds no engine with `pytest *"])
+    result.stdout.fnmatch_lines(["nothing to measure beside: * builds no engine in *"])
 
 
 def test_neither_a_folder_nor_a_revision(project):
     result = project.judge("--against=nonsense")
     assert result.ret == Exit.ERROR
     result.stdout.fnmatch_lines(["--against nonsense: neither a folder of saved engines nor*"])
+
+
+def another_name(project):
+    """This interpreter under another name."""
+    script = project.write("python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+def test_beside_the_libraries_of_another_interpreter(project):
+    """Both arms run in processes of their own."""
+    other = another_name(project)
+    same = project.judge(f"--against-python={other}", "--require-baseline")
+    same.assert_outcomes(passed=3)
+    same.stdout.fnmatch_lines([f"*measured beside: libraries of {other}*"])
+
+
+def test_an_interpreter_that_is_not_there(project):
+    result = project.judge("--against-python=nowhere/python")
+    assert result.ret == Exit.ERROR
+    result.stdout.fnmatch_lines(["--against-python nowhere/python: No such file or directory"])
+
+
+def test_a_worker_that_fails_says_why(project):
+    other = another_name(project)
+    project.judge("--save-engines=saved")
+    project.write("faulty.py", "raise ImportError('gone')\n")
+    result = project.judge(f"--against-python={other}", "--against=saved")
+    assert result.ret == Exit.ERROR
+    result.stdout.fnmatch_lines(["worker *: ImportError: gone"])
 
 
 def test_a_saved_engine_that_is_not_whole(project):

@@ -118,6 +118,11 @@ def register(name: str, target: str) -> None:
     _REGISTERED[name] = Registration(target, (), "")
 
 
+def target_of(name: str) -> str:
+    """`module:Class` of a registered backend."""
+    return _REGISTERED[name].target
+
+
 def resolve(name: str) -> str:
     """The backend that `auto` stands for, OpenVINO; any other name as it is."""
     return "openvino" if name == "auto" else name

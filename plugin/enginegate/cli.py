@@ -1,0 +1,76 @@
+"""The `enginegate` command: what lies in the baselines, and how it developed."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from enginegate.errors import EngineGateError
+from enginegate.history import describe_history, read_history
+from enginegate.library import diff_rows, list_rows, prune, show_rows
+from enginegate.render import aligned
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or 1 with one message if something is wrong."""
+    given = _parser().parse_args(arguments)
+    try:
+        for line in given.run(given):
+            print(line)
+    except EngineGateError as error:
+        print(f"enginegate: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="enginegate", description=__doc__)
+    parser.add_argument("--root", type=Path, default=Path("baselines"), help="default: baselines")
+    commands = parser.add_subparsers(required=True)
+    actions = commands.add_parser("baselines", help="stored measurements").add_subparsers(
+        required=True
+    )
+    actions.add_parser("list", help="a line per variant").set_defaults(run=_list)
+    show = actions.add_parser("show", help="the figures of a model")
+    show.add_argument("model")
+    show.set_defaults(run=_show)
+    diff = actions.add_parser("diff", help="what changed since a git revision")
+    diff.add_argument("revision", nargs="?", default="HEAD")
+    diff.set_defaults(run=_diff)
+    remove = actions.add_parser("prune", help="remove machines, models or variants")
+    for name in ("machine", "model", "variant"):
+        remove.add_argument(f"--{name}", default="", help="only of this one")
+    remove.add_argument("--dry-run", action="store_true", help="say what would be removed")
+    remove.set_defaults(run=_prune)
+    history = commands.add_parser("history", help="change points of what --history noted")
+    history.add_argument("model")
+    history.add_argument("--plot", type=Path, help="draw it into this .png or .svg")
+    history.set_defaults(run=_history)
+    return parser
+
+
+def _list(given: argparse.Namespace) -> Iterator[str]:
+    return aligned(list_rows(given.root))
+
+
+def _show(given: argparse.Namespace) -> Iterator[str]:
+    return aligned(show_rows(given.root, given.model))
+
+
+def _diff(given: argparse.Namespace) -> Iterator[str]:
+    return aligned(diff_rows(given.root, given.revision))
+
+
+def _prune(given: argparse.Namespace) -> Iterator[str]:
+    wanted = (given.machine, given.model, given.variant)
+    return prune(given.root, *wanted, dry_run=given.dry_run)
+
+
+def _history(given: argparse.Namespace) -> Iterator[str]:
+    series = read_history(given.root, given.model)
+    yield from describe_history(series)
+    if given.plot:
+        from enginegate.plots import plot_history
+
+        plot_history(series, given.plot)
+        yield f"drew {given.plot}"

@@ -1,0 +1,165 @@
+"""What --history noted, run by run, and where it changed."""
+
+import datetime
+import itertools
+import json
+import math
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from enginegate.errors import BaselineError
+from enginegate.files import locked, parse_json, write_atomic
+from enginegate.results import Result
+
+FOLDER = "history"
+_PENALTY = 3.0  # times variance and log of the number of runs
+_FEWEST = 3  # runs on either side of a change point
+
+
+@dataclass(frozen=True)
+class Note:
+    """One batch size of one variant in one run.
+
+    Attributes:
+        date: UTC, ISO 8601.
+        commit: of the project, abbreviated; empty outside git.
+        variant: key of the variant.
+        batch: texts per call.
+        p50_s: median seconds of one call.
+        log_ratio: mean over the replicates of log(engine / yardstick).
+        reference: runtime of the yardstick.
+    """
+
+    date: str
+    commit: str
+    variant: str
+    batch: int
+    p50_s: float
+    log_ratio: float
+    reference: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """The notes of one variant and batch size on one machine, oldest first."""
+
+    machine: str
+    notes: tuple[Note, ...]
+
+    @property
+    def title(self) -> str:
+        """What it is a series of."""
+        return f"{self.machine} {self.notes[0].variant} batch {self.notes[0].batch}"
+
+
+def append_history(results: Iterable[Result], root: Path, machine: str, rootpath: Path) -> None:
+    """Add a line per batch size to `root/history/<machine>/<model>.jsonl`.
+
+    The file is written anew, whole or not at all. Raises OSError.
+    """
+    commit = _commit(rootpath)
+    lines: dict[str, list[str]] = {}
+    for result in results:
+        noted = (json.dumps(asdict(note)) for note in _notes(result, commit))
+        lines.setdefault(result.variant.model, []).extend(noted)
+    for model, added in lines.items():
+        path = root / FOLDER / machine / f"{model}.jsonl"
+        with locked(path):
+            before = path.read_text(encoding="utf-8") if path.exists() else ""
+            write_atomic(path, before + "".join(f"{line}\n" for line in added))
+
+
+def _notes(result: Result, commit: str) -> Iterator[Note]:
+    now = datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds")
+    for speed in result.speeds:
+        level = round(fmean(speed.log_ratios["p50"]), 5)
+        p50_s = float(f"{speed.p50_s:.5g}")
+        reference = result.context.reference
+        yield Note(now, commit, result.variant.key, speed.batch, p50_s, level, reference)
+
+
+def _commit(folder: Path) -> str:
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    except FileNotFoundError:
+        return ""
+    return found.stdout.strip()
+
+
+def read_history(root: Path, model: str) -> list[Series]:
+    """All series of a model. Raises BaselineError if there is none or a line is not valid."""
+    series: dict[tuple[str, str, int], list[Note]] = {}
+    for path in sorted(root.glob(f"{FOLDER}/*/{model}.jsonl")):
+        for note in _read(path):
+            series.setdefault((path.parent.name, note.variant, note.batch), []).append(note)
+    if not series:
+        raise BaselineError(f"no history of {model} in {root / FOLDER}: run pytest with --history")
+    return [Series(machine, tuple(notes)) for (machine, _, _), notes in sorted(series.items())]
+
+
+def _read(path: Path) -> Iterator[Note]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            yield Note(**parse_json(line))
+        except (ValueError, TypeError) as error:
+            raise BaselineError(
+                f"{path}, line {number} is not a note ({error}); remove the line or restore the "
+                "file with git"
+            ) from error
+
+
+def change_points(values: Sequence[float]) -> list[int]:
+    """Indices at which the mean of `values` changes.
+
+    PELT (Killick et al. 2012, JASA 107) on the squared error, as in `ruptures`; the penalty is
+    3 s² log n with s from the successive differences, so that a step does not widen it.
+    """
+    if len(values) < 2 * _FEWEST:
+        return []
+    ruptures, array = _ruptures(), _column(values)
+    penalty = _PENALTY * _noise(values) ** 2 * math.log(len(values))
+    found = ruptures.Pelt(model="l2", min_size=_FEWEST, jump=1).fit(array).predict(pen=penalty)
+    return [int(index) for index in found[:-1]]
+
+
+def _ruptures() -> Any:
+    try:
+        import ruptures
+    except ModuleNotFoundError as error:
+        raise BaselineError(
+            "change points need ruptures: pip install 'pytest-enginegate[history]'"
+        ) from error
+    return ruptures
+
+
+def _column(values: Sequence[float]) -> Any:
+    import numpy as np
+
+    return np.asarray(values, dtype=np.float64).reshape(-1, 1)
+
+
+def _noise(values: Sequence[float]) -> float:
+    """Standard deviation from the median absolute successive difference, for normal noise."""
+    steps = sorted(abs(b - a) for a, b in itertools.pairwise(values))
+    return max(steps[len(steps) // 2] / (0.6745 * math.sqrt(2)), 1e-4)
+
+
+def describe_history(series: Iterable[Series]) -> Iterator[str]:
+    """A line per series, and one per change point in it."""
+    for found in series:
+        values = [note.log_ratio for note in found.notes]
+        yield f"{found.title}: {len(values)} runs, {found.notes[0].date[:10]} to {_last(found)}"
+        edges = [0, *change_points(values), len(values)]
+        for start, middle, end in zip(edges, edges[1:], edges[2:], strict=False):
+            step = math.expm1(fmean(values[middle:end]) - fmean(values[start:middle]))
+            note = found.notes[middle]
+            yield f"  {step:+.1%} from {note.date} ({note.commit or 'no commit'})"
+
+
+def _last(series: Series) -> str:
+    return series.notes[-1].date[:10]

@@ -1,0 +1,72 @@
+"""Two refreshes at once, and one that is killed: no baseline is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "pytest", "-q", "--refresh-baselines", *arguments]
+
+
+def test_two_refreshes_at_once_both_end_up_in_the_file(project):
+    project.judge("-k", "embeddings")  # builds the engine that both use
+    runs = [
+        subprocess.Popen(command(f"--precision={precision}"), cwd=project.path)
+        for precision in ("fp32", "int8")
+    ]
+    assert [run.wait(timeout=120) for run in runs] == [0, 0]
+    variants = json.loads(project.baseline().read_text())["variants"]
+    assert set(variants) == {"faulty-fp32", "faulty-int8"}
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_refresh_killed_while_it_writes_leaves_the_old_file(project):
+    project.judge("--refresh-baselines")
+    before = project.baseline().read_text()
+    project.write(
+        "conftest.py",
+        (project.path / "conftest.py").read_text()
+        + "\nimport pathlib, time\nimport enginegate.files\n"
+        + "def wait(descriptor):\n    pathlib.Path('writing').touch()\n    time.sleep(60)\n"
+        + "enginegate.files.os.fsync = wait\n",
+    )
+    run = subprocess.Popen(command("--precision=fp32"), cwd=project.path)
+    deadline = time.monotonic() + 60
+    while not (project.path / "writing").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait(timeout=10)
+    assert (project.path / "writing").exists()
+    assert project.baseline().read_text() == before
+    assert project.judge("--require-baseline").ret == 0
+
+
+def test_who_waits_too_long_for_the_other_says_so(project, monkeypatch):
+    from enginegate.files import locked
+
+    project.judge("--refresh-baselines")
+    before = project.baseline().read_text()
+    monkeypatch.setattr("enginegate.files._LOCK_WAIT_S", 0.2)
+    with locked(project.baseline()):
+        result = subprocess.run(
+            [*command("--precision=fp32"), "-p", "impatient"],
+            cwd=project.path,
+            env={**os.environ, "PYTHONPATH": str(impatient(project))},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert "another run has been writing" in result.stdout
+    assert project.baseline().read_text() == before
+
+
+def impatient(project):
+    """A folder with a plugin that waits a moment only."""
+    project.write("impatient.py", "import enginegate.files\nenginegate.files._LOCK_WAIT_S = 0.2\n")
+    return project.path
