@@ -1,22 +1,22 @@
 """Live trials of the gate: unchanged engines, and engines that truly do more work.
 
     python benchmarks/trials.py record unchanged FILE --runs 30 [--neighbour]
-    python benchmarks/trials.py record slower FILE
+    python benchmarks/trials.py record slower FILE [--reference]
     python benchmarks/trials.py record naive FILE
 
 Every line of FILE is one replicate of one batch size as the gate measured it (block medians of
 every arm, calls of the candidate), with the run it belongs to and the run's verdicts. The engines
 are MiniLM with its real weights on OpenVINO, int8 and fp32, at batch 1 and 8; beside candidate,
 yardstick and sentinel stand as in a run with --against. `slower` adds matrix multiplications inside
-the fp32 engine, for a slowdown of about 3, 5, 10 and 20 %; there the ONNX reference takes part in
-every block, so that the same samples also serve the stored comparison. benchmarks/verdicts.py makes
-the tables.
+the fp32 engine, for a slowdown of about 3, 5, 10 and 20 %; with --reference the ONNX reference
+takes part in every block, for the stored comparison. benchmarks/verdicts.py makes the tables.
 """
 
 import argparse
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import random
@@ -43,7 +43,8 @@ from enginegate.workload import make_workload, read_texts, take
 
 REFERENCE = "reference"
 BATCHES = (1, 8)
-REPLICATES, REPLICATE_S, MAX_TIME_S = 8, 1.6, 60.0
+REPLICATES, MAX_TIME_S = 8, 60.0
+REPLICATE_S = 1.6  # shared by the batch sizes of a replicate
 LIMIT = 0.05
 KEPT_CALLS = 40
 SLOWER = (3, 5, 9, 17)  # matrix multiplications more, of 384 x 384 a token
@@ -71,7 +72,9 @@ class Bench:
         add_work(self.model.onnx, path, multiplications)
         return dataclasses.replace(self.model, onnx=path, sha256=f"slower {multiplications}")
 
-    def rig(self, candidate, yardstick, rng: random.Random, *, watched: bool = False) -> Rig:
+    def rig(
+        self, candidate, yardstick, rng, *, watched: bool = False, replicate_s=REPLICATE_S
+    ) -> Rig:
         """What times an engine beside another, and beside the reference if that is watched."""
 
         @contextlib.contextmanager
@@ -86,7 +89,7 @@ class Bench:
         }
         if watched:
             openers[REFERENCE] = local_arm(reference)
-        return Rig(functools.partial(open_arms, openers, self.workload), REPLICATE_S, rng)
+        return Rig(functools.partial(open_arms, openers, self.workload), replicate_s, rng)
 
 
 def add_work(source: Path, target: Path, multiplications: int) -> None:
@@ -142,18 +145,19 @@ def record_unchanged(bench: Bench, out: Path, runs: int, condition: str, first: 
             print(labels, flush=True)
 
 
-def record_slower(bench: Bench, out: Path, replicates: int) -> None:
-    """Replicates of slower fp32 engines beside the unchanged one."""
+def record_slower(bench: Bench, out: Path, replicates: int, *, watched: bool) -> None:
+    """Replicates of slower fp32 engines beside the unchanged one, one batch size at a time."""
     plain = bench.build("fp32")
     slower = [bench.build("fp32", bench.with_more_work(n)) for n in SLOWER]
     rng = random.Random(1)
-    for index in range(replicates):
-        for more, engine in zip((0, *SLOWER), (plain, *slower), strict=True):
-            start = time.monotonic()
-            seen: list[dict] = []
-            recorder(bench.rig(engine, plain, rng, watched=True), seen)(BATCHES)
-            labels = {"run": index, "more": more, "elapsed_s": round(time.monotonic() - start, 3)}
-            write(out, [labels | line for line in seen])
+    cells = list(itertools.product(zip((0, *SLOWER), (plain, *slower), strict=True), BATCHES))
+    for index, ((more, engine), batch) in itertools.product(range(replicates), cells):
+        start = time.monotonic()
+        seen: list[dict] = []
+        rig = bench.rig(engine, plain, rng, watched=watched, replicate_s=REPLICATE_S / 2)
+        recorder(rig, seen)([batch])
+        labels = {"run": index, "more": more, "elapsed_s": round(time.monotonic() - start, 3)}
+        write(out, [labels | line for line in seen])
 
 
 def record_naive(bench: Bench, out: Path, instances: int) -> None:
@@ -213,6 +217,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--replicates", type=int, default=SLOWER_REPLICATES)
     parser.add_argument("--neighbour", action="store_true")
+    parser.add_argument("--reference", action="store_true", help="with slower: watch it as well")
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/enginegate").expanduser())
     given = parser.parse_args()
     bench = Bench(given.cache)
@@ -221,7 +226,7 @@ def main() -> None:
     busy = subprocess.Popen(noise, env=environment) if given.neighbour else None
     try:
         if given.what == "slower":
-            record_slower(bench, given.file, given.replicates)
+            record_slower(bench, given.file, given.replicates, watched=given.reference)
         elif given.what == "naive":
             record_naive(bench, given.file, given.replicates)
         else:

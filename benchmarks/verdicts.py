@@ -1,7 +1,7 @@
 """Tables from the replicates that benchmarks/trials.py recorded.
 
     python benchmarks/verdicts.py alarms UNCHANGED [--runs 300]
-    python benchmarks/verdicts.py power SLOWER [--runs 400]
+    python benchmarks/verdicts.py power SLOWER SLOWER_WITH_REFERENCE [--runs 300]
     python benchmarks/verdicts.py bias UNCHANGED NAIVE
 
 `alarms` counts the live verdicts of unchanged engines, plays more runs by drawing from the recorded
@@ -149,21 +149,28 @@ RIVALS = {
 # --- power
 
 
-def power(rows: Rows, runs: int) -> None:
+def power(rows: Rows, watched: Rows, runs: int) -> None:
     """Share of slower engines found, by slowdown, limit, way of comparing and time a variant."""
+    print("a variant of one batch size, fp32; runs played from recorded replicates")
     print("slowdown  batch  limit  way     10 s    30 s    60 s")
-    for more in sorted({row["more"] for row in rows} - {0}):
-        for batch in sorted({row["batch"] for row in rows}):
-            mine = [r for r in rows if r["more"] == more and r["batch"] == batch]
-            same = [r for r in rows if r["more"] == 0 and r["batch"] == batch]
-            true = math.expm1(statistics.fmean(r["value"] for r in mine))
-            each_s = statistics.median(r["elapsed_s"] for r in mine)
-            for limit in (LIMIT, 0.8 * true, 0.5 * true):
-                paired = [r["value"] for r in mine]
-                found = [share_found(paired, limit, b, each_s, runs) for b in (10, 30, 60)]
-                print(line(true, batch, limit, "paired", found))
-            stored = [stored_share(mine, same, b, each_s, runs) for b in (10, 30, 60)]
-            print(line(true, batch, LIMIT, "stored", stored))
+    for more, batch in sorted({(row["more"], row["batch"]) for row in rows if row["more"]}):
+        mine = cell(rows, more, batch)
+        values = [row["value"] for row in mine]
+        true, each_s = math.expm1(statistics.fmean(values)), median_s(mine)
+        for limit in (LIMIT, 0.8 * true, 0.5 * true):
+            found = [share_found(values, limit, b, each_s, runs) for b in (10, 30, 60)]
+            print(line(true, batch, limit, "paired", found))
+        now, then = cell(watched, more, batch), cell(watched, 0, batch)
+        found = [stored_share(now, then, b, median_s(now), runs) for b in (10, 30, 60)]
+        print(line(true, batch, LIMIT, "stored", found))
+
+
+def cell(rows: Rows, more: int, batch: int) -> Rows:
+    return [row for row in rows if row["more"] == more and row["batch"] == batch]
+
+
+def median_s(rows: Rows) -> float:
+    return statistics.median(row["elapsed_s"] for row in rows)
 
 
 def line(true: float, batch: int, limit: float, way: str, found: list[float]) -> str:
@@ -172,8 +179,8 @@ def line(true: float, batch: int, limit: float, way: str, found: list[float]) ->
 
 
 def rules_for(budget_s: float, each_s: float) -> Rules:
-    """A third of the time for the screening, from 3 to 8 replicates."""
-    replicates = min(8, max(3, int(budget_s / each_s / 3)))
+    """A fifth of the time for the screening, from 3 to 8 replicates."""
+    replicates = min(8, max(3, int(budget_s / each_s / 5)))
     return Rules(replicates, budget_s, 0.01, 0.05)
 
 
@@ -233,9 +240,11 @@ def main() -> None:
     print(f"{time.strftime('%Y-%m-%d')}, {machine.cpu}, {machine.cores} cores")
     rows = [load(path) for path in given.files]
     if given.table == "bias":
-        bias(rows[0], rows[1])
+        bias(*rows)
+    elif given.table == "power":
+        power(*rows, given.runs)
     else:
-        {"alarms": alarms, "power": power}[given.table](rows[0], given.runs)
+        alarms(*rows, given.runs)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def rig(rig):  # the yardstick gets the same scale of time, and a fault only whe
     return dataclasses.replace(rig, open_arms=open_arms)
 
 def spoiled(name, arm):
-    if name == "candidate":
+    if name == "candidate" or not hasattr(arm, "engine"):
         return arm
     fault = os.environ.get("PLANTED_SENTINEL", "") if name == "sentinel" else ""
     return dataclasses.replace(arm, engine=FaultyEngine(unspoiled(arm.engine), fault))

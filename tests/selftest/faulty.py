@@ -19,12 +19,18 @@ class FaultyEngine:
     def __init__(self, engine, fault):
         self.engine, self._fault = engine, fault
         self.executed = engine.executed
+        self._calls = 0
 
     def embed(self, batch):
         rows = len(batch["input_ids"])
         embeddings = np.array(self.engine.embed(batch))
-        _work(BUSY_S * (1.2 if self._fault == "slow" else 1.0))
+        _work(BUSY_S * self._slowdown())
         return _SPOIL.get(self._fault, _as_it_is)(embeddings) if rows > 2 else embeddings
+
+    def _slowdown(self):
+        self._calls += 1
+        tail = 3.0 if self._calls % 20 == 0 else 1.0
+        return {"slow": 1.2, "slow tail": tail}.get(self._fault, 1.0)
 
 
 class Faulty(OnnxRuntime):

@@ -81,13 +81,13 @@ def test_an_interpreter_that_is_not_there(project):
     result.stdout.fnmatch_lines(["--against-python nowhere/python: No such file or directory"])
 
 
-def test_a_worker_that_fails_says_why(project):
+def test_a_worker_that_ends_says_so(project):
     other = another_name(project)
     project.judge("--save-engines=saved")
-    project.write("faulty.py", "raise ImportError('gone')\n")
+    other.write_text("#!/bin/sh\nexit 3\n")
     result = project.judge(f"--against-python={other}", "--against=saved")
     assert result.ret == Exit.ERROR
-    result.stdout.fnmatch_lines(["worker *: ImportError: gone"])
+    result.stdout.fnmatch_lines(["worker *: it ended with status 3"])
 
 
 def test_a_saved_engine_that_is_not_whole(project):
