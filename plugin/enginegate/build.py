@@ -14,6 +14,7 @@ from enginegate.engines import (
     get_backend,
 )
 from enginegate.errors import EngineError
+from enginegate.files import sha256_of_folder, sha256_of_json
 from enginegate.machine import library_versions, this_machine
 from enginegate.models import Exported
 from enginegate.store import Entry, Store
@@ -52,6 +53,11 @@ class Built:
     def size_bytes(self) -> int:
         """Size of the engine's files."""
         return sum(f.stat().st_size for f in self.entry.folder.iterdir())
+
+    @property
+    def content_sha256(self) -> str:
+        """Hash of the engine's files."""
+        return sha256_of_json(sha256_of_folder(self.entry.folder))
 
     @contextlib.contextmanager
     def load(self, workload: Workload, threads: int) -> Iterator[Engine]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from enginegate.baselines import CALIBRATION
+from enginegate.errors import BaselineError
 from enginegate.files import locked, parse_json, readable_json, write_atomic
 from enginegate.results import Result
 from enginegate.stats import POWER, Anchor
-from enginegate.trial import P50, Question, Rules, Trial
+from enginegate.trial import FLOOR_S, P50, Question, Rules, Trial
 from enginegate.words import Verdict
 
 REPLICATES = 24
@@ -57,10 +58,11 @@ def calibrate_results(
     results: Sequence[Result], limit: float, rules: Rules, measured_s: float, seed: int
 ) -> dict[str, Calibration]:
     """What the gate with these rules does with each batch size, from engines beside themselves."""
-    replicate_s = measured_s / (REPLICATES * max(1, len(results)))
+    taken = sum(max((len(s.log_ratios[P50]) for s in r.speeds), default=0) for r in results)
+    replicate_s = measured_s / max(1, taken)
     return {
         f"{result.variant.id} batch {speed.batch}": calibrate(
-            speed.log_ratios[P50], limit, rules, replicate_s, seed
+            speed.log_ratios[P50], max(limit, FLOOR_S / speed.p50_s), rules, replicate_s, seed
         )
         for result in results
         for speed in result.speeds
@@ -140,15 +142,27 @@ def play(
 def save_calibration(
     folder: Path, found: Mapping[str, Calibration], settings: Mapping[str, Any]
 ) -> Path:
-    """Write the cells into the machine's file and keep its others. Raises OSError, ValueError."""
+    """Write the cells into the machine's file and keep its others.
+
+    Raises BaselineError if the present file is not valid, and OSError.
+    """
     path = folder / CALIBRATION
     with locked(path):
-        before = parse_json(path.read_text(encoding="utf-8"))["cells"] if path.exists() else {}
+        before = _stored(path)
         cells = {
             name: asdict(value) | {"settings": dict(settings)} for name, value in found.items()
         }
         write_atomic(path, readable_json({"schema": 1, "cells": {**before, **cells}}))
     return path
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return dict(parse_json(path.read_text(encoding="utf-8"))["cells"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BaselineError(f"{path} is not valid ({error}): restore or delete it") from error
 
 
 def calibration_lines(found: Mapping[str, Calibration]) -> list[str]:

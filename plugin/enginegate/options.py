@@ -13,7 +13,7 @@ import pytest
 from enginegate.errors import OptionError
 from enginegate.models import ModelSpec, specs_from
 from enginegate.variants import Precision, Variant, parse_precisions, plan
-from enginegate.words import Verdict
+from enginegate.words import GateLevel, Refresh, Verdict
 
 UNNAMED_MODEL = "model"  # the plan's name for a model that only a `model` fixture defines
 Number = TypeVar("Number", int, float)
@@ -39,23 +39,6 @@ _TABLE_KEYS = frozenset(
         "workload",
     ]
 )
-
-
-class GateLevel(StrEnum):
-    """Which verdicts fail: also `undecided`; `regressed` and `invalid`; none; none is sought."""
-
-    STRICT = "strict"
-    NORMAL = "normal"
-    WARN = "warn"
-    OFF = "off"
-
-
-class Refresh(StrEnum):
-    """Which baselines to write."""
-
-    NONE = "none"
-    ALL = "all"
-    MISSING = "missing"
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from enginegate.baselines import Baseline, Baselines, Update
-from enginegate.options import Options, Refresh
+from enginegate.options import Options
 from enginegate.results import Result
 from enginegate.verdict import describe
-from enginegate.words import Verdict
+from enginegate.words import Refresh, Verdict
 
 ACCEPT = Path(".enginegate", "accept")
 _CHANGED = (Verdict.IMPROVED, Verdict.REGRESSED)

@@ -28,28 +28,25 @@ from enginegate.engines import (
     offered,
     resolve,
 )
-from enginegate.errors import EmbeddingError, EngineGateError, ModelError, OptionError
-from enginegate.files import write_atomic
+from enginegate.errors import EmbeddingError, EngineGateError, ModelError
+from enginegate.files import sha256_of_json, write_atomic
 from enginegate.history import append_history
 from enginegate.machine import this_machine
 from enginegate.models import Exported
-from enginegate.options import GateLevel, Options, Refresh
+from enginegate.options import Options
 from enginegate.prepare import Preparation, Progress, Reference
 from enginegate.refresh import offer, refresh
 from enginegate.render import render_json, render_text
 from enginegate.results import Accuracy, Context, Result, Speed
 from enginegate.speed import SpeedJudge, Standard, beside, stored
-from enginegate.stats import FEWEST_REPLICATES
 from enginegate.table import spent_line
 from enginegate.timing import METHOD, Rig, Samples
-from enginegate.trial import P50, P99, Rules, Trial
+from enginegate.trial import P50, P99, Trial, gating_rules
 from enginegate.variants import Precision, Variant
 from enginegate.verdict import Judgement, judge_accuracy
-from enginegate.words import Verdict, exit_status
+from enginegate.words import GateLevel, Refresh, Verdict, exit_status
 from enginegate.workload import Workload
 
-_ALARM = 0.01  # chance of a false `regressed` in a whole run
-_MISS = 0.05  # chance that a batch size slower than its limit passes
 _TIGHT = DEFAULT_LIMITS[Precision.FP16]
 
 
@@ -74,7 +71,7 @@ class Session:
         self.failures: list[str] = []
         self.notices: list[tuple[Verdict, str, bool]] = []
         self._engines: dict[str, str] = {}
-        self._paired: dict[str, bool] = {}
+        self._beside: dict[str, str] = {}
         self.seed = options.seed if options.seed is not None else secrets.randbelow(1 << 32)
         self._rng = random.Random(self.seed)  # noqa: S311 - placement, not secrets
         self._condition = describe_machine()
@@ -83,12 +80,10 @@ class Session:
 
     def _make_judge(self) -> SpeedJudge:
         options = self.options
-        if options.replicates < FEWEST_REPLICATES:
-            raise OptionError(f"--replicates {options.replicates}: at least {FEWEST_REPLICATES}")
-        self._gating = Rules(options.replicates, options.max_time_s, _ALARM, _MISS)
+        limits = {P50: options.max_slowdown, P99: options.max_slowdown_p99}
+        self._gating = gating_rules(options.replicates, options.max_time_s)
         many = dataclasses.replace(self._gating, replicates=REPLICATES)
         rules = many if options.calibrate else self._gating
-        limits = {P50: options.max_slowdown, P99: options.max_slowdown_p99}
         return SpeedJudge(Trial(rules, time.monotonic), limits, self.evidence)
 
     @contextlib.contextmanager
@@ -166,7 +161,7 @@ class Session:
         variant = dataclasses.replace(built.variant, model=model.spec.name)
         old = self.prepare.baseline_engine(variant) if self.options.beside else None
         old = built if self.options.calibrate else old
-        self._paired[variant.id] = old is not None
+        self._beside[variant.id] = old.content_sha256 if old else ""
         return self.prepare.rig(built, old, model, workload, self._rng)
 
     def measured(self, result: Result, rig: Rig, batch: int) -> Samples:
@@ -188,12 +183,19 @@ class Session:
 
     def _measure(self, result: Result, rig: Rig, batches: Sequence[int]) -> None:
         name, standard = result.variant.id, self._standard(result, batches)
-        cell = f"{name}@{self._engines[name]}{self.options.beside}"
+        cell = f"{name}@{self._about(result)}"
         judged = self._judge.judge(rig, batches, standard, cell)
         self._speeds |= {(name, batch): found for batch, found in judged.items()}
         speeds = tuple(speed for _, speed in judged.values())
         latest = self.results[name]
         self._record(dataclasses.replace(latest, speeds=(*latest.speeds, *speeds)))
+
+    def _about(self, result: Result) -> str:
+        """What evidence is about, hashed: both engines, the limits, and what figures go with."""
+        context = dataclasses.asdict(result.context)
+        limits = [self.options.max_slowdown, self.options.max_slowdown_p99]
+        engines = [self._engines[result.variant.id], self._beside[result.variant.id]]
+        return sha256_of_json([context, limits, engines])[:16]
 
     def _standard(self, result: Result, batches: Sequence[int]) -> Standard:
         """What to compare a variant with, or the reason why there is nothing."""
@@ -201,7 +203,7 @@ class Session:
         if self.options.gate is GateLevel.OFF:
             return _nothing(Verdict.NO_BASELINE, "not compared: --gate off")
         if self.options.beside or self.options.calibrate:
-            return self._beside(result, batches)
+            return self._paired(result, batches)
         baseline = self.baselines.load(model).get(result.variant.key)
         if baseline is not None:
             difference = baseline.difference(context)
@@ -213,8 +215,8 @@ class Session:
         path = os.path.relpath(self.baselines.path(model))
         return _nothing(Verdict.NO_BASELINE, f"none in {path}; write it with --refresh-baselines")
 
-    def _beside(self, result: Result, batches: Sequence[int]) -> Standard:
-        if self._paired[result.variant.id]:
+    def _paired(self, result: Result, batches: Sequence[int]) -> Standard:
+        if self._beside[result.variant.id]:
             return beside(batches)
         reason = f"{self.options.beside} has no engine of it"
         return _nothing(Verdict.NO_BASELINE, reason)
@@ -278,7 +280,8 @@ class Session:
         except EngineGateError as error:
             self.problems.append(str(error))
         except OSError as error:
-            self.problems.append(f"cannot write {error.filename}: {error.strerror}")
+            named = f"cannot write {error.filename}: {error.strerror}"
+            self.problems.append(named if error.filename else str(error))
 
     def _write_reports(self) -> None:
         results = list(self.results.values())

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from enginegate.baselines import Baseline
 from enginegate.results import Speed
-from enginegate.stats import Anchor, anchor_of, quantile, quantile_interval
+from enginegate.stats import Anchor, alarm_share, anchor_of, quantile, quantile_interval
 from enginegate.timing import Rig, Samples
 from enginegate.trial import (
+    FLOOR_S,
     METRICS,
     P50,
     Finding,
@@ -21,10 +22,7 @@ from enginegate.trial import (
 from enginegate.verdict import Judgement
 from enginegate.words import Verdict
 
-FLOOR_S = 50e-6  # a change of less than this never fails
-
-_OPEN = (Verdict.REGRESSED, Verdict.UNDECIDED)
-_MOST_EVIDENCE = 1000.0  # carried on, so that a rerun can still refute it
+_CLEARED = (Verdict.PASS, Verdict.IMPROVED)
 
 Evidence = MutableMapping[str, float]
 
@@ -89,20 +87,27 @@ class SpeedJudge:
             for (batch, metric), anchor in standard.anchors.items()
         }
         outcome = self.trial.run(rig.replicate, batches, questions)
-        self._remember(name, outcome, standard)
         fault = judge_sentinel(_sentinel(outcome), self.limits[P50])
+        if not fault:
+            self._remember(name, outcome, standard)
         return {
             batch: (samples, _speed(samples, outcome.findings, standard, fault))
             for batch, samples in outcome.samples.items()
         }
 
     def _remember(self, name: str, outcome: Outcome, standard: Standard) -> None:
-        """Keep the evidence of what is not cleared, so that a rerun weighs it up."""
+        """Keep the evidence of what is not cleared by fresh data, so that a rerun weighs it up.
+
+        At most half of what an alarm takes is carried on: any e-value may be lowered, and a rerun
+        must be able to refute it.
+        """
+        most = 0.5 / alarm_share(self.trial.alarm, 1)
         for (batch, metric), finding in outcome.findings.items():
-            cell = _cell(name, batch, metric, standard.anchors[batch, metric])
-            earlier = self.evidence.pop(cell, 1.0)
-            if finding.confirmed and finding.judgement.verdict in _OPEN:
-                self.evidence[cell] = min(earlier * finding.change.evidence, _MOST_EVIDENCE)
+            if finding.confirmed:
+                cell = _cell(name, batch, metric, standard.anchors[batch, metric])
+                together = self.evidence.pop(cell, 1.0) * finding.change.evidence
+                if finding.judgement.verdict not in _CLEARED:
+                    self.evidence[cell] = min(together, most)
 
 
 def _cell(name: str, batch: int, metric: str, anchor: Anchor) -> str:

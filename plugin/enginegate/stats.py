@@ -18,7 +18,7 @@ FEWEST_REPLICATES = 3
 FEWEST_FOR_P99 = 459  # 0.99 ** 459 < 0.01: then the largest is above the quantile with 99 %
 POWER = 0.8
 _EFFECT_SD = 2.0  # of the prior on shift / standard deviation; see docs/measurement.md
-_PRIOR_FREEDOM = 10.0  # sessions that the assumed spread between sessions counts for
+_PRIOR_FREEDOM = 10  # sessions that the assumed spread between sessions counts for
 _LEAST_SESSION_SD = 0.005  # of a log ratio between sessions
 _MOST_REPLICATES = 4096
 
@@ -60,7 +60,8 @@ class Change:
         low: lower end; the truth is below it with the alarm error at most.
         high: upper end; the truth is above it with the miss error at most.
         evidence: e-value against "not slower than the limit".
-        visible: smallest slowdown that is found in 4 of 5 such measurements, 0.07 for 7 %.
+        visible: smallest slowdown that is found in 4 of 5 such measurements, 0.07 for 7 %;
+            infinite if none is.
     """
 
     ratio: float
@@ -89,17 +90,19 @@ def anchor_of(sessions: Sequence[Sequence[float]]) -> Anchor:
     """Where a new session of an unchanged engine is expected, from the log ratios of stored ones.
 
     Sessions differ by about as much as the replicates in them (measured: docs/measurement.md). That
-    assumption counts like ten degrees of freedom beside what the stored sessions show (scaled
-    inverse chi-squared update, as in Gelman et al., Bayesian Data Analysis, 2.6). The error is that
-    of predicting one more session: s_between² (1 + 1/S) + s_within² / n.
+    assumption counts like ten degrees of freedom, or those of the replicates if they are fewer,
+    beside what the stored sessions show (scaled inverse chi-squared update, as in Gelman et al.,
+    Bayesian Data Analysis, 2.6). The error is that of predicting one more session:
+    s_between² (1 + 1/S) + s_within² / n.
     """
     means = np.array([np.mean(session) for session in sessions])
     count, replicates = len(means), sum(len(session) for session in sessions)
     within = _pooled_variance(sessions)
     shown = max(0.0, float(means.var(ddof=1)) - within * count / replicates) if count > 1 else 0.0
-    freedom = _PRIOR_FREEDOM + count - 1
+    prior = min(_PRIOR_FREEDOM, max(1, replicates - count))
+    freedom = prior + count - 1
     assumed = max(within, _LEAST_SESSION_SD**2)
-    between = (_PRIOR_FREEDOM * assumed + (count - 1) * shown) / freedom
+    between = (prior * assumed + (count - 1) * shown) / freedom
     error = math.sqrt(between * (1 + 1 / count) + within / replicates)
     return Anchor(float(means.mean()), error, freedom)
 
@@ -183,13 +186,12 @@ def change_of(
     below = anchor.level + _margin(anchor, split.alarm)
     above = anchor.level - _margin(anchor, split.miss)
     estimate = float(np.mean(values)) - anchor.level
-    log_limit = math.log1p(limit)
     return Change(
         ratio=math.exp(estimate),
         low=math.exp(low - below),
         high=_exp(high - above),
-        evidence=e_value(values, log_limit + below),
-        visible=_visible(values, log_limit, estimate - (low - below)),
+        evidence=e_value(values, math.log1p(limit) + below),
+        visible=visible_slowdown(values, anchor, limit, errors.alarm, len(values)),
     )
 
 
@@ -201,13 +203,20 @@ def _margin(anchor: Anchor, error: float) -> float:
     return float(stdtrit(anchor.freedom, 1 - error)) * anchor.error if anchor.error else 0.0
 
 
-def _visible(values: Sequence[float], log_limit: float, half_width: float) -> float:
-    """The limit, the width below the estimate, and the scatter of the estimate itself."""
-    n = len(values)
-    if n < FEWEST_REPLICATES:
+def visible_slowdown(
+    values: Sequence[float], anchor: Anchor, limit: float, alarm: float, n: int
+) -> float:
+    """Smallest slowdown that `n` replicates of the spread of `values` show in 4 of 5 measurements.
+
+    The limit, the width of the interval below the estimate, and the scatter of the estimate.
+    """
+    if min(n, len(values)) < FEWEST_REPLICATES:
         return math.inf
-    scatter = float(stdtrit(n - 1, POWER)) * _standard_error(np.asarray(values))
-    return _exp(log_limit + half_width + scatter) - 1
+    today = alarm / 2 if anchor.error else alarm
+    deviation = float(np.std(values, ddof=1))
+    widths = critical_t(n, today) + float(stdtrit(n - 1, POWER))
+    distance = widths * deviation / math.sqrt(n) + _margin(anchor, today)
+    return _exp(math.log1p(limit) + distance) - 1
 
 
 def replicates_to_decide(
@@ -236,7 +245,8 @@ def quantile_interval(
     """Lower end, estimate and upper end of a quantile from order statistics; None if too few.
 
     Each end is wrong with `error` at most, whatever the distribution (David and Nagaraja, Order
-    Statistics, 7.1), for independent samples.
+    Statistics, 7.1), for independent samples; calls of one instantiation are not independent of
+    its placement, so of the p99 of calls it tells for the instantiations measured.
     """
     ordered = np.sort(np.asarray(samples, dtype=np.float64))
     n = len(ordered)

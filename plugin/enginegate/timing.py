@@ -85,9 +85,10 @@ class Replicate:
         return float(np.median(ratios))
 
     def tail_log_ratio(self) -> float:
-        """Log of the p99 of the candidate's calls / the yardstick's p99."""
+        """Log of the p99 of the candidate's calls / the yardstick's p99, of equally many calls."""
         arms = (self.calls(CANDIDATE), self.calls(YARDSTICK))
-        candidate, yardstick = (float(np.quantile(calls, _TAIL)) for calls in arms)
+        count = min(map(len, arms))
+        candidate, yardstick = (float(np.quantile(calls[:count], _TAIL)) for calls in arms)
         return math.log(candidate / yardstick)
 
     def calls(self, arm: str) -> Turn:
@@ -185,14 +186,15 @@ class Rig:
         self, arms: Mapping[str, Arm], order: Sequence[str], batch: int, call_s: Mapping[str, float]
     ) -> Block:
         before = Condition.now()
-        turns = [_turn(arms[name], batch, call_s[name]) for name in [*order, *reversed(order)]]
+        settle = min(call_s.values()) < SETTLE_BELOW_S
+        turns = [_turn(arms[name], batch, settle=settle) for name in [*order, *reversed(order)]]
         disturbed = disturbance(before, Condition.now(), own=self.watch_self)
         pairs = zip(order, turns[: len(order)], reversed(turns[len(order) :]), strict=True)
         return Block({name: (first, second) for name, first, second in pairs}, disturbed)
 
 
-def _turn(arm: Arm, batch: int, call_s: float) -> Turn:
-    if call_s < SETTLE_BELOW_S:
+def _turn(arm: Arm, batch: int, *, settle: bool) -> Turn:
+    if settle:
         arm.run(batch, SETTLE_S)
     return arm.run(batch, TURN_S)
 

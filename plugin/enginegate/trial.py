@@ -8,6 +8,7 @@ wholly on one side of the limit, or until the time is over.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from enginegate.errors import OptionError
 from enginegate.stats import (
     FEWEST_FOR_P99,
     FEWEST_REPLICATES,
@@ -18,6 +19,7 @@ from enginegate.stats import (
     change_of,
     quantile,
     replicates_to_decide,
+    visible_slowdown,
 )
 from enginegate.timing import CANDIDATE, YARDSTICK, Replicate, Samples
 from enginegate.verdict import Judgement, describe, judge_change
@@ -25,6 +27,8 @@ from enginegate.words import Verdict
 
 P50, P99 = "p50", "p99"
 METRICS = (P50, P99)
+FLOOR_S = 50e-6  # a change of less than this never fails
+_ALARM, _MISS = 0.01, 0.05
 _SENTINEL_ERROR = 0.0025  # on either side, of one variant
 
 Measure = Callable[[Sequence[int]], Mapping[int, Replicate]]
@@ -72,6 +76,13 @@ class Rules:
     miss: float
 
 
+def gating_rules(replicates: int, max_time_s: float) -> Rules:
+    """The rules of a gated run. Raises OptionError for too few replicates."""
+    if replicates < FEWEST_REPLICATES:
+        raise OptionError(f"--replicates {replicates}: at least {FEWEST_REPLICATES} are needed")
+    return Rules(replicates, max_time_s, _ALARM, _MISS)
+
+
 @dataclass(frozen=True)
 class Finding:
     """What is said of one metric at one batch size; `confirmed` if it rests on fresh data."""
@@ -102,6 +113,11 @@ class Trial:
         self._rules, self._clock = rules, clock
         self._suspects = 0
 
+    @property
+    def alarm(self) -> float:
+        """Chance of a false `regressed` in the whole run."""
+        return self._rules.alarm
+
     def run(
         self, measure: Measure, batches: Sequence[int], questions: Mapping[Key, Question]
     ) -> Outcome:
@@ -109,13 +125,16 @@ class Trial:
         start_s = self._clock()
         screened = _collect(measure, batches, self._rules.replicates)
         each_s = (self._clock() - start_s) / self._rules.replicates
+        left = int(self._rules.max_time_s / max(each_s, 1e-9)) - self._rules.replicates
         questions = {key: q.settled(screened[key[0]]) for key, q in questions.items()}
-        findings = {key: self._screen(screened[key[0]], key[1], q) for key, q in questions.items()}
+        findings = {
+            key: self._screen(screened[key[0]], key[1], q, left) for key, q in questions.items()
+        }
         suspects = {k: self._next_error() for k in findings if _suspect(k, findings, questions)}
         fresh = self._confirm(measure, suspects, questions, findings, start_s)
         samples = {b: Samples(b, (*screened[b], *fresh.get(b, []))) for b in batches}
         final = {
-            key: _explained(finding, questions[key], fresh.get(key[0], []), key[1], each_s)
+            key: self._explained(finding, questions[key], fresh.get(key[0], []), key[1], each_s)
             for key, finding in findings.items()
         }
         return Outcome(samples, final)
@@ -124,10 +143,16 @@ class Trial:
         self._suspects += 1
         return alarm_share(self._rules.alarm, self._suspects)
 
-    def _screen(self, replicates: Sequence[Replicate], metric: str, question: Question) -> Finding:
+    def _screen(
+        self, replicates: Sequence[Replicate], metric: str, question: Question, left: int
+    ) -> Finding:
+        """What the screening says; `left` fresh replicates could follow."""
         errors = Errors(self._rules.miss / 2, self._rules.miss / 2)
         values = values_of(replicates, metric)
         change = change_of(values, question.anchor, question.limit, errors, once=True)
+        alarm = alarm_share(self._rules.alarm, self._suspects + 1)
+        visible = visible_slowdown(values, question.anchor, question.limit, alarm, left)
+        change = replace(change, visible=visible)
         if metric == P99 and (reason := _too_few_calls(replicates)):
             return Finding(change, Judgement(Verdict.UNDECIDED, (reason,)), errors)
         return Finding(change, judge_change(change, question.limit), errors)
@@ -161,6 +186,26 @@ class Trial:
         judgement = judge_change(change, question.limit, alarm=alarm, earlier=question.earlier)
         return Finding(change, judgement, errors, confirmed=True)
 
+    def _explained(
+        self,
+        finding: Finding,
+        question: Question,
+        fresh: Sequence[Replicate],
+        metric: str,
+        each_s: float,
+    ) -> Finding:
+        """An undecided finding with what it could have seen, and how long it takes to decide."""
+        judgement = finding.judgement
+        if judgement.verdict is not Verdict.UNDECIDED or len(fresh) < FEWEST_REPLICATES:
+            return finding
+        needed = replicates_to_decide(
+            values_of(fresh, metric), question.anchor, question.limit, finding.errors
+        )
+        whole_s = ((needed or 0) + self._rules.replicates) * each_s
+        longer = f"about {whole_s:.0f} s would decide" if needed else "more time will not help"
+        said = f"sees {finding.change.visible:.1%} or more; {longer}"
+        return replace(finding, judgement=Judgement(Verdict.UNDECIDED, (*judgement.reasons, said)))
+
 
 def _collect(
     measure: Measure, batches: Sequence[int], replicates: int
@@ -186,34 +231,15 @@ def _too_few_calls(replicates: Sequence[Replicate]) -> str:
 def _suspect(key: Key, findings: Mapping[Key, Finding], questions: Mapping[Key, Question]) -> bool:
     """Whether fresh data are needed. A p99 is too restless to follow up unless it looks slower."""
     verdict = findings[key].judgement.verdict
-    if key[1] == P99:
-        return verdict is Verdict.REGRESSED
-    return verdict in (Verdict.REGRESSED, Verdict.UNDECIDED) or questions[key].earlier > 1
+    if verdict is Verdict.REGRESSED or questions[key].earlier > 1:
+        return True
+    return verdict is Verdict.UNDECIDED and key[1] != P99
 
 
 def _open(finding: Finding) -> Finding:
     """A suspect before there are fresh data."""
     reason = f"{describe(finding.change)} at first sight, no time for fresh data"
     return Finding(finding.change, Judgement(Verdict.UNDECIDED, (reason,)), finding.errors)
-
-
-def _explained(
-    finding: Finding,
-    question: Question,
-    fresh: Sequence[Replicate],
-    metric: str,
-    each_s: float,
-) -> Finding:
-    """An undecided finding with what it could have seen, and how long it would take to decide."""
-    if finding.judgement.verdict is not Verdict.UNDECIDED or len(fresh) < FEWEST_REPLICATES:
-        return finding
-    needed = replicates_to_decide(
-        values_of(fresh, metric), question.anchor, question.limit, finding.errors
-    )
-    longer = f"about {needed * each_s:.0f} s would decide" if needed else "more time will not help"
-    said = f"sees {finding.change.visible:.1%} or more; {longer}"
-    judgement = Judgement(Verdict.UNDECIDED, (*finding.judgement.reasons, said))
-    return replace(finding, judgement=judgement)
 
 
 def judge_sentinel(log_ratios: Sequence[float], limit: float) -> str:

@@ -1,4 +1,4 @@
-"""The words a check ends in, and the exit statuses they lead to."""
+"""The words a check ends in, the exit statuses they lead to, and the words of some options."""
 
 from collections.abc import Iterable, Mapping
 from enum import IntEnum, StrEnum
@@ -18,6 +18,23 @@ class Verdict(StrEnum):
     NO_BASELINE = "no baseline"
     INCOMPARABLE = "incomparable"
     NOT_MEASURED = "not measured"
+
+
+class GateLevel(StrEnum):
+    """Which verdicts fail: also `undecided`; `regressed` and `invalid`; none; none is sought."""
+
+    STRICT = "strict"
+    NORMAL = "normal"
+    WARN = "warn"
+    OFF = "off"
+
+
+class Refresh(StrEnum):
+    """Which baselines to write."""
+
+    NONE = "none"
+    ALL = "all"
+    MISSING = "missing"
 
 
 class Exit(IntEnum):

@@ -17,6 +17,8 @@ BAD_OPTIONS = {
     ("--precision", "fp32", "--threads", "many"): "--threads 'many' is not a positive int",
     ("--precision", "fp32", "--measure-s", "-1"): "--measure-s '-1' is not a positive float",
     ("--precision", "fp32", "--workload", "no.txt"): "cannot read workload *no.txt*.txt or .jsonl",
+    ("--precision", "fp32", "--replicates", "2"): "--replicates 2: at least 3 are needed",
+    ("--precision", "fp32", "--refresh-baselines", "tests"): "--refresh-baselines 'tests' is not",
     ("--precision", "fp32", "-n", "2"): "engines cannot be timed beside each other: run without -n",
 }
 

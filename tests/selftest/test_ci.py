@@ -46,7 +46,7 @@ def test_a_rerun_of_what_failed_cannot_pass_by_luck(project):
     project.plant("slow")
     assert project.judge().ret == Exit.REGRESSED
     cached = project.path / ".pytest_cache/v/enginegate/evidence"
-    assert min(json.loads(cached.read_text()).values()) > 100
+    assert set(json.loads(cached.read_text()).values()) == {100.0}  # half of what an alarm takes
     again = project.judge("--lf")
     assert again.ret == Exit.REGRESSED
 
@@ -102,7 +102,7 @@ def test_junit_has_the_numbers(project):
     project.judge("--refresh-baselines")
     project.judge("--junitxml=report.xml")
     cases = ElementTree.parse(project.path / "report.xml").iter("testcase")  # noqa: S314
-    found = [{p.get("name"): p.get("value") for p in case.iter("property")} for case in cases]
+    found = [{p.get("name"): p.get("value", "") for p in case.iter("property")} for case in cases]
     timed = [properties for properties in found if "enginegate_p50_s" in properties]
     assert len(timed) == 2
     for properties in timed:

@@ -10,6 +10,7 @@ from enginegate.calibration import calibrate
 from enginegate.cli import main
 from enginegate.history import change_points
 from enginegate.trial import Rules
+from enginegate.words import Exit
 
 
 def git(folder, *arguments):
@@ -126,6 +127,11 @@ def test_calibration_is_stored_beside_the_baselines(project):
     assert set(cells) == {"tiny-faulty-fp32 batch 1", "tiny-faulty-fp32 batch 4"}
     assert all(cell["false_alarm_rate"] <= 0.01 for cell in cells.values())
     assert project.judge("--refresh-baselines").ret == 0
+    path.write_text("junk")
+    broken = project.judge("--calibrate")
+    assert broken.ret == Exit.ERROR
+    broken.stdout.fnmatch_lines(["ERROR: *calibration.json is not valid *: restore or delete it"])
+    assert path.read_text() == "junk"
 
 
 def test_a_calibration_sees_more_where_there_is_less_noise():
