@@ -1,0 +1,217 @@
+"""The two steps of a trial and the evidence carried between runs, on replicates made by hand."""
+
+import contextlib
+import math
+import random
+
+import numpy as np
+import pytest
+
+from enginegate.speed import SpeedJudge, beside
+from enginegate.stats import Anchor
+from enginegate.timing import Block, LocalArm, Replicate, Rig
+from enginegate.trial import P50, P99, Question, Rules, Trial, judge_sentinel
+from enginegate.words import Verdict
+
+RULES = Rules(replicates=6, max_time_s=40.0, alarm=0.01, miss=0.05)
+
+
+def replicate(log_ratio, sentinel=0.0, tail=1.0):
+    """Sixty calls of every arm, the last of them `tail` times as long for the candidate."""
+
+    def turns(seconds, slowest=1.0):
+        return tuple((*[seconds] * 29, seconds * slowest) for _ in range(2))
+
+    arms = {
+        "candidate": turns(0.01 * math.exp(log_ratio), tail),
+        "yardstick": turns(0.01),
+        "sentinel": turns(0.01 * math.exp(sentinel)),
+    }
+    return Replicate((Block(arms),) * 2)
+
+
+class Machine:
+    """Makes replicates of batch sizes with the given slowdowns; a second each."""
+
+    def __init__(self, slowdowns, *, spread=0.01, sentinel=0.0, tail=1.0, seed=0):
+        self.now_s, self.asked = 0.0, []
+        self._slowdowns, self._spread = slowdowns, spread
+        self._sentinel, self._tail = sentinel, tail
+        self._rng = np.random.default_rng(seed)
+
+    def clock(self):
+        return self.now_s
+
+    def replicate(self, batches):
+        self.now_s += 1.0
+        self.asked.append(tuple(batches))
+        return {b: self._make(self._slowdowns[b]) for b in batches}
+
+    def _make(self, slowdown):
+        noise = self._spread * self._rng.normal()
+        return replicate(math.log1p(slowdown) + noise, self._sentinel, self._tail)
+
+
+def questions(batches):
+    return {(batch, P50): Question(Anchor(), 0.05) for batch in batches}
+
+
+def run(machine):
+    batches = list(machine._slowdowns)
+    return Trial(RULES, machine.clock).run(machine.replicate, batches, questions(batches))
+
+
+def test_what_is_within_the_limit_passes_at_first_sight():
+    machine = Machine({1: 0.0, 8: 0.0})
+    outcome = run(machine)
+    verdicts = {finding.judgement.verdict for finding in outcome.findings.values()}
+    assert verdicts == {Verdict.PASS}
+    assert machine.asked == [(1, 8)] * 6
+
+
+def test_only_suspects_are_measured_again_and_only_fresh_data_count():
+    machine = Machine({1: 0.0, 8: 0.2})
+    outcome = run(machine)
+    assert outcome.findings[1, P50].judgement.verdict is Verdict.PASS
+    assert outcome.findings[8, P50].judgement.verdict is Verdict.REGRESSED
+    assert outcome.findings[8, P50].confirmed
+    assert set(machine.asked[6:]) == {(8,)}
+    assert len(outcome.samples[8].replicates) == len(machine.asked)
+
+
+def test_without_time_for_fresh_data_nothing_is_called_regressed():
+    machine = Machine({1: 0.5})
+    trial = Trial(Rules(6, 5.0, 0.01, 0.05), machine.clock)
+    finding = trial.run(machine.replicate, [1], questions([1])).findings[1, P50]
+    assert finding.judgement.verdict is Verdict.UNDECIDED
+    assert "no time for fresh data" in finding.judgement.reasons[0]
+    assert finding.change.visible == math.inf
+
+
+def test_what_stays_undecided_says_what_it_sees_and_what_would_decide():
+    finding = run(Machine({1: 0.055}, spread=0.05)).findings[1, P50]
+    assert finding.judgement.verdict is Verdict.UNDECIDED
+    assert "sees " in finding.judgement.reasons[-1]
+
+
+def test_a_change_below_the_floor_passes():
+    machine = Machine({1: 0.08})
+    question = Question(Anchor(), 0.05, floor_s=0.001)  # 10 % of 10 ms
+    outcome = Trial(RULES, machine.clock).run(machine.replicate, [1], {(1, P50): question})
+    assert outcome.findings[1, P50].judgement.verdict is Verdict.PASS
+
+
+def test_unchanged_engines_are_hardly_ever_called_regressed_and_slower_ones_are_found():
+    verdicts = [
+        finding.judgement.verdict
+        for seed in range(150)
+        for finding in run(
+            Machine({1: 0.0, 8: 0.0, 16: 0.0}, spread=0.04, seed=seed)
+        ).findings.values()
+    ]
+    assert verdicts.count(Verdict.REGRESSED) <= 2
+    found = [
+        run(Machine({1: 0.12}, spread=0.02, seed=seed)).findings[1, P50].judgement.verdict
+        for seed in range(60)
+    ]
+    assert found.count(Verdict.REGRESSED) >= 55
+
+
+def test_what_it_says_it_sees_is_found_in_four_of_five():
+    said = np.median(
+        [run(Machine({1: 0.0}, seed=s)).findings[1, P50].change.visible for s in range(40)]
+    )
+    found = [
+        run(Machine({1: float(said)}, seed=seed)).findings[1, P50].judgement.verdict
+        for seed in range(100, 250)
+    ]
+    assert found.count(Verdict.REGRESSED) >= 0.72 * len(found)
+
+
+def judged(machine, evidence, *, rules=RULES):
+    judge = SpeedJudge(Trial(rules, machine.clock), {P50: 0.05, P99: 0.1}, evidence)
+    batches = list(machine._slowdowns)
+    found = judge.judge(machine, batches, beside(batches), "engine")
+    return {batch: speed.verdict for batch, (_, speed) in found.items()}
+
+
+def test_a_regression_leaves_evidence_and_a_pass_on_fresh_data_clears_it():
+    evidence = {}
+    assert judged(Machine({1: 0.2}), evidence) == {1: Verdict.REGRESSED}
+    assert set(evidence.values()) == {100.0}
+    assert judged(Machine({1: 0.0}, seed=1), evidence) == {1: Verdict.PASS}
+    assert evidence == {}
+
+
+def test_evidence_stays_where_there_was_no_time_to_refute_it():
+    evidence = {}
+    judged(Machine({1: 0.2}), evidence)
+    hurried = judged(Machine({1: 0.0}), evidence, rules=Rules(6, 1.0, 0.01, 0.05))
+    assert hurried == {1: Verdict.UNDECIDED}
+    assert set(evidence.values()) == {100.0}
+
+
+def test_an_invalid_measurement_neither_leaves_nor_clears_evidence():
+    evidence = {}
+    judged(Machine({1: 0.2}), evidence)
+    before = dict(evidence)
+    assert judged(Machine({1: 0.0}, sentinel=0.2), evidence) == {1: Verdict.INVALID}
+    assert judged(Machine({1: 0.4}, sentinel=0.2), evidence) == {1: Verdict.INVALID}
+    assert evidence == before
+
+
+def test_carried_evidence_does_not_condemn_an_unchanged_engine_that_is_noisy():
+    alarms = 0
+    for seed in range(60):
+        evidence = {f"engine/1/{P50}/0.000000": 100.0}
+        verdict = judged(Machine({1: 0.0}, spread=0.06, seed=seed), evidence)[1]
+        alarms += verdict is Verdict.REGRESSED
+    assert alarms <= 3
+
+
+def test_a_slow_tail_regresses_with_calls_enough_and_is_followed_up_on_a_rerun():
+    evidence = {}
+    machine = Machine({1: 0.0}, spread=0.005, tail=1.5)
+    assert judged(machine, evidence) == {1: Verdict.REGRESSED}
+    assert any("/p99/" in cell for cell in evidence)
+    again = Machine({1: 0.0}, spread=0.005, tail=1.5, seed=1)
+    assert judged(again, evidence) == {1: Verdict.REGRESSED}
+
+
+@pytest.mark.parametrize(
+    ("shift", "fires"), [(0.0, False), (0.01, False), (0.05, True), (-0.05, True)]
+)
+def test_the_sentinel_fires_for_copies_that_differ_by_more_than_half_of_the_limit(shift, fires):
+    rng = np.random.default_rng(0)
+    values = (shift + 0.005 * rng.normal(size=8)).tolist()
+    assert bool(judge_sentinel(values, 0.05)) is fires
+
+
+class Counter:
+    """An engine that notes when it was called."""
+
+    def __init__(self, name, log):
+        self._name, self._log = name, log
+
+    def embed(self, batch):
+        self._log.append(self._name)
+        return np.zeros((1, 1), np.float32)
+
+
+def test_blocks_are_mirrored_and_the_sentinel_watches_the_smallest_batch_size(monkeypatch):
+    monkeypatch.setattr("enginegate.timing.TURN_S", 0.0)
+    monkeypatch.setattr("enginegate.timing.SETTLE_S", 0.0)
+    log = []
+
+    @contextlib.contextmanager
+    def open_arms(batches, rng):
+        inputs = {batch: {} for batch in batches}
+        names = ["candidate", "yardstick", "sentinel"]
+        yield {name: LocalArm(Counter(name, log), inputs) for name in names}
+
+    found = Rig(open_arms, 1e-9, random.Random(3)).replicate([4, 1])
+    assert set(found[1].blocks[0].turns) == {"candidate", "yardstick", "sentinel"}
+    assert set(found[4].blocks[0].turns) == {"candidate", "yardstick"}
+    assert len(log) == 2 + 8 + 3 + 12  # a call to learn how long it takes, then settled turns
+    block = log[2:10]
+    assert block[::2] == block[::-2]
