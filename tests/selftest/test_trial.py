@@ -7,11 +7,13 @@ import random
 import numpy as np
 import pytest
 
+from enginegate.engines import Executed
 from enginegate.speed import SpeedJudge, beside
 from enginegate.stats import Anchor
 from enginegate.timing import Block, LocalArm, Replicate, Rig
 from enginegate.trial import P50, P99, Question, Rules, Trial, judge_sentinel
 from enginegate.words import Verdict
+from enginegate.workload import Batch
 
 RULES = Rules(replicates=6, max_time_s=40.0, alarm=0.01, miss=0.05)
 
@@ -136,7 +138,7 @@ def judged(machine, evidence, *, rules=RULES):
 
 
 def test_a_regression_leaves_evidence_and_a_pass_on_fresh_data_clears_it():
-    evidence = {}
+    evidence: dict[str, float] = {}
     assert judged(Machine({1: 0.2}), evidence) == {1: Verdict.REGRESSED}
     assert set(evidence.values()) == {100.0}
     assert judged(Machine({1: 0.0}, seed=1), evidence) == {1: Verdict.PASS}
@@ -144,7 +146,7 @@ def test_a_regression_leaves_evidence_and_a_pass_on_fresh_data_clears_it():
 
 
 def test_evidence_stays_where_there_was_no_time_to_refute_it():
-    evidence = {}
+    evidence: dict[str, float] = {}
     judged(Machine({1: 0.2}), evidence)
     hurried = judged(Machine({1: 0.0}), evidence, rules=Rules(6, 1.0, 0.01, 0.05))
     assert hurried == {1: Verdict.UNDECIDED}
@@ -152,7 +154,7 @@ def test_evidence_stays_where_there_was_no_time_to_refute_it():
 
 
 def test_an_invalid_measurement_neither_leaves_nor_clears_evidence():
-    evidence = {}
+    evidence: dict[str, float] = {}
     judged(Machine({1: 0.2}), evidence)
     before = dict(evidence)
     assert judged(Machine({1: 0.0}, sentinel=0.2), evidence) == {1: Verdict.INVALID}
@@ -170,7 +172,7 @@ def test_carried_evidence_does_not_condemn_an_unchanged_engine_that_is_noisy():
 
 
 def test_a_slow_tail_regresses_with_calls_enough_and_is_followed_up_on_a_rerun():
-    evidence = {}
+    evidence: dict[str, float] = {}
     machine = Machine({1: 0.0}, spread=0.005, tail=1.5)
     assert judged(machine, evidence) == {1: Verdict.REGRESSED}
     assert any("/p99/" in cell for cell in evidence)
@@ -190,6 +192,8 @@ def test_the_sentinel_fires_for_copies_that_differ_by_more_than_half_of_the_limi
 class Counter:
     """An engine that notes when it was called."""
 
+    executed = Executed({"f32": 1})
+
     def __init__(self, name, log):
         self._name, self._log = name, log
 
@@ -201,11 +205,11 @@ class Counter:
 def test_blocks_are_mirrored_and_the_sentinel_watches_the_smallest_batch_size(monkeypatch):
     monkeypatch.setattr("enginegate.timing.TURN_S", 0.0)
     monkeypatch.setattr("enginegate.timing.SETTLE_S", 0.0)
-    log = []
+    log: list[str] = []
 
     @contextlib.contextmanager
     def open_arms(batches, rng):
-        inputs = {batch: {} for batch in batches}
+        inputs: dict[int, Batch] = {batch: {} for batch in batches}
         names = ["candidate", "yardstick", "sentinel"]
         yield {name: LocalArm(Counter(name, log), inputs) for name in names}
 
