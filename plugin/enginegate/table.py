@@ -141,7 +141,7 @@ def _judgements(speed: Speed) -> Iterator[Judgement]:
     """That of the median, and that of the p99 where it says more."""
     yield speed.judgement
     tail = speed.tail_judgement
-    if tail and tail.verdict is Verdict.REGRESSED:
+    if tail and (tail.verdict is Verdict.REGRESSED or len(tail.reasons) > 1):
         yield Judgement(tail.verdict, tuple(f"p99 {reason}" for reason in tail.reasons))
 
 

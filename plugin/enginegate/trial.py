@@ -65,7 +65,8 @@ class Rules:
 
     Attributes:
         replicates: of the screening.
-        max_time_s: of one variant, screening included.
+        max_time_s: of one variant, screening included; suspects get as long again as the
+            screening took in any case.
         alarm: chance of a false `regressed` in the whole run.
         miss: chance that a batch size slower than its limit passes.
     """
@@ -124,14 +125,16 @@ class Trial:
         """Measure and judge the batch sizes of one variant."""
         start_s = self._clock()
         screened = _collect(measure, batches, self._rules.replicates)
-        each_s = (self._clock() - start_s) / self._rules.replicates
-        left = int(self._rules.max_time_s / max(each_s, 1e-9)) - self._rules.replicates
+        screening_s = self._clock() - start_s
+        each_s = screening_s / self._rules.replicates
+        whole_s = max(self._rules.max_time_s, 2 * screening_s)
+        left = int((whole_s - screening_s) / max(each_s, 1e-9))
         questions = {key: q.settled(screened[key[0]]) for key, q in questions.items()}
         findings = {
             key: self._screen(screened[key[0]], key[1], q, left) for key, q in questions.items()
         }
         suspects = {k: self._next_error() for k in findings if _suspect(k, findings, questions)}
-        fresh = self._confirm(measure, suspects, questions, findings, start_s)
+        fresh = self._confirm(measure, suspects, questions, findings, start_s + whole_s)
         samples = {b: Samples(b, (*screened[b], *fresh.get(b, []))) for b in batches}
         final = {
             key: self._explained(finding, questions[key], fresh.get(key[0], []), key[1], each_s)
@@ -163,14 +166,14 @@ class Trial:
         suspects: Mapping[Key, float],
         questions: Mapping[Key, Question],
         findings: dict[Key, Finding],
-        start_s: float,
+        end_s: float,
     ) -> dict[int, list[Replicate]]:
         """Fresh replicates of the suspects until each is decided; updates `findings`."""
         fresh: dict[int, list[Replicate]] = {batch: [] for batch, _ in suspects}
         for key in suspects:
             findings[key] = _open(findings[key])
         waiting = set(suspects)
-        while waiting and self._clock() - start_s < self._rules.max_time_s:
+        while waiting and self._clock() < end_s:
             for batch, replicate in measure(sorted({batch for batch, _ in waiting})).items():
                 fresh[batch].append(replicate)
             for key in [k for k in waiting if len(fresh[k[0]]) >= FEWEST_REPLICATES]:
@@ -238,7 +241,7 @@ def _suspect(key: Key, findings: Mapping[Key, Finding], questions: Mapping[Key, 
 
 def _open(finding: Finding) -> Finding:
     """A suspect before there are fresh data."""
-    reason = f"{describe(finding.change)} at first sight, no time for fresh data"
+    reason = f"{describe(finding.change)} at first sight, too little time for fresh data"
     return Finding(finding.change, Judgement(Verdict.UNDECIDED, (reason,)), finding.errors)
 
 

@@ -185,7 +185,7 @@ def test_a_baseline_of_schema_1_is_read_and_incomparable(project):
 
 
 def test_a_slow_tail_is_found_where_there_are_calls_enough(project):
-    many = ("--measure-s=4", "--replicates=8")
+    many = ("--measure-s=3", "--replicates=8", "--max-time-per-variant=30")
     project.judge("--refresh-baselines", *many)
     project.judge(*many, "--require-baseline").assert_outcomes(passed=3)
     project.plant("slow tail")

@@ -81,13 +81,13 @@ def test_only_suspects_are_measured_again_and_only_fresh_data_count():
     assert len(outcome.samples[8].replicates) == len(machine.asked)
 
 
-def test_without_time_for_fresh_data_nothing_is_called_regressed():
+def test_with_time_for_three_fresh_replicates_nothing_is_called_regressed():
     machine = Machine({1: 0.5})
-    trial = Trial(Rules(6, 5.0, 0.01, 0.05), machine.clock)
+    trial = Trial(Rules(3, 1.0, 0.01, 0.05), machine.clock)
     finding = trial.run(machine.replicate, [1], questions([1])).findings[1, P50]
     assert finding.judgement.verdict is Verdict.UNDECIDED
-    assert "no time for fresh data" in finding.judgement.reasons[0]
     assert finding.change.visible == math.inf
+    assert len(machine.asked) == 6
 
 
 def test_what_stays_undecided_says_what_it_sees_and_what_would_decide():
@@ -148,9 +148,10 @@ def test_a_regression_leaves_evidence_and_a_pass_on_fresh_data_clears_it():
 def test_evidence_stays_where_there_was_no_time_to_refute_it():
     evidence: dict[str, float] = {}
     judged(Machine({1: 0.2}), evidence)
-    hurried = judged(Machine({1: 0.0}), evidence, rules=Rules(6, 1.0, 0.01, 0.05))
+    hurried = judged(Machine({1: 0.0}), evidence, rules=Rules(3, 1.0, 0.01, 0.05))
     assert hurried == {1: Verdict.UNDECIDED}
-    assert set(evidence.values()) == {100.0}
+    assert evidence
+    assert all(0 < left < 100 for left in evidence.values())
 
 
 def test_an_invalid_measurement_neither_leaves_nor_clears_evidence():
