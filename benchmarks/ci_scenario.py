@@ -3,7 +3,8 @@
     python benchmarks/ci_scenario.py [LOG]
 
 Clones this repository, judges MiniLM (OpenVINO fp32, batch 8) with the commands a job would run,
-makes the model do more work (see benchmarks/trials.py) and accepts that. Prints every command, its
+makes the engine do more work (built from another file, see benchmarks/trials.py) and accepts that.
+Prints every command, its
 exit status and the plugin's own part of its output. Fails if a status is not as expected.
 """
 
@@ -22,6 +23,14 @@ TABLE = """
 onnx = "judged.onnx"
 vocab_size = 30522
 seq_len = 32
+"""
+SLOWER_ENGINE = """
+import dataclasses, pathlib, pytest
+
+@pytest.fixture(scope="session")
+def built(enginegate, enginegate_variant, exported, workload, reference):
+    slower = dataclasses.replace(exported, onnx=pathlib.Path("slower.onnx"), sha256="slower")
+    return enginegate.prepare.build(enginegate_variant, slower, workload, reference)
 """
 ACCEPT = "cp -r .enginegate/accept/. baselines"
 MORE_WORK = 17
@@ -46,7 +55,9 @@ def scenario(clone: Path):
     yield from step(clone, GATE.replace("--require-baseline", "--refresh-baselines"), 0)
     yield from step(clone, commit("baselines"), 0)
     yield from step(clone, GATE, 0)
-    write_model(clone / "judged.onnx", MORE_WORK)
+    write_model(clone / "slower.onnx", MORE_WORK)
+    (clone / "conftest.py").write_text(SLOWER_ENGINE)
+    yield "(the engine is now built from a model that does more work)"
     yield from step(clone, GATE, 11)
     yield from step(clone, f"{ACCEPT} && {commit('accept the slower model')}", 0)
     yield from step(clone, "enginegate baselines diff HEAD~1", 0)

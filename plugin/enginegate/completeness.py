@@ -41,7 +41,7 @@ def _faults(key: str, baseline: Baseline, judged: dict[str, Result]) -> Iterator
         instead = f"; {', '.join(others)} was judged instead" if others else ""
         yield f"it has a baseline, and no result{instead}"
         return
-    if dict(result.executed) != dict(baseline.executed):
+    if _shares(result.executed) != _shares(baseline.executed):
         was, now = (_words(types) for types in (baseline.executed, result.executed))
         yield f"it ran as {now}, its baseline as {was}"
     missing = sorted(set(baseline.cells) - {speed.batch for speed in result.speeds})
@@ -50,6 +50,12 @@ def _faults(key: str, baseline: Baseline, judged: dict[str, Result]) -> Iterator
     throttled = sum("throttled" in cause for s in result.speeds for cause in s.disturbed)
     if throttled:
         yield f"the container's CPU quota stopped it in {throttled} blocks"
+
+
+def _shares(types: Mapping[str, int]) -> dict[str, float]:
+    """A changed model has more or fewer multiplications; only their types matter here."""
+    total = sum(types.values())
+    return {name: round(count / total, 3) for name, count in types.items()}
 
 
 def _words(types: Mapping[str, int]) -> str:

@@ -199,7 +199,7 @@ class Trial:
     ) -> Finding:
         """An undecided finding with what it could have seen, and how long it takes to decide."""
         judgement = finding.judgement
-        if judgement.verdict is not Verdict.UNDECIDED or len(fresh) < FEWEST_REPLICATES:
+        if judgement.verdict is not Verdict.UNDECIDED or not finding.confirmed:
             return finding
         needed = replicates_to_decide(
             values_of(fresh, metric), question.anchor, question.limit, finding.errors
