@@ -31,3 +31,7 @@ class BaselineError(EngineGateError):
 
 class StoreError(EngineGateError):
     """The engine cache cannot be written."""
+
+
+class ServingError(EngineGateError):
+    """A server cannot be prepared, started, reached, or serves something else than was built."""

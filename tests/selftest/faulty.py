@@ -30,7 +30,7 @@ class FaultyEngine:
     def _slowdown(self):
         self._calls += 1
         tail = 3.0 if self._calls % 20 == 0 else 1.0
-        return {"slow": 1.2, "slow tail": tail}.get(self._fault, 1.0)
+        return {"slow": 1.4, "slow tail": tail}.get(self._fault, 1.0)
 
 
 class Faulty(OnnxRuntime):

@@ -1,0 +1,172 @@
+"""Records of load: how a model is deployed, what each level of load showed, where it breaks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Protocol(StrEnum):
+    """How requests travel; both speak KServe v2."""
+
+    HTTP = "http"
+    GRPC = "grpc"
+
+
+class Arrivals(StrEnum):
+    """How open-loop requests are spaced."""
+
+    CONSTANT = "constant"
+    POISSON = "poisson"
+
+
+class Cause(StrEnum):
+    """Why throughput or latency breaks at a level."""
+
+    QUEUE_DELAY = "queue delay"
+    SATURATED = "saturated instance"
+    CLIENT = "client-bound"
+    NOISE = "noisy machine"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """How a server runs a model; goes with every served figure.
+
+    Attributes:
+        max_batch_size: most texts in one execution.
+        preferred_batch_sizes: sizes that the dynamic batcher waits for; empty for Triton's own
+            default, `max_batch_size`.
+        max_queue_delay_us: microseconds that it waits for them at most.
+        instances: copies of the engine that run at the same time.
+        threads: threads of each.
+    """
+
+    max_batch_size: int = 32
+    preferred_batch_sizes: tuple[int, ...] = ()
+    max_queue_delay_us: int = 0
+    instances: int = 1
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model on a server.
+
+    Attributes:
+        protocol: HTTP or gRPC.
+        address: `host:port`.
+        model: its name there.
+    """
+
+    protocol: Protocol
+    address: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds from asking to the whole answer, over the requests of a level."""
+
+    mean_s: float
+    p50_s: float
+    p90_s: float
+    p95_s: float
+    p99_s: float
+    max_s: float
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Mean seconds of a request by where they went; the sum is the mean latency.
+
+    Attributes:
+        network_s: between client and server, both ways, the server's front end included.
+        queue_s: waiting for a batch and for the instance.
+        compute_input_s, compute_infer_s, compute_output_s: as Triton's statistics count them.
+    """
+
+    network_s: float
+    queue_s: float
+    compute_input_s: float
+    compute_infer_s: float
+    compute_output_s: float
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of closed-loop load: so many requests outstanding all the time, one text each.
+
+    Attributes:
+        concurrency: requests outstanding.
+        throughput_per_s: texts answered per second.
+        latency: of the requests.
+        driver: what made the load; empty where figures were read from a file.
+        requests: number of requests counted.
+        duration_s: seconds they were counted in.
+        breakdown: None where the server's statistics are unknown.
+        batches: number of executions by their batch size, from the server's statistics.
+        client_share: processor time of the busiest client process / time; None if unknown.
+        marks: why the level is not to be trusted, in words; empty if it is.
+    """
+
+    concurrency: int
+    throughput_per_s: float
+    latency: Latency
+    driver: str = ""
+    requests: int = 0
+    duration_s: float = 0.0
+    breakdown: Breakdown | None = None
+    batches: Mapping[int, int] = field(default_factory=dict)
+    client_share: float | None = None
+    marks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OpenLevel:
+    """One level of open-loop load: requests sent at times fixed beforehand, answered or not.
+
+    Attributes:
+        rate_per_s: requests scheduled per second.
+        arrivals: their spacing.
+        throughput_per_s: texts answered per second.
+        latency: from the scheduled time, so that a stalled server is seen to be slow.
+        latency_from_send: from the sending, as closed-loop tools count it.
+        requests, duration_s, client_share, marks: as of `Level`.
+    """
+
+    rate_per_s: float
+    arrivals: Arrivals
+    throughput_per_s: float
+    latency: Latency
+    latency_from_send: Latency
+    requests: int
+    duration_s: float
+    client_share: float | None = None
+    marks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cliff:
+    """A range of levels where adding load makes it worse.
+
+    Attributes:
+        first, last: concurrencies, both inside.
+        throughput_per_s: smallest in the range.
+        expected_per_s: what its neighbours lead one to expect at that level.
+        cause: by the evidence there is.
+        proven: whether the server's own figures show the cause; else it is suspected.
+        evidence: the numbers, in words.
+        advice: what to change in the configuration; empty where there is nothing to.
+        promised_per_s: throughput by concurrency that the advice should give.
+    """
+
+    first: int
+    last: int
+    throughput_per_s: float
+    expected_per_s: float
+    cause: Cause
+    proven: bool
+    evidence: str
+    advice: str
+    promised_per_s: Mapping[int, float] = field(default_factory=dict)
