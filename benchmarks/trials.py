@@ -23,6 +23,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -120,29 +121,42 @@ def add_work(source: Path, target: Path, multiplications: int) -> None:
 
 def record_unchanged(bench: Bench, out: Path, runs: int, condition: str, first: int) -> None:
     """Suite runs of unchanged engines, judged live as a gated run with --against would."""
-    engines = {precision: bench.build(precision) for precision in ("int8", "fp32")}
     for run in range(first, first + runs):
-        rng = random.Random(run)
-        trial = Trial(Rules(REPLICATES, MAX_TIME_S, 0.01, 0.05), time.monotonic)
-        for precision, engine in engines.items():
-            start = time.monotonic()
-            seen: list[dict] = []
-            measure = recorder(bench.rig(engine, engine, rng), seen)
-            questions = {(b, m): Question(Anchor(), LIMIT) for b in BATCHES for m in METRICS}
-            outcome = trial.run(measure, BATCHES, questions)
-            sentinel = [v for s in outcome.samples.values() for v in s.sentinel_log_ratios]
-            labels = {
-                "run": run,
-                "condition": condition,
-                "variant": precision,
-                "verdicts": {
-                    str(b): str(outcome.findings[b, P50].judgement.verdict) for b in BATCHES
-                },
-                "invalid": judge_sentinel(sentinel, LIMIT),
-                "elapsed_s": round(time.monotonic() - start, 2),
-            }
+        for labels, seen in suite_run(bench, run):
+            labels |= {"run": run, "condition": condition}
             write(out, [labels | line for line in seen])
             print(labels, flush=True)
+
+
+def suite_run(bench: Bench, seed: int) -> Iterator[tuple[dict, list[dict]]]:
+    """One suite run: the verdicts and the replicates of each variant."""
+    rng = random.Random(seed)
+    trial = Trial(Rules(REPLICATES, MAX_TIME_S, 0.01, 0.05), time.monotonic)
+    for precision in ("int8", "fp32"):
+        engine, start = bench.build(precision), time.monotonic()
+        seen: list[dict] = []
+        measure = recorder(bench.rig(engine, engine, rng), seen)
+        questions = {(b, m): Question(Anchor(), LIMIT) for b in BATCHES for m in METRICS}
+        outcome = trial.run(measure, BATCHES, questions)
+        sentinel = [v for s in outcome.samples.values() for v in s.sentinel_log_ratios]
+        said = {str(b): str(outcome.findings[b, P50].judgement.verdict) for b in BATCHES}
+        labels = {
+            "variant": precision,
+            "verdicts": said,
+            "invalid": judge_sentinel(sentinel, LIMIT),
+        }
+        yield labels | {"elapsed_s": round(time.monotonic() - start, 2)}, seen
+
+
+def judged_live(bench: Bench, seed: int) -> list[str]:
+    """The verdict of every cell of one suite run."""
+    runs = [labels for labels, _ in suite_run(bench, seed)]
+    return [v for found in runs for v in invalid_or(found)]
+
+
+def invalid_or(labels: dict) -> list[str]:
+    said = list(labels["verdicts"].values())
+    return ["invalid"] * len(said) if labels["invalid"] else said
 
 
 def record_slower(bench: Bench, out: Path, replicates: int, *, watched: bool) -> None:

@@ -38,13 +38,17 @@ def load(path: Path) -> Rows:
     """All lines of a recording, each with its log ratio."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for row in rows:
-        row["value"] = log_ratio(row, "candidate", "yardstick")
+        copies = [arm for arm in ("yardstick", "sentinel") if arm in row["blocks"]]
+        row["value"] = log_ratio(row, "candidate", *copies)
     return rows
 
 
-def log_ratio(row: dict, arm: str, other: str) -> float:
-    pairs = zip(row["blocks"][arm], row["blocks"][other], strict=True)
-    return statistics.median(math.log(a / b) for a, b in pairs)
+def log_ratio(row: dict, arm: str, *others: str) -> float:
+    """Median over the blocks of log(arm / the geometric mean of the others)."""
+    blocks = zip(*(row["blocks"][name] for name in (arm, *others)), strict=True)
+    return statistics.median(
+        math.log(mine) - statistics.fmean(map(math.log, rest)) for mine, *rest in blocks
+    )
 
 
 # --- false alarms
@@ -160,9 +164,30 @@ def power(rows: Rows, watched: Rows, runs: int) -> None:
         for limit in (LIMIT, 0.8 * true, 0.5 * true):
             found = [share_found(values, limit, b, each_s, runs) for b in (10, 30, 60)]
             print(line(true, batch, limit, "paired", found))
+        print(nearest_line(true, batch, values, each_s, runs))
         now, then = cell(watched, more, batch), cell(watched, 0, batch)
         found = [stored_share(now, then, b, median_s(now), runs) for b in (10, 30, 60)]
         print(line(true, batch, LIMIT, "stored", found))
+
+
+def nearest_line(true: float, batch: int, values, each_s: float, runs: int) -> str:
+    """How near to the slowdown the limit may be, as a share of it, for nearly all to be found."""
+    goals = ((30, 0.95), (60, 0.8))
+    found = [nearest(true, values, each_s, runs, budget_s, goal) for budget_s, goal in goals]
+    said = ", ".join(
+        f"{goal:.0%} in {budget_s} s up to a limit of {limit:.1%}" if limit else "none"
+        for (budget_s, goal), limit in zip(goals, found, strict=True)
+    )
+    return f"{true:+8.1%}  {batch:5}         paired  finds {said}"
+
+
+def nearest(true: float, values, each_s: float, runs: int, budget_s: float, goal: float) -> float:
+    """The largest limit, in steps of a tenth of the slowdown, at which the goal is met; else 0."""
+    for tenths in range(9, -1, -1):
+        limit = max(true * tenths / 10, 1e-4)
+        if share_found(values, limit, budget_s, each_s, runs) >= goal:
+            return limit
+    return 0.0
 
 
 def cell(rows: Rows, more: int, batch: int) -> Rows:

@@ -1,7 +1,7 @@
 """Judging the speed of one variant after the other: a standard and a rig in, verdicts out."""
 
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from enginegate.baselines import Baseline
 from enginegate.results import Speed
@@ -23,6 +23,7 @@ from enginegate.verdict import Judgement
 from enginegate.words import Verdict
 
 _CLEARED = (Verdict.PASS, Verdict.IMPROVED)
+_TRIPWIRE = 0.25  # of absolute time, which follows the state of a shared machine
 
 Evidence = MutableMapping[str, float]
 
@@ -90,9 +91,13 @@ class SpeedJudge:
         fault = judge_sentinel(_sentinel(outcome), self.limits[P50])
         if not fault:
             self._remember(name, outcome, standard)
-        return {
-            batch: (samples, _speed(samples, outcome.findings, standard, fault))
+        speeds = {
+            batch: _speed(samples, outcome.findings, standard, fault)
             for batch, samples in outcome.samples.items()
+        }
+        return {
+            batch: (outcome.samples[batch], _tripped(speed, standard))
+            for batch, speed in speeds.items()
         }
 
     def _remember(self, name: str, outcome: Outcome, standard: Standard) -> None:
@@ -140,3 +145,19 @@ def _speed(
         tail_change=tail.change if tail else None,
         tail_judgement=tail.judgement if tail else None,
     )
+
+
+def _tripped(speed: Speed, standard: Standard) -> Speed:
+    """The speed, with a remark where engine and yardstick both became slower than stored."""
+    stored_s = standard.scales_s.get(speed.batch)
+    if speed.judgement.verdict not in _CLEARED or stored_s is None:
+        return speed
+    slowdown = speed.p50_s / stored_s - 1
+    if slowdown < _TRIPWIRE:
+        return speed
+    said = (
+        f"{slowdown:.0%} slower than stored in absolute time, and so is the reference: another "
+        "state of the machine, or a change that slows both"
+    )
+    judgement = replace(speed.judgement, reasons=(*speed.judgement.reasons, said))
+    return replace(speed, judgement=judgement)

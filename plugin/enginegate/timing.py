@@ -72,6 +72,20 @@ class Block:
         first, second = self.turns[arm]
         return float(np.median(first) + np.median(second)) / 2
 
+    @property
+    def log_ratio(self) -> float:
+        """Log of the candidate's seconds / the yardstick's, both copies of it where two ran.
+
+        Two copies halve what the luck of one yardstick's instantiation adds to the ratio.
+        """
+        copies = [math.log(self.seconds(a)) for a in (YARDSTICK, SENTINEL) if a in self.turns]
+        return math.log(self.seconds(CANDIDATE)) - sum(copies) / len(copies)
+
+    @property
+    def sentinel_log_ratio(self) -> float:
+        """Log of the second copy's seconds / the first one's."""
+        return math.log(self.seconds(SENTINEL) / self.seconds(YARDSTICK))
+
 
 @dataclass(frozen=True)
 class Replicate:
@@ -79,10 +93,13 @@ class Replicate:
 
     blocks: tuple[Block, ...]
 
-    def log_ratio(self, arm: str = CANDIDATE, other: str = YARDSTICK) -> float:
-        """Median over the blocks of log(arm / other)."""
-        ratios = [math.log(b.seconds(arm) / b.seconds(other)) for b in self.blocks]
-        return float(np.median(ratios))
+    def log_ratio(self) -> float:
+        """Median over the blocks of log(candidate / yardstick)."""
+        return float(np.median([block.log_ratio for block in self.blocks]))
+
+    def sentinel_log_ratio(self) -> float:
+        """Median over the blocks of log(second yardstick / first)."""
+        return float(np.median([block.sentinel_log_ratio for block in self.blocks]))
 
     def tail_log_ratio(self) -> float:
         """Log of the p99 of the candidate's calls / the yardstick's p99, of equally many calls."""
@@ -117,7 +134,7 @@ class Samples:
     def sentinel_log_ratios(self) -> list[float]:
         """Log of (second yardstick / yardstick) of each replicate that measured it."""
         watched = (r for r in self.replicates if SENTINEL in r.blocks[0].turns)
-        return [replicate.log_ratio(SENTINEL) for replicate in watched]
+        return [replicate.sentinel_log_ratio() for replicate in watched]
 
     @property
     def candidate_s(self) -> list[float]:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from enginegate.engines import Executed
-from enginegate.speed import SpeedJudge, beside
+from enginegate.speed import SpeedJudge, Standard, beside
 from enginegate.stats import Anchor
 from enginegate.timing import Block, LocalArm, Replicate, Rig
 from enginegate.trial import P50, P99, Question, Rules, Trial, judge_sentinel
+from enginegate.verdict import Judgement
 from enginegate.words import Verdict
 from enginegate.workload import Batch
 
@@ -220,3 +221,22 @@ def test_blocks_are_mirrored_and_the_sentinel_watches_the_smallest_batch_size(mo
     assert len(log) == 2 + 8 + 3 + 12  # a call to learn how long it takes, then settled turns
     block = log[2:10]
     assert block[::2] == block[::-2]
+
+
+@pytest.mark.parametrize(("stored_s", "warned"), [(0.007, True), (0.0095, False), (0.02, False)])
+def test_a_pass_says_so_where_engine_and_reference_both_became_slower(stored_s, warned):
+    machine = Machine({1: 0.0})
+    judge = SpeedJudge(Trial(RULES, machine.clock), {P50: 0.05, P99: 0.1}, {})
+    standard = Standard({(1, P50): Anchor()}, {1: stored_s}, Judgement(Verdict.NO_BASELINE))
+    _, speed = judge.judge(machine, [1], standard, "engine")[1]
+    assert speed.verdict is Verdict.PASS
+    said = " ".join(speed.judgement.reasons)
+    assert ("slower than stored in absolute time, and so is the reference" in said) is warned
+
+
+def test_both_copies_of_the_yardstick_count_where_two_ran():
+    block = replicate(0.0, sentinel=0.02).blocks[0]
+    assert block.log_ratio == pytest.approx(-0.01)
+    assert block.sentinel_log_ratio == pytest.approx(0.02)
+    alone = Block({name: block.turns[name] for name in ("candidate", "yardstick")})
+    assert alone.log_ratio == pytest.approx(0.0)
