@@ -1,6 +1,6 @@
 """Same embeddings?"""
 
-from enginegate.fixtures import Gate
+from enginegate.gates import Gate
 
 
 def test_same_embeddings(gate: Gate) -> None:

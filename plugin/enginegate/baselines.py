@@ -12,13 +12,14 @@ from typing import Any
 
 from enginegate.errors import BaselineError
 from enginegate.files import locked, parse_json, readable_json, write_atomic
+from enginegate.levels import StoredLoad
 from enginegate.machine import Machine, library_versions
 from enginegate.migration import SCHEMA, migrate
-from enginegate.results import Context, Result, Speed
+from enginegate.results import Context, Load, Result, Speed
 
 CALIBRATION = "calibration.json"
 _DIGITS = 5
-_COMPARED = ("method", "workload_sha256", "seq_len", "threads", "reference")
+_COMPARED = ("method", "workload_sha256", "seq_len", "threads", "reference", "deployment")
 _KEPT_SESSIONS = 6  # the oldest, so that many small slips add up in sight, and the newest
 _MOST_BYTES = 16 << 20
 
@@ -46,13 +47,15 @@ class Baseline:
         file: where it was read from.
         context: what its figures go with.
         executed: matrix multiplications by the type they ran in.
-        cells: sessions by batch size, oldest first.
+        cells: sessions by batch size, of a served engine by concurrency; oldest first.
+        load: what a served engine carried; None for others.
     """
 
     file: Path
     context: Mapping[str, Any]
     executed: Mapping[str, int]
     cells: Mapping[int, tuple[StoredSession, ...]]
+    load: StoredLoad | None = None
 
     @property
     def date(self) -> str:
@@ -62,8 +65,9 @@ class Baseline:
     def difference(self, context: Context) -> str:
         """Why it cannot be compared with a run of `context`; empty if it can."""
         now = asdict(context)
-        changed = [name for name in _COMPARED if self.context[name] != now[name]]
-        return ", ".join(f"{n} was {self.context[n]}, is {now[n]}" for n in changed)
+        then = {name: self.context.get(name, "") for name in _COMPARED}
+        changed = [name for name in _COMPARED if then[name] != now[name]]
+        return ", ".join(f"{n} was {then[n]}, is {now[n]}" for n in changed)
 
     def log_ratios(self, batch: int, metric: str) -> list[Sequence[float]]:
         """Of each session that has the metric at this batch size; empty if none has."""
@@ -203,7 +207,13 @@ def _schema() -> Any:
 
 def _baseline(path: Path, stored: Mapping[str, Any]) -> Baseline:
     cells = {int(b): tuple(map(_session, found)) for b, found in stored["cells"].items()}
-    return Baseline(path, stored["context"], stored["executed"], cells)
+    load = _load(stored["load"]) if stored.get("load") else None
+    return Baseline(path, stored["context"], stored["executed"], cells, load)
+
+
+def _load(stored: Mapping[str, Any]) -> StoredLoad:
+    cliffs = tuple((cliff["first"], cliff["last"]) for cliff in stored["cliffs"])
+    return StoredLoad(cliffs, **(stored["capacity"] or {}))
 
 
 def _session(stored: Mapping[str, Any]) -> StoredSession:
@@ -232,7 +242,27 @@ def _as_json(result: Result) -> dict[str, Any]:
         "deltas": asdict(accuracy.deltas) if accuracy and accuracy.deltas else None,
         "executed": dict(result.executed),
         "versions": library_versions(),
+        **({"load": _load_json(result.load)} if result.load else {}),
         "cells": {str(speed.batch): [_session_json(speed)] for speed in result.speeds},
+    }
+
+
+def _load_json(load: Load) -> dict[str, Any]:
+    """What is compared, and what a reviewer wants to see change."""
+    found, capacity = load.analysis, load.capacity
+    return {
+        "cliffs": [
+            {"first": c.first, "last": c.last, "cause": c.cause, "proven": c.proven}
+            for c in found.cliffs
+        ],
+        "saturated_from": found.saturated_from,
+        "throughput_per_s": {str(x.concurrency): _rounded(x.throughput_per_s) for x in load.levels},
+        "capacity": capacity
+        and {
+            "slo": str(capacity.slo),
+            "low_per_s": _rounded(capacity.low_per_s),
+            "high_per_s": capacity.high_per_s and _rounded(capacity.high_per_s),
+        },
     }
 
 

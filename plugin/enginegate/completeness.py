@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from enginegate.baselines import Baseline, Baselines
 from enginegate.options import Options
 from enginegate.results import Result
+from enginegate.variants import SERVED, precision_of
 
 
 def unjudged(baselines: Baselines, results: Iterable[Result], options: Options) -> Iterator[str]:
@@ -18,7 +19,8 @@ def unjudged(baselines: Baselines, results: Iterable[Result], options: Options) 
     for model in _expected(baselines, options, by_model):
         judged = {result.variant.key: result for result in by_model.get(model, [])}
         for key, baseline in baselines.load(model).items():
-            if key.rpartition("-")[2] in options.precisions:
+            asked = precision_of(key) in options.precisions
+            if asked and (options.serve or not key.endswith(SERVED)):
                 name = f"{model}-{key}"
                 yield from (f"{name}: {why}" for why in _faults(key, baseline, judged))
 
@@ -37,7 +39,7 @@ def _expected(baselines: Baselines, options: Options, by_model: Iterable[str]) -
 def _faults(key: str, baseline: Baseline, judged: dict[str, Result]) -> Iterator[str]:
     result = judged.get(key)
     if result is None:
-        others = [other for other in judged if other.rpartition("-")[2] == key.rpartition("-")[2]]
+        others = [other for other in judged if _alike(other, key)]
         instead = f"; {', '.join(others)} was judged instead" if others else ""
         yield f"it has a baseline, and no result{instead}"
         return
@@ -46,10 +48,16 @@ def _faults(key: str, baseline: Baseline, judged: dict[str, Result]) -> Iterator
         yield f"it ran as {now}, its baseline as {was}"
     missing = sorted(set(baseline.cells) - {speed.batch for speed in result.speeds})
     if missing:
-        yield f"batch {', '.join(map(str, missing))} has a baseline and was not timed"
+        yield f"{result.cell} {', '.join(map(str, missing))} has a baseline and was not timed"
     throttled = sum("throttled" in cause for s in result.speeds for cause in s.disturbed)
     if throttled:
         yield f"the container's CPU quota stopped it in {throttled} blocks"
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether both keys name the same precision, both served or both not."""
+    same = precision_of(one) == precision_of(other)
+    return same and one.endswith(SERVED) == other.endswith(SERVED)
 
 
 def _shares(types: Mapping[str, int]) -> dict[str, float]:

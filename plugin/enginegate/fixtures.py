@@ -5,23 +5,24 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from enginegate.gates import Gate
+
 if TYPE_CHECKING:
     from enginegate.accuracy import Limits
     from enginegate.build import Built
     from enginegate.engines import Embeddings, Engine
     from enginegate.models import Exported, ModelSpec
     from enginegate.prepare import Reference
-    from enginegate.results import Result, Speed
+    from enginegate.results import Result
+    from enginegate.served import ServedEngine
     from enginegate.session import Session
     from enginegate.timing import Rig, Samples
     from enginegate.variants import Variant
-    from enginegate.words import Verdict
     from enginegate.workload import Workload
 
 Measure = Callable[[int], "Samples"]
+MeasureLoad = Callable[[], "Result"]
 SESSION = pytest.StashKey["Session"]()
-PROPERTY = "enginegate_verdict"
-ERROR = "error"
 
 
 @pytest.fixture(scope="session")
@@ -131,6 +132,52 @@ def rig(enginegate: "Session", built: "Built", exported: "Exported", workload: "
     return enginegate.rig(built, exported, workload)
 
 
+@pytest.fixture(scope="session")
+def server(
+    enginegate: "Session",
+    result: "Result",
+    built: "Built",
+    engine: "Engine",
+    exported: "Exported",
+    workload: "Workload",
+    reference: "Reference",
+    limits: "Limits",
+) -> Iterator["ServedEngine"]:
+    """The variant's engine on a server, with --serve; skips if its embeddings are wrong."""
+    _skip_if_wrong(result, "not served")
+    from enginegate.hosting import Hosting
+
+    hosting = Hosting(enginegate)
+    with hosting.serve(built, engine, exported, workload, reference, limits) as served:
+        yield served
+
+
+@pytest.fixture
+def served(request: pytest.FixtureRequest, enginegate: "Session", server: "ServedEngine") -> "Gate":
+    """Passes, flags or fails the test by what was found of the served engine."""
+    from enginegate.hosting import Hosting
+
+    return Gate(request.node, enginegate, Hosting(enginegate).result(server))
+
+
+@pytest.fixture
+def load(enginegate: "Session", server: "ServedEngine") -> MeasureLoad:
+    """Loads the served engine level by level; skips if its served embeddings are wrong."""
+    from enginegate.hosting import Hosting
+
+    hosting = Hosting(enginegate)
+    _skip_if_wrong(hosting.result(server), "not loaded")
+    return lambda: hosting.measure(server)
+
+
+def _skip_if_wrong(result: "Result", what: str) -> None:
+    from enginegate.words import Verdict
+
+    if result.accuracy and result.accuracy.judgement.verdict is Verdict.FAIL:
+        reasons = "; ".join(result.accuracy.judgement.reasons)
+        pytest.skip(f"{what}, its embeddings are wrong: {reasons}")
+
+
 @pytest.fixture
 def gate(request: pytest.FixtureRequest, enginegate: "Session", result: "Result") -> "Gate":
     """Passes, flags or fails the test by what was found."""
@@ -140,11 +187,7 @@ def gate(request: pytest.FixtureRequest, enginegate: "Session", result: "Result"
 @pytest.fixture
 def measure(request: pytest.FixtureRequest, enginegate: "Session", result: "Result") -> Measure:
     """Times one batch size; skips if the embeddings are wrong."""
-    from enginegate.words import Verdict
-
-    if result.accuracy and result.accuracy.judgement.verdict is Verdict.FAIL:
-        reasons = "; ".join(result.accuracy.judgement.reasons)
-        pytest.skip(f"not timed, its embeddings are wrong: {reasons}")
+    _skip_if_wrong(result, "not timed")
     if enginegate.options.save_engines:
         pytest.skip("not timed: --save-engines only builds")
     replay = _Replay()
@@ -202,48 +245,3 @@ def _labels(result: "Result") -> dict[str, str]:
         "weights": result.context.weights,
         "workload_sha256": result.context.workload_sha256,
     }
-
-
-class Gate:
-    """Turns what was found into the outcome of a test."""
-
-    def __init__(self, node: pytest.Item, session: "Session", result: "Result") -> None:
-        self._node, self._session, self._result = node, session, result
-
-    def check_embeddings(self) -> None:
-        """Fail beyond the limits; flag looser limits, and another type than asked for."""
-        from enginegate.words import Verdict
-
-        accuracy, verdict = self._result.accuracy, self._result.embedding_verdict
-        reasons = (*self._result.flags, *(accuracy.judgement.reasons if accuracy else ()))
-        text = f"{self._result.variant.id}: {verdict}: {'; '.join(reasons)}"
-        self._conclude(verdict, text, fails=verdict is Verdict.FAIL)
-
-    def check_speed(self, samples: "Samples") -> None:
-        """Fail on a regression, and on whatever else the gate is told not to let pass."""
-        speed = self._session.speed_of(self._result, samples.batch)
-        verdict = speed.verdict
-        judgements = [j for j in (speed.judgement, speed.tail_judgement) if j]
-        reasons = "; ".join(r for j in judgements if j.verdict is verdict for r in j.reasons)
-        text = f"{self._result.variant.id}, batch {speed.batch}: {verdict}: {reasons}"
-        self._node.user_properties += _properties(speed)
-        self._conclude(verdict, text, fails=self._session.options.fails(verdict))
-
-    def _conclude(self, verdict: "Verdict", text: str, *, fails: bool) -> None:
-        from enginegate.words import Verdict
-
-        self._node.user_properties.append((PROPERTY, str(verdict)))
-        strict = verdict is Verdict.FLAGGED and self._session.options.strict
-        self._session.notices.append((verdict, text, fails or strict))
-        if fails or strict:
-            pytest.fail(text, pytrace=False)
-
-
-def _properties(speed: "Speed") -> list[tuple[str, object]]:
-    """The numbers of a batch size, for JUnit's XML and other readers of reports."""
-    change = speed.change
-    numbers = {"p50_s": speed.p50_s, "texts_per_s": speed.texts_per_s}
-    if change is not None:
-        numbers |= {"change": change.ratio, "change_low": change.low, "change_high": change.high}
-        numbers |= {"visible_slowdown": change.visible, "e_value": change.evidence}
-    return [(f"enginegate_{name}", f"{value:.6g}") for name, value in numbers.items()]

@@ -43,5 +43,22 @@ def add_options(parser: pytest.Parser) -> None:
     add("--history", action="store_true", default=None, help="append to baselines/history")
     add("--require-baseline", action="store_true", help="fail where there is none to compare with")
     add("--engine-cache", metavar="DIR", help="folder of exported models and built engines")
+    _add_serving(parser)
     add("--report-text", metavar="FILE", help="write the report as text")
     add("--report-json", metavar="FILE", help="write the report as JSON")
+
+
+def _add_serving(parser: pytest.Parser) -> None:
+    group = parser.getgroup("enginegate serving", "what load does this engine carry?")
+    add = group.addoption
+    add("--serve", metavar="triton|URL", help="serve on Triton, or drive a server that runs")
+    add("--concurrency", metavar="SPEC", help="levels of load, 1:32 or 1,8,16 (default 1,2,4…32)")
+    add("--max-batch-size", metavar="N", help="most texts in one execution (default 32)")
+    add("--preferred-batch-sizes", metavar="N,N", help="sizes that the batcher waits for")
+    add("--max-queue-delay-us", metavar="N", help="microseconds that it waits (default 0)")
+    add("--instances", metavar="N", help="copies of the engine at the same time (default 1)")
+    add("--load-driver", metavar="NAME", help="own (default) or perf_analyzer")
+    add("--slo", metavar="P=TIME", help="find the rate that holds a latency, such as p99=20ms")
+    add("--arrivals", metavar="NAME", help="open-loop spacing: poisson (default) or constant")
+    add("--rates", metavar="N,N", help="open-loop rates to measure, requests per second")
+    add("--serve-timeout", metavar="S", help="seconds until a server must be ready (default 60)")

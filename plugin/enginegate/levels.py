@@ -19,6 +19,13 @@ class Arrivals(StrEnum):
     POISSON = "poisson"
 
 
+class Driver(StrEnum):
+    """What makes the load."""
+
+    OWN = "own"
+    PERF_ANALYZER = "perf_analyzer"
+
+
 class Cause(StrEnum):
     """Why throughput or latency breaks at a level."""
 
@@ -147,6 +154,58 @@ class OpenLevel:
 
 
 @dataclass(frozen=True)
+class Slo:
+    """A limit of latency, counted from the scheduled time.
+
+    Attributes:
+        figure: `mean`, `p50`, `p90`, `p95`, `p99` or `max`.
+        limit_s: seconds that it must not exceed.
+    """
+
+    figure: str
+    limit_s: float
+
+    def __str__(self) -> str:
+        return f"{self.figure} <= {1e3 * self.limit_s:g} ms"
+
+    def latency_s(self, level: OpenLevel) -> float:
+        """The figure of a level."""
+        return float(getattr(level.latency, f"{self.figure}_s"))
+
+    def holds(self, level: OpenLevel) -> bool:
+        """Whether a level keeps it."""
+        return self.latency_s(level) <= self.limit_s
+
+
+class SearchEnd(StrEnum):
+    """How the search for a capacity ended."""
+
+    FOUND = "found"
+    NEVER = "never holds"
+    CLIENT = "holds up to the client's limit"
+    HIGHEST = "holds up to the highest rate allowed"
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The highest rate of open-loop load that holds a limit of latency.
+
+    Attributes:
+        slo: the limit.
+        end: how the search ended.
+        low_per_s: the highest rate that held, which is the capacity; 0 if none did.
+        high_per_s: the lowest rate that did not hold; None if all did.
+        probes: every level that was tried, in order.
+    """
+
+    slo: Slo
+    end: SearchEnd
+    low_per_s: float
+    high_per_s: float | None
+    probes: tuple[OpenLevel, ...]
+
+
+@dataclass(frozen=True)
 class Cliff:
     """A range of levels where adding load makes it worse.
 
@@ -170,3 +229,19 @@ class Cliff:
     evidence: str
     advice: str
     promised_per_s: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StoredLoad:
+    """What a served engine carried.
+
+    Attributes:
+        cliffs: first and last concurrency of each.
+        slo: the limit that the capacity holds, empty if none was sought.
+        low_per_s, high_per_s: between these lies the capacity; None if no rate was too high.
+    """
+
+    cliffs: tuple[tuple[int, int], ...]
+    slo: str = ""
+    low_per_s: float = 0.0
+    high_per_s: float | None = None

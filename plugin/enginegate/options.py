@@ -1,23 +1,20 @@
 """Command line and `[tool.enginegate]`, read once into a frozen record."""
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 
 from enginegate.errors import OptionError
 from enginegate.models import ModelSpec, specs_from
+from enginegate.serve_options import ServeOptions
+from enginegate.settings import Settings, choice, given_path, mapping, read_table, refuse_unknown
 from enginegate.variants import Precision, Variant, parse_precisions, plan
 from enginegate.words import GateLevel, Refresh, Verdict
 
 UNNAMED_MODEL = "model"  # the plan's name for a model that only a `model` fixture defines
-Number = TypeVar("Number", int, float)
-Choice = TypeVar("Choice", bound=StrEnum)
 
 _DEFAULT_BATCHES = (1, 8, 16, 32)
 _TABLE_KEYS = frozenset(
@@ -35,6 +32,7 @@ _TABLE_KEYS = frozenset(
         "model",
         "models",
         "replicates",
+        "serve",
         "threads",
         "workload",
     ]
@@ -76,6 +74,7 @@ class Options:
         engine_cache: folder of exported models and built engines.
         report_text: file for the text report, or None.
         report_json: file for the JSON report, or None.
+        serve: how to serve and load the engines; None for not at all.
     """
 
     precisions: tuple[Precision, ...]
@@ -108,6 +107,7 @@ class Options:
     engine_cache: Path
     report_text: Path | None
     report_json: Path | None
+    serve: ServeOptions | None = None
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -147,131 +147,54 @@ class Options:
     @classmethod
     def from_config(cls, config: pytest.Config) -> "Options":
         """Read pytest's configuration. Raises OptionError for whatever is wrong in it."""
-        table = _read_table(config)
-        get = _Settings(config, table)
-        specs = specs_from(_mapping(table, "models"), config.rootpath)
+        table = read_table(config)
+        refuse_unknown(table, _TABLE_KEYS, "tool.enginegate")
+        get = Settings(config, table)
+        specs = specs_from(mapping(table, "models"), config.rootpath)
         if _compares(config) and config.getoption("--refresh-baselines"):
             raise OptionError(
                 "--refresh-baselines measures beside the reference: run it without --against"
             )
+        threads = get.count("threads", 1)
         return cls(
             precisions=parse_precisions(config.getoption("--precision")),
             backend=get.text("backend", "auto"),
-            models=_models(get.words("model"), specs, tuple(_mapping(table, "models"))),
+            models=_models(get.words("model"), specs, tuple(mapping(table, "models"))),
             models_narrowed=bool(config.getoption("--model")),
             specs=specs,
             workload=get.path("workload"),
-            threads=get.count("threads", 1),
+            threads=threads,
             batches=get.counts("batches", _DEFAULT_BATCHES),
             replicates=get.count("replicates", 8),
             measure_s=get.seconds("measure_s", 8.0),
             max_time_s=get.seconds("max_time_per_variant", 120.0),
             max_slowdown=get.seconds("max_slowdown", 0.05),
             max_slowdown_p99=get.seconds("max_slowdown_p99", 0.1),
-            gate=_choice("gate", get.text("gate", "normal"), GateLevel),
+            gate=choice("gate", get.text("gate", "normal"), GateLevel),
             strict=bool(config.getini("strict")),
             require_baseline=config.getoption("--require-baseline"),
-            refresh=_choice(
+            refresh=choice(
                 "refresh-baselines", config.getoption("--refresh-baselines") or "none", Refresh
             ),
             dry_run=config.getoption("--dry-run"),
             accept_regressions=config.getoption("--accept-regressions"),
             against=config.getoption("--against") or "",
             against_python=config.getoption("--against-python") or "",
-            save_engines=_given_path(config, "--save-engines"),
+            save_engines=given_path(config, "--save-engines"),
             calibrate=config.getoption("--calibrate"),
             seed=config.getoption("--measure-seed"),
             history=bool(get.raw("history")),
             rootpath=config.rootpath,
             baselines=get.path("baselines") or config.rootpath / "baselines",
             engine_cache=get.path("engine_cache") or _default_cache(),
-            report_text=_given_path(config, "--report-text"),
-            report_json=_given_path(config, "--report-json"),
+            report_text=given_path(config, "--report-text"),
+            report_json=given_path(config, "--report-json"),
+            serve=ServeOptions.from_config(config, mapping(table, "serve"), threads),
         )
 
 
 def _compares(config: pytest.Config) -> bool:
     return bool(config.getoption("--against") or config.getoption("--against-python"))
-
-
-class _Settings:
-    """One setting from the command line, else the table, else its default, checked for its type."""
-
-    def __init__(self, config: pytest.Config, table: Mapping[str, Any]) -> None:
-        self._config, self._table = config, table
-
-    def raw(self, name: str) -> Any:
-        given = self._config.getoption(name)
-        return self._table.get(name) if given is None else given
-
-    def text(self, name: str, default: str) -> str:
-        return str(self.raw(name) or default)
-
-    def words(self, name: str) -> tuple[str, ...]:
-        value = self.raw(name) or ()
-        parts = value if isinstance(value, list | tuple) else str(value).split(",")
-        return tuple(str(part).strip() for part in parts if str(part).strip())
-
-    def counts(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(dict.fromkeys(_number(name, w, int) for w in self.words(name))) or default
-
-    def count(self, name: str, default: int) -> int:
-        value = self.raw(name)
-        return default if value is None else _number(name, value, int)
-
-    def seconds(self, name: str, default: float) -> float:
-        value = self.raw(name)
-        return default if value is None else _number(name, value, float)
-
-    def path(self, name: str) -> Path | None:
-        if given := _given_path(self._config, name):
-            return given
-        stored = self._table.get(name)
-        return self._config.rootpath / stored if stored else None
-
-
-def _choice(name: str, value: str, kind: type[Choice]) -> Choice:
-    try:
-        return kind(value)
-    except ValueError:
-        allowed = ", ".join(kind)
-        raise OptionError(
-            f"--{name} {value!r} is not one of {allowed}; give it as --{name}=VALUE"
-        ) from None
-
-
-def _number(name: str, value: Any, kind: type[Number]) -> Number:
-    try:
-        number = kind(value)
-    except (TypeError, ValueError):
-        number = kind(0)
-    if not 0 < number < float("inf"):
-        flag = name.replace("_", "-")
-        raise OptionError(f"--{flag} {value!r} is not a positive {kind.__name__}")
-    return number
-
-
-def _read_table(config: pytest.Config) -> Mapping[str, Any]:
-    path = config.rootpath / "pyproject.toml"
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise OptionError(f"cannot read {path}: {error}") from error
-    table = _mapping(_mapping(content, "tool"), "enginegate")
-    if unknown := sorted(set(table) - _TABLE_KEYS):
-        raise OptionError(
-            f"[tool.enginegate] has unknown keys {unknown}: use {sorted(_TABLE_KEYS)}"
-        )
-    return table
-
-
-def _mapping(table: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = table.get(key, {})
-    if not isinstance(value, Mapping):
-        raise OptionError(f"{key} in pyproject.toml is not a table")
-    return value
 
 
 def _models(
@@ -280,11 +203,6 @@ def _models(
     if unknown := [name for name in named if name not in specs]:
         raise OptionError(f"unknown model {', '.join(unknown)}: defined are {', '.join(specs)}")
     return named or own
-
-
-def _given_path(config: pytest.Config, option: str) -> Path | None:
-    value: str | None = config.getoption(option)
-    return config.invocation_params.dir / value if value else None
 
 
 def _default_cache() -> Path:

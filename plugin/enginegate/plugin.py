@@ -9,8 +9,6 @@ import pytest
 
 from enginegate.errors import EngineGateError, OptionError
 from enginegate.fixtures import (
-    ERROR,
-    PROPERTY,
     SESSION,
     built,
     embeddings,
@@ -21,14 +19,18 @@ from enginegate.fixtures import (
     exported,
     gate,
     limits,
+    load,
     measure,
     model,
     reference,
     result,
     rig,
+    served,
+    server,
     workload,
 )
 from enginegate.flags import add_options
+from enginegate.gates import ERROR, PROPERTY
 
 __all__ = [
     "built",
@@ -40,11 +42,14 @@ __all__ = [
     "exported",
     "gate",
     "limits",
+    "load",
     "measure",
     "model",
     "reference",
     "result",
     "rig",
+    "served",
+    "server",
     "workload",
 ]
 
@@ -52,6 +57,7 @@ if TYPE_CHECKING:
     from enginegate.session import Session
 
 _EVIDENCE = "enginegate/evidence"
+_NO_SERVER = "no server asked for: pytest --precision fp16 --serve triton (or --serve URL)"
 _NO_PRECISION = "no precision asked for: pytest --precision fp16 (or fp32, bf16, int8, best, all)"
 
 
@@ -117,7 +123,9 @@ def _parametrize_variants(metafunc: pytest.Metafunc) -> None:
         skip = pytest.mark.skip(reason=_NO_PRECISION)
         cases = [pytest.param("", None, id="no-precision", marks=skip)]
     else:
-        cases = [pytest.param(v.model, v, id=v.id) for v in run.options.variants]
+        lacks_server = "server" in metafunc.fixturenames and run.options.serve is None
+        marks = [pytest.mark.skip(reason=_NO_SERVER)] if lacks_server else []
+        cases = [pytest.param(v.model, v, id=v.id, marks=marks) for v in run.options.variants]
     names = ("enginegate_model", "enginegate_variant")
     metafunc.parametrize(names, cases, indirect=True, scope="session")
 
@@ -136,7 +144,9 @@ def pytest_runtest_makereport(
         )
     report = yield
     if report.failed and (run := item.config.stash.get(SESSION, None)):
-        run.failures.append(str(dict(item.user_properties).get(PROPERTY, "")))
+        run.ending.failures.append(str(dict(item.user_properties).get(PROPERTY, "")))
+        if run.desk and (log := run.desk.log_tail()):
+            report.sections.append(("server's log", log))
     return report
 
 
@@ -184,7 +194,7 @@ def _narrowed(config: pytest.Config) -> str:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print the table, what was refreshed, and what could not be written."""
     run = config.stash.get(SESSION, None)
-    if run is not None and (run.results or run.lines or run.problems):
+    if run is not None and (run.results or run.ending.lines or run.ending.problems):
         _write_summary(terminalreporter, run)
 
 
@@ -193,9 +203,9 @@ def _write_summary(terminalreporter: Any, run: "Session") -> None:
     from enginegate.render import summary_lines
 
     terminalreporter.section("enginegate")
-    for line in [*summary_lines(run.results.values()), *run.lines]:
+    for line in [*summary_lines(run.results.values()), *run.ending.lines]:
         terminalreporter.write_line(line)
-    for problem in run.problems:
+    for problem in run.ending.problems:
         terminalreporter.write_line(f"ERROR: {problem}", red=True)
-    for line in annotations(run.notices, run.problems):
+    for line in annotations(run.notices, run.ending.problems):
         terminalreporter.write_line(line)

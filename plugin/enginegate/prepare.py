@@ -53,14 +53,14 @@ class Preparation:
     def __init__(self, options: Options, progress: Progress) -> None:
         self._options = options
         self._progress = progress
-        self._store = Store(options.engine_cache)
+        self.store = Store(options.engine_cache)
         self._texts = read_texts(options.workload)
         self._closing = contextlib.ExitStack()
 
     def export(self, spec: ModelSpec) -> Exported:
         """The model's checked ONNX file."""
         with self._progress(f"model {spec.name}"):
-            return export_model(spec, self._store, run_onnx)
+            return export_model(spec, self.store, run_onnx)
 
     def workload(self, model: Exported) -> Workload:
         """The texts, tokenised for the model."""
@@ -95,7 +95,7 @@ class Preparation:
             np.save(folder / "embeddings.npy", embeddings, allow_pickle=False)
             return {}
 
-        entry = self._store.get_or_build("reference", key, build)
+        entry = self.store.get_or_build("reference", key, build)
         loaded: Embeddings = np.load(entry.folder / "embeddings.npy", allow_pickle=False)
         return loaded
 
@@ -105,7 +105,7 @@ class Preparation:
         """The variant's engine in the store; for `best`, the one chosen among all precisions."""
         with self._progress(f"engine {variant.id}"):
             if variant.precision is not Precision.BEST:
-                built = build_engine(self._store, variant, model, workload)
+                built = build_engine(self.store, variant, model, workload)
             else:
                 built = self._best(variant, model, workload, reference)
         if self._options.save_engines:
@@ -119,7 +119,7 @@ class Preparation:
         limits = limits_for(Precision.BEST, model.spec.limits)
         candidates = {
             precision: build_engine(
-                self._store, dataclasses.replace(variant, precision=precision), model, workload
+                self.store, dataclasses.replace(variant, precision=precision), model, workload
             )
             for precision in get_backend(variant.backend).offers
         }
@@ -131,7 +131,7 @@ class Preparation:
                 return (str(error),)
 
         threads = self._options.threads
-        best, notes = choose_best(self._store, candidates, workload, threads, accept)
+        best, notes = choose_best(self.store, candidates, workload, threads, accept)
         return dataclasses.replace(candidates[best], variant=variant, notes=notes)
 
     def baseline_engine(self, variant: Variant) -> Built | None:

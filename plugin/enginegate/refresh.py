@@ -43,8 +43,9 @@ def _why_kept(result: Result, before: Baseline | None, options: Options) -> str:
     measured = {speed.batch for speed in result.speeds}
     if not result.embeddings_passed:
         return f"embeddings: {result.embedding_verdict}"
-    if not measured >= set(options.batches):
-        return f"only batches {sorted(measured)} were measured"
+    needed = set() if result.variant.served else set(options.batches)
+    if not measured or not measured >= needed:
+        return f"only {result.cell} {sorted(measured)} was measured"
     if before is not None and options.refresh is Refresh.MISSING:
         return "it is there"
     if result.speed_verdict is Verdict.INVALID:
@@ -68,7 +69,8 @@ def _line(result: Result, before: Baseline | None, kept: str) -> str:
         return f"baselines: new  {name}"
     if difference := before.difference(result.context):
         return f"baselines: {before.date} -> now  {name}: not comparable, {difference}"
-    changes = ", ".join(f"batch {s.batch} {describe(s.change)}" for s in result.speeds if s.change)
+    changed = ((speed.batch, speed.change) for speed in result.speeds if speed.change)
+    changes = ", ".join(f"{result.cell} {batch} {describe(change)}" for batch, change in changed)
     action = "replaced" if _replaces(result, before) else "one session more"
     return f"baselines: {before.date} -> now  {name}: {changes or 'not comparable'}; {action}"
 

@@ -62,9 +62,9 @@ def _result(result: Result) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """The value with infinite numbers as None, which JSON can say."""
+    """The value with infinite and unknown numbers as None, which JSON can say."""
     if isinstance(value, Mapping):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
-    return None if isinstance(value, float) and math.isinf(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from enginegate.accuracy import Deltas, Limits
+from enginegate.cliffs import Analysis
+from enginegate.levels import Capacity, Deployment, Level, OpenLevel
 from enginegate.stats import Change
 from enginegate.variants import Variant
 from enginegate.verdict import Judgement
@@ -28,6 +30,7 @@ class Context:
         threads: threads each engine may use.
         method: how times are taken; figures of two methods are not compared.
         against: what it was measured beside instead of the reference; empty for the reference.
+        deployment: how a server runs it; empty for an engine in this process.
     """
 
     weights: str
@@ -41,6 +44,7 @@ class Context:
     threads: int
     method: str
     against: str
+    deployment: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,15 +57,42 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Load:
+    """What a served engine carries, judged.
+
+    Attributes:
+        server: what served it.
+        deployment: how.
+        driver: what made the load.
+        difference: largest difference of a served embedding to the one in this process.
+        levels: of the closed loop, by concurrency.
+        analysis: where they break and where they are saturated.
+        open_levels: of the open loop.
+        capacity: None where none was sought.
+        judgement: on cliffs and capacity against the baseline.
+    """
+
+    server: str
+    deployment: Deployment
+    driver: str
+    difference: float
+    levels: tuple[Level, ...]
+    analysis: Analysis
+    open_levels: tuple[OpenLevel, ...]
+    capacity: Capacity | None
+    judgement: Judgement
+
+
+@dataclass(frozen=True)
 class Speed:
     """Timings of one variant at one batch size, judged.
 
     Attributes:
-        batch: texts per call.
+        batch: texts per call; of a served engine the requests outstanding, one text each.
         calls: timed calls of the engine.
         p50_s: median of one call.
         p99_s: lower end, estimate and upper end of the 99th percentile; None under 459 calls.
-        texts_per_s: batch / p50_s.
+        texts_per_s: batch / p50_s, of a served engine by Little's law.
         yardstick_p50_s: median call of what it was timed beside.
         log_ratios: log(engine / yardstick) of each replicate, by metric.
         blocks, disturbed: mirrored blocks, and by what each disturbed one was disturbed.
@@ -112,7 +143,8 @@ class Result:
         notes: what else to say about how it came to be.
         size_bytes: size of the engine's files.
         accuracy: None until compared.
-        speeds: by batch size.
+        speeds: by batch size, of a served engine by concurrency.
+        load: what a served engine carries; None until loaded.
     """
 
     variant: Variant
@@ -126,6 +158,12 @@ class Result:
     size_bytes: int
     accuracy: Accuracy | None = None
     speeds: tuple[Speed, ...] = ()
+    load: Load | None = None
+
+    @property
+    def cell(self) -> str:
+        """What its speeds are by: `batch` or `concurrency`."""
+        return "concurrency" if self.variant.served else "batch"
 
     @property
     def embedding_verdict(self) -> Verdict:
@@ -143,7 +181,7 @@ class Result:
 
     @property
     def speed_verdict(self) -> Verdict:
-        """The gravest verdict over the batch sizes."""
+        """The gravest verdict over the batch sizes, or of a served engine over all of its load."""
         order = [
             Verdict.INVALID,
             Verdict.REGRESSED,
@@ -153,5 +191,6 @@ class Result:
             Verdict.PASS,
             Verdict.IMPROVED,
         ]
-        found = {speed.verdict for speed in self.speeds}
+        loads = [self.load.judgement.verdict] if self.load else []
+        found = {*loads, *(speed.verdict for speed in self.speeds)}
         return next((verdict for verdict in order if verdict in found), Verdict.NOT_MEASURED)

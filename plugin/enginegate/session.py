@@ -2,24 +2,20 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from enginegate.accuracy import DEFAULT_LIMITS, Limits, compare
 from enginegate.baselines import Baselines
 from enginegate.build import Built, execution_flags
-from enginegate.calibration import (
-    REPLICATES,
-    calibrate_results,
-    calibration_lines,
-    save_calibration,
-)
-from enginegate.completeness import unjudged
+from enginegate.calibration import REPLICATES
 from enginegate.condition import describe_machine
+from enginegate.ending import Ending
 from enginegate.engines import (
     Embeddings,
     Executed,
@@ -28,25 +24,24 @@ from enginegate.engines import (
     offered,
     resolve,
 )
-from enginegate.errors import EmbeddingError, EngineGateError, ModelError
-from enginegate.files import sha256_of_json, write_atomic
-from enginegate.history import append_history
+from enginegate.errors import EmbeddingError, ModelError
+from enginegate.files import sha256_of_json
 from enginegate.machine import this_machine
 from enginegate.models import Exported
 from enginegate.options import Options
 from enginegate.prepare import Preparation, Progress, Reference
-from enginegate.refresh import offer, refresh
-from enginegate.render import render_json, render_text
 from enginegate.results import Accuracy, Context, Result, Speed
+from enginegate.served import Desk
 from enginegate.speed import SpeedJudge, Standard, beside, stored
 from enginegate.table import spent_line
 from enginegate.timing import METHOD, Rig, Samples
-from enginegate.trial import P50, P99, Trial, gating_rules
+from enginegate.trial import P50, P99, Rules, Trial, gating_rules
 from enginegate.variants import Precision, Variant
 from enginegate.verdict import Judgement, judge_accuracy
-from enginegate.words import GateLevel, Refresh, Verdict, exit_status
+from enginegate.words import GateLevel, Verdict, exit_status
 from enginegate.workload import Workload
 
+_SERVED = 4  # replicates of the screening of a served engine
 _TIGHT = DEFAULT_LIMITS[Precision.FP16]
 
 
@@ -60,47 +55,61 @@ class Session:
         self.options = dataclasses.replace(options, backend=backend, precisions=precisions)
         self.baselines = Baselines(options.baselines, this_machine())
         self.results: dict[str, Result] = {}
-        self.lines: list[str] = []
-        self.problems: list[str] = []
+        self.ending = Ending(self.options, self.baselines)
         self._asked: dict[str, Variant] = {}
         self._started_s = time.monotonic()
         self._measured_s = 0.0
         self._speeds: dict[tuple[str, int], tuple[Samples, Speed]] = {}
         self.planned: dict[Variant, tuple[int, ...]] = {}
         self.evidence: dict[str, float] = {}
-        self.failures: list[str] = []
         self.notices: list[tuple[Verdict, str, bool]] = []
         self._engines: dict[str, str] = {}
         self._beside: dict[str, str] = {}
         self.seed = options.seed if options.seed is not None else secrets.randbelow(1 << 32)
-        self._rng = random.Random(self.seed)  # noqa: S311 - placement, not secrets
+        self.rng = random.Random(self.seed)  # noqa: S311 - placement, not secrets
         self._condition = describe_machine()
         self._judge = self._make_judge()
         self.prepare = Preparation(self.options, progress)
+        self.progress = progress
+
+    @functools.cached_property
+    def desk(self) -> Desk | None:
+        """What serves engines; None without --serve."""
+        serve = self.options.serve
+        return Desk(serve, self.prepare.store, self.progress) if serve else None
 
     def _make_judge(self) -> SpeedJudge:
         options = self.options
-        limits = {P50: options.max_slowdown, P99: options.max_slowdown_p99}
         self._gating = gating_rules(options.replicates, options.max_time_s)
+        self.served_judge = self._judge_with(dataclasses.replace(self._gating, replicates=_SERVED))
         many = dataclasses.replace(self._gating, replicates=REPLICATES)
-        rules = many if options.calibrate else self._gating
+        return self._judge_with(many if options.calibrate else self._gating)
+
+    def _judge_with(self, rules: Rules) -> SpeedJudge:
+        limits = {P50: self.options.max_slowdown, P99: self.options.max_slowdown_p99}
         return SpeedJudge(Trial(rules, time.monotonic), limits, self.evidence)
 
     @contextlib.contextmanager
-    def _measuring(self) -> Iterator[None]:
+    def measuring(self) -> Iterator[None]:
         """Count what happens inside as measurement."""
         start_s = time.monotonic()
         yield
         self._measured_s += time.monotonic() - start_s
 
     def start(
-        self, built: Built, executed: Executed, model: Exported, workload: Workload
+        self,
+        built: Built,
+        executed: Executed,
+        model: Exported,
+        workload: Workload,
+        deployment: str = "",
     ) -> Result:
-        """Open the record of a variant."""
-        variant = dataclasses.replace(built.variant, model=model.spec.name)
+        """Open the record of a variant, in this process or as a server deploys it."""
+        variant = named(built.variant, model, served=bool(deployment))
+        context = self._context(model, workload)
         result = Result(
             variant=variant,
-            context=self._context(model, workload),
+            context=dataclasses.replace(context, deployment=deployment),
             backend=get_backend(built.backend).version(),
             chosen=built.precision,
             executed=executed.matmuls,
@@ -111,7 +120,7 @@ class Session:
         )
         self._refuse_second(built.variant, variant.id)
         self._engines[variant.id] = built.entry.folder.name
-        return self._record(result)
+        return self.record(result)
 
     def _refuse_second(self, asked: Variant, name: str) -> None:
         """Two models of one name would overwrite each other's figures."""
@@ -146,7 +155,7 @@ class Session:
             accuracy = Accuracy(deltas, limits, judge_accuracy(deltas, limits, tight))
         except EmbeddingError as error:
             accuracy = Accuracy(None, limits, Judgement(Verdict.FAIL, (str(error),)))
-        return self._record(dataclasses.replace(result, accuracy=accuracy))
+        return self.record(dataclasses.replace(result, accuracy=accuracy))
 
     def plan(self, parameters: Iterable[Mapping[str, Any]]) -> None:
         """Note the batch sizes that tests will ask for, by their parameters."""
@@ -158,11 +167,17 @@ class Session:
 
     def rig(self, built: Built, model: Exported, workload: Workload) -> Rig:
         """What times a variant: beside the baseline's engine with --against, or the reference."""
-        variant = dataclasses.replace(built.variant, model=model.spec.name)
+        old = self.yardstick(built, model, served=False)
+        return self.prepare.rig(built, old, model, workload, self.rng)
+
+    def yardstick(self, built: Built, model: Exported, *, served: bool) -> Built | None:
+        """The engine to measure beside; None for the reference."""
+        variant = named(built.variant, model, served=False)
         old = self.prepare.baseline_engine(variant) if self.options.beside else None
         old = built if self.options.calibrate else old
-        self._beside[variant.id] = old.content_sha256 if old else ""
-        return self.prepare.rig(built, old, model, workload, self._rng)
+        name = dataclasses.replace(variant, served=served).id
+        self._beside[name] = old.content_sha256 if old else ""
+        return old
 
     def measured(self, result: Result, rig: Rig, batch: int) -> Samples:
         """The samples of one batch size; its verdict is then in `speed_of`.
@@ -173,22 +188,25 @@ class Session:
         if (name, batch) not in self._speeds:
             planned = self.planned.get(self._asked[name], ())
             batches = planned if batch in planned else (batch,)
-            with self._measuring():
-                self._measure(result, rig, batches)
+            with self.measuring():
+                self.judge_speed(result, rig, batches, self._judge)
         return self._speeds[name, batch][0]
 
     def speed_of(self, result: Result, batch: int) -> Speed:
         """The judged speed of a batch size that was measured."""
         return self._speeds[result.variant.id, batch][1]
 
-    def _measure(self, result: Result, rig: Rig, batches: Sequence[int]) -> None:
+    def judge_speed(
+        self, result: Result, rig: Rig, batches: Sequence[int], judge: SpeedJudge
+    ) -> None:
+        """Measure batch sizes, or levels of a served engine, and record their speeds, judged."""
         name, standard = result.variant.id, self._standard(result, batches)
         cell = f"{name}@{self._about(result)}"
-        judged = self._judge.judge(rig, batches, standard, cell)
+        judged = judge.judge(rig, batches, standard, cell)
         self._speeds |= {(name, batch): found for batch, found in judged.items()}
         speeds = tuple(speed for _, speed in judged.values())
         latest = self.results[name]
-        self._record(dataclasses.replace(latest, speeds=(*latest.speeds, *speeds)))
+        self.record(dataclasses.replace(latest, speeds=(*latest.speeds, *speeds)))
 
     def _about(self, result: Result) -> str:
         """What evidence is about, hashed: both engines, the limits, and what figures go with."""
@@ -221,77 +239,31 @@ class Session:
         reason = f"{self.options.beside} has no engine of it"
         return _nothing(Verdict.NO_BASELINE, reason)
 
-    def _record(self, result: Result) -> Result:
+    def record(self, result: Result) -> Result:
+        """Keep the latest of a variant."""
         self.results[result.variant.id] = result
         return result
 
     def finish(self, *, interrupted: bool, narrowed: str) -> None:
-        """Write baselines and reports; what cannot be written goes to `problems`."""
-        if self.results:
+        """Write baselines and reports; what cannot be written goes to the ending's problems."""
+        results, ending = list(self.results.values()), self.ending
+        if results:
             elapsed_s = time.monotonic() - self._started_s
-            self.lines.append(spent_line(self._measured_s, elapsed_s - self._measured_s))
-        if self.options.gate is not GateLevel.OFF and not self.options.save_engines:
-            self._attempt(lambda: self._look_for_missing(narrowed))
-        self._attempt(lambda: self._settle_baselines(interrupted=interrupted))
-        self._attempt(self._write_reports)
+            ending.lines.append(spent_line(self._measured_s, elapsed_s - self._measured_s))
+        ending.look_for_missing(results, narrowed)
+        ending.settle_baselines(results, interrupted=interrupted)
+        ending.calibrate(results, self._gating, self._measured_s, self.seed)
+        ending.write_reports(results, self._condition, self.seed)
         self.prepare.close()
-
-    def _look_for_missing(self, narrowed: str) -> None:
-        if narrowed and self.baselines.models():
-            self.lines.append(f"not looked for lost checks: the run was narrowed by {narrowed}")
-        if narrowed:
-            return
-        found = list(unjudged(self.baselines, self.results.values(), self.options))
-        self.lines += [f"not judged: {line}" for line in found]
-        if found and self.options.fails(Verdict.NO_BASELINE):
-            self.failures.append(Verdict.NO_BASELINE)
-
-    def _calibrate(self, results: Sequence[Result]) -> None:
-        found = calibrate_results(
-            results, self.options.max_slowdown, self._gating, self._measured_s, self.seed
-        )
-        self.lines += calibration_lines(found)
-        if found:
-            folder = self.baselines.root / self.baselines.machine.id
-            path = save_calibration(folder, found, dataclasses.asdict(self._gating))
-            self.lines.append(f"calibration: wrote {os.path.relpath(path)}")
 
     def exit_status(self) -> int:
         """0, 1, or one of `Exit`."""
-        return exit_status([*self.failures, *("error" for _ in self.problems)])
+        return exit_status([*self.ending.failures, *("error" for _ in self.ending.problems)])
 
-    def _settle_baselines(self, *, interrupted: bool) -> None:
-        results = list(self.results.values())
-        if self.options.save_engines:
-            return
-        if self.options.calibrate:
-            self._calibrate(results)
-            return
-        if self.options.history and not self.options.beside:
-            append_history(
-                results, self.baselines.root, self.baselines.machine.id, self.options.rootpath
-            )
-        settle = refresh if self.options.refresh is not Refresh.NONE else offer
-        self.lines += settle(self.baselines, results, self.options, interrupted=interrupted)
 
-    def _attempt(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except EngineGateError as error:
-            self.problems.append(str(error))
-        except OSError as error:
-            named = f"cannot write {error.filename}: {error.strerror}"
-            self.problems.append(named if error.filename else str(error))
-
-    def _write_reports(self) -> None:
-        results = list(self.results.values())
-        if self.options.report_text:
-            write_atomic(self.options.report_text, render_text(results) + "\n")
-        if self.options.report_json:
-            write_atomic(self.options.report_json, self._json(results))
-
-    def _json(self, results: list[Result]) -> str:
-        return render_json(results, this_machine(), self._condition, self.seed)
+def named(variant: Variant, model: Exported, *, served: bool) -> Variant:
+    """The variant under its model's own name."""
+    return dataclasses.replace(variant, model=model.spec.name, served=served)
 
 
 def _nothing(verdict: Verdict, reason: str) -> Standard:

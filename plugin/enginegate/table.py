@@ -5,8 +5,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from enginegate.results import Result, Speed
-from enginegate.variants import Precision
+from enginegate.levels import Capacity, Deployment, OpenLevel
+from enginegate.results import Load, Result, Speed
+from enginegate.sweep_text import analysis_lines, level_line
+from enginegate.variants import Precision, Variant
 from enginegate.verdict import Judgement, describe
 from enginegate.words import Verdict
 
@@ -64,22 +66,49 @@ def _facts(result: Result) -> tuple[str, ...]:
 
 def _row(result: Result) -> tuple[str, ...]:
     deltas = result.accuracy.deltas if result.accuracy else None
-    first, last = _ends(result)
-    asked = str(result.variant.precision)
+    _, last = _ends(result)
+    asked = result.variant.precision
     return (
-        asked,
+        _asked(result.variant),
         result.ran if asked != Precision.BEST else f"{result.ran} ({result.chosen})",
         f"{deltas.max_abs:.1e}" if deltas else _NOTHING,
         f"{deltas.cosine_worst:.6f}" if deltas else _NOTHING,
-        milliseconds(first.p50_s) if first else _NOTHING,
-        milliseconds(first.p99_s[1] if first.p99_s else None) if first else _NOTHING,
-        f"{last.texts_per_s:.0f}" if last else _NOTHING,
+        *(_loaded(result.load) if result.load else _timed(result)),
         f"{last.yardstick_ratio:.2f}" if last and not result.context.against else _NOTHING,
         worst_change(result),
         _sees(result),
         str(result.embedding_verdict),
         str(result.speed_verdict),
     )
+
+
+def _asked(variant: Variant) -> str:
+    return f"{variant.precision} served" if variant.served else str(variant.precision)
+
+
+def _timed(result: Result) -> tuple[str, str, str]:
+    first, last = _ends(result)
+    return (
+        milliseconds(first.p50_s) if first else _NOTHING,
+        milliseconds(first.p99_s[1] if first.p99_s else None) if first else _NOTHING,
+        f"{last.texts_per_s:.0f}" if last else _NOTHING,
+    )
+
+
+def _loaded(load: Load) -> tuple[str, str, str]:
+    """Latencies at the lowest level, and the largest throughput."""
+    latency = load.levels[0].latency
+    largest = max(level.throughput_per_s for level in load.levels)
+    return milliseconds(latency.p50_s), milliseconds(latency.p99_s), f"{largest:.0f}"
+
+
+def described(deployment: Deployment) -> str:
+    """A deployment in words: `max batch 32, preferred 16, delay 10000 us, instances 1, ...`."""
+    preferred = ", ".join(map(str, deployment.preferred_batch_sizes))
+    parts = [f"max batch {deployment.max_batch_size}"]
+    parts += [f"preferred {preferred}"] if preferred else []
+    parts += [f"delay {deployment.max_queue_delay_us} us", f"instances {deployment.instances}"]
+    return ", ".join([*parts, f"threads {deployment.threads}"])
 
 
 def _ends(result: Result) -> tuple[Speed | None, Speed | None]:
@@ -115,13 +144,15 @@ def _merged(notes: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 
 def _notes(result: Result) -> Iterator[tuple[str, str]]:
-    name = str(result.variant.precision)
+    name = _asked(result.variant)
     yield from ((name, f"flagged: {flag}") for flag in result.flags)
     if result.accuracy and result.accuracy.judgement.reasons:
         judgement = result.accuracy.judgement
         yield name, f"embeddings {judgement.verdict}: {'; '.join(judgement.reasons)}"
     yield from ((name, note) for note in result.notes)
     yield from ((name, text) for text in _speed_notes(result))
+    if result.load:
+        yield from ((name, text) for text in _load_notes(result.load))
 
 
 def _speed_notes(result: Result) -> Iterator[str]:
@@ -130,11 +161,40 @@ def _speed_notes(result: Result) -> Iterator[str]:
     for judgement in dict.fromkeys(judgement for judgement, _ in said):
         if judgement.reasons:
             batches = ", ".join(str(batch) for other, batch in said if other == judgement)
-            yield f"batch {batches}: {judgement.verdict}: {'; '.join(judgement.reasons)}"
+            where = f"{result.cell} {batches}"
+            yield f"{where}: {judgement.verdict}: {'; '.join(judgement.reasons)}"
     if disturbed := [cause for speed in result.speeds for cause in speed.disturbed]:
         blocks = sum(speed.blocks for speed in result.speeds)
         causes = ", ".join(sorted({word for cause in disturbed for word in cause.split(", ")}))
         yield f"{len(disturbed)} of {blocks} blocks disturbed: {causes}"
+
+
+def _load_notes(load: Load) -> Iterator[str]:
+    """How it was loaded, what came of it, and which levels are not to be trusted."""
+    yield f"load by {load.driver} on {load.server}: {described(load.deployment)}"
+    if load.judgement.reasons:
+        yield f"load: {load.judgement.verdict}: {'; '.join(load.judgement.reasons)}"
+    yield from analysis_lines(load.analysis)
+    yield from (_open_line(level) for level in load.open_levels)
+    if load.capacity:
+        yield _capacity_line(load.capacity)
+    marked = [level for level in load.levels if level.marks]
+    yield from (f"concurrency {level.concurrency}: {'; '.join(level.marks)}" for level in marked)
+
+
+def _open_line(level: OpenLevel) -> str:
+    scheduled, sent = (milliseconds(x.p99_s) for x in (level.latency, level.latency_from_send))
+    marks = "".join(f"; {mark}" for mark in level.marks)
+    return (
+        f"open loop, {level.arrivals} {level.rate_per_s:g} requests/s: p99 {scheduled} ms from the "
+        f"scheduled time, {sent} ms from the send{marks}"
+    )
+
+
+def _capacity_line(capacity: Capacity) -> str:
+    above = f", {capacity.high_per_s:.0f} do not" if capacity.high_per_s else ""
+    held = f"{capacity.low_per_s:.0f} infer/sec hold{above} ({capacity.end})"
+    return f"capacity for {capacity.slo}: {held}"
 
 
 def _judgements(speed: Speed) -> Iterator[Judgement]:
@@ -147,12 +207,15 @@ def _judgements(speed: Speed) -> Iterator[Judgement]:
 
 def latency_lines(result: Result) -> Iterator[str]:
     """A line per batch size, for the written report."""
+    if result.load:
+        yield from map(level_line, result.load.levels)
     for speed in sorted(result.speeds, key=lambda speed: speed.batch):
         tail = speed.tail_judgement.verdict if speed.tail_judgement else Verdict.NOT_MEASURED
         p99 = " … ".join(map(milliseconds, speed.p99_s)) if speed.p99_s else _NOTHING
         beside = result.context.against or "reference"
+        where = f"{_asked(result.variant)} {result.cell} {speed.batch}"
         yield (
-            f"{result.variant.precision} batch {speed.batch}: p50 {milliseconds(speed.p50_s)} ms, "
+            f"{where}: p50 {milliseconds(speed.p50_s)} ms, "
             f"p99 {p99} ms, {speed.texts_per_s:.0f} texts/s, "
             f"{speed.yardstick_ratio:.2f} x {beside}, {speed.verdict}, p99 {tail}"
         )

@@ -6,6 +6,8 @@ from enum import StrEnum
 
 from enginegate.errors import OptionError
 
+SERVED = "-served"  # at the end of a key
+
 
 class Precision(StrEnum):
     """A precision a user may ask for; `best` is the fastest one within the fp16 limits."""
@@ -19,11 +21,15 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True)
 class Variant:
-    """One engine to judge: a model, a backend and a precision, as asked for."""
+    """One engine to judge: a model, a backend and a precision, as asked for.
+
+    `served` is the same engine behind a server, which has figures of its own.
+    """
 
     model: str
     backend: str
     precision: Precision
+    served: bool = False
 
     @property
     def id(self) -> str:
@@ -32,8 +38,13 @@ class Variant:
 
     @property
     def key(self) -> str:
-        """Name inside the model's own baseline file: `openvino-fp16`."""
-        return f"{self.backend}-{self.precision}"
+        """Name inside the model's own baseline file: `openvino-fp16`, `openvino-fp16-served`."""
+        return f"{self.backend}-{self.precision}{SERVED if self.served else ''}"
+
+
+def precision_of(key: str) -> str:
+    """The precision in a variant's key."""
+    return key.removesuffix(SERVED).rpartition("-")[2]
 
 
 def parse_precisions(words: Sequence[str]) -> tuple[Precision, ...]:

@@ -1,9 +1,12 @@
 """The rules that lead to a verdict."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from enginegate.accuracy import Deltas, Limits, violations
+from enginegate.cliffs import new_cliffs
+from enginegate.levels import Capacity, Cause, Cliff, StoredLoad
 from enginegate.stats import Change
 from enginegate.words import Verdict
 
@@ -52,6 +55,37 @@ def judge_change(
     if change.high < 1 + limit:
         return Judgement(Verdict.PASS)
     return Judgement(Verdict.UNDECIDED, (f"{describe(change)} holds the limit of {limit:.1%}",))
+
+
+def judge_load(
+    cliffs: Sequence[Cliff], capacity: Capacity | None, stored: StoredLoad | None, limit: float
+) -> Judgement:
+    """Compare what a served engine carries with what it carried.
+
+    A cliff that the baseline lacks is REGRESSED, and so is a capacity whose whole interval is below
+    the stored one's by more than the limit; noisy levels and a client that was too slow are not.
+    """
+    if stored is None:
+        advice = "no load stored; write it with --refresh-baselines"
+        return Judgement(Verdict.NO_BASELINE, (advice,))
+    blamed = [cliff for cliff in cliffs if cliff.cause not in (Cause.NOISE, Cause.CLIENT)]
+    reasons = [_cliff_reason(cliff) for cliff in new_cliffs(blamed, stored.cliffs)]
+    sought = capacity is not None and str(capacity.slo) == stored.slo
+    high_per_s = capacity.high_per_s if capacity else None
+    if sought and high_per_s is not None and high_per_s < stored.low_per_s / (1 + limit):
+        reasons.append(
+            f"holds {stored.slo} up to at most {high_per_s:.0f} infer/s, "
+            f"where at least {stored.low_per_s:.0f} were stored"
+        )
+    return Judgement(Verdict.REGRESSED, tuple(reasons)) if reasons else Judgement(Verdict.PASS)
+
+
+def _cliff_reason(cliff: Cliff) -> str:
+    word = "cause" if cliff.proven else "suspected cause"
+    return (
+        f"new cliff at concurrency {cliff.first} to {cliff.last} ({cliff.throughput_per_s:.0f} "
+        f"infer/s at its lowest), {word} {cliff.cause}: {cliff.evidence}"
+    )
 
 
 def describe(change: Change) -> str:

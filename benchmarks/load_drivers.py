@@ -1,0 +1,87 @@
+"""Our load generator against perf_analyzer: one small model, one Triton, one run.
+
+python benchmarks/load_drivers.py CACHE LIBRARY_PATH [PERF_ANALYZER] [REPEATS]
+
+CACHE is the folder of the engine cache; LIBRARY_PATH has perf_analyzer's libb64 and libcudart. The
+drivers take turns level by level; a figure is the median of its repeats, a ratio the median of the
+ratios of neighbouring turns. For concurrency 1 over HTTP the least that a client can do is shown
+beside: a blocking socket and two calls.
+"""
+
+import socket
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from small_model import exchange, heading, small_server, tokens
+
+from enginegate.levels import Level, Protocol
+from enginegate.serving.load import open_generator
+from enginegate.serving.perf_analyzer import find_perf_analyzer, run_perf_analyzer
+from enginegate.serving.sweep import run_level
+
+CONCURRENCIES = (1, 8, 16, 32)
+
+
+def main(cache: str, library_path: str, binary: str = "", repeats: str = "5") -> None:
+    analyzer = find_perf_analyzer(library_path, Path(binary) if binary else None)
+    print(f"Load drivers. {heading()}. {analyzer.version}.")
+    print("Triton 2.51, Python backend, one matrix product a text; one run, drivers in turn.")
+    with small_server(Path(cache)) as addresses:
+        for protocol, address in addresses.items():
+            print(f"\n{protocol.value:4}  | throughput, infer/s         | mean latency, ms")
+            print("conc. |  ours  perf_analyzer  ratio |  ours  perf_analyzer  ratio | client")
+            for concurrency in CONCURRENCIES:
+                pairs = measure(analyzer, protocol, address, concurrency, int(repeats))
+                print(row(concurrency, pairs), flush=True)
+            if protocol is Protocol.HTTP:
+                print(f"bare socket, concurrency 1: {1e3 * bare_s(address):.3f} ms", flush=True)
+
+
+def measure(
+    analyzer, protocol: Protocol, address: str, concurrency: int, repeats: int
+) -> list[tuple[Level, Level]]:
+    asked, pairs = exchange(address, protocol), []
+    with open_generator(asked) as generator:
+        for turn in range(repeats):
+            drivers = {
+                0: lambda: run_level(generator, concurrency, lambda: None, "ours"),
+                1: lambda: run_perf_analyzer(analyzer, asked.endpoint, tokens(), concurrency),
+            }
+            found = {i: drivers[i]() for i in ((0, 1) if turn % 2 == 0 else (1, 0))}
+            pairs.append((found[0], found[1]))
+    return pairs
+
+
+def bare_s(address: str, time_s: float = 3.0) -> float:
+    """Mean latency over a blocking socket; every answer comes in one piece."""
+    requests = exchange(address, Protocol.HTTP).requests
+    host, _, port = address.partition(":")
+    with socket.create_connection((host, int(port)), 30) as connection:
+        connection.settimeout(None)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        start, count = time.monotonic(), 0
+        while time.monotonic() < start + time_s:
+            connection.sendall(requests[count % len(requests)])
+            connection.recv(1 << 18)
+            count += 1
+        return (time.monotonic() - start) / count
+
+
+def row(concurrency: int, pairs: list[tuple[Level, Level]]) -> str:
+    rates = np.array([[level.throughput_per_s for level in pair] for pair in pairs])
+    means = np.array([[1e3 * level.latency.mean_s for level in pair] for pair in pairs])
+    share = max(ours.client_share for ours, _ in pairs)
+    marks = sorted({mark for ours, _ in pairs for mark in ours.marks})
+    rate, mean = np.median(rates, axis=0), np.median(means, axis=0)
+    rate_ratio = np.median(rates[:, 0] / rates[:, 1])
+    mean_ratio = np.median(means[:, 0] / means[:, 1])
+    return (
+        f"{concurrency:5} | {rate[0]:5.0f} {rate[1]:14.0f}  {rate_ratio:5.2f} "
+        f"| {mean[0]:5.3f} {mean[1]:14.3f}  {mean_ratio:5.2f} | {share:.0%} {'; '.join(marks)}"
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,100 @@
+"""Served engines of a run: served, judged by the same rules as those in this process, loaded."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from enginegate.accuracy import Limits
+from enginegate.baselines import Baseline
+from enginegate.build import Built
+from enginegate.engines import Engine
+from enginegate.errors import ServingError
+from enginegate.loads import LoadRun, compared_levels, served_rig
+from enginegate.models import Exported
+from enginegate.prepare import Reference
+from enginegate.results import Result
+from enginegate.served import ServedEngine, ToServe
+from enginegate.session import Session, named
+from enginegate.table import described
+from enginegate.verdict import Judgement
+from enginegate.words import GateLevel, Refresh, Verdict
+from enginegate.workload import Workload
+
+
+@dataclass(frozen=True)
+class Hosting:
+    """Serves and loads the engines of a session."""
+
+    session: Session
+
+    @contextlib.contextmanager
+    def serve(
+        self,
+        built: Built,
+        engine: Engine,
+        model: Exported,
+        workload: Workload,
+        reference: Reference,
+        limits: Limits,
+    ) -> Iterator[ServedEngine]:
+        """The engine on a server, the record of what is served opened and its embeddings judged.
+
+        Raises ServingError as `Desk.serve` does.
+        """
+        run = self.session
+        if run.desk is None:
+            raise ServingError("no server was asked for: use --serve triton or --serve URL")
+        beside = run.yardstick(built, model, served=True)
+        dim = reference.embeddings.shape[1]
+        with run.desk.serve(ToServe(built, beside, engine, model, workload, dim)) as served:
+            said = f"{served.server_name}, {described(served.deployment)}"
+            result = run.start(built, engine.executed, model, workload, said)
+            result = run.judge_embeddings(result, served.embeddings, reference, limits)
+            run.record(_with_fault(result, served.fault))
+            yield served
+
+    def result(self, served: ServedEngine) -> Result:
+        """The record of a served engine."""
+        source = served.source
+        return self.session.results[named(source.built.variant, source.model, served=True).id]
+
+    def measure(self, served: ServedEngine) -> Result:
+        """Load a served engine once, and compare its speed with the baseline's if there is one."""
+        if self.result(served).load is None:
+            with self.session.measuring():
+                self._measure(served)
+        return self.result(served)
+
+    def _measure(self, served: ServedEngine) -> None:
+        run, result = self.session, self.result(served)
+        if run.desk is None:
+            return
+        known = self._known(result)
+        loading = LoadRun(run.desk.options, run.progress, run.seed)
+        load = loading.measure(served, known, run.options.max_slowdown)
+        result = run.record(replace(result, load=load))
+        if self._is_compared(served, known):
+            rig = served_rig(served, run.rng)
+            run.judge_speed(result, rig, compared_levels(load, known), run.served_judge)
+
+    def _known(self, result: Result) -> Baseline | None:
+        """The stored baseline, if it can be compared with this run."""
+        run = self.session
+        if run.options.gate is GateLevel.OFF or run.options.beside or run.options.calibrate:
+            return None
+        found = run.baselines.load(result.variant.model).get(result.variant.key)
+        return None if found is None or found.difference(result.context) else found
+
+    def _is_compared(self, served: ServedEngine, known: Baseline | None) -> bool:
+        """Whether timing it beside its yardstick tells anything: compared, or to be stored."""
+        options = self.session.options
+        asked = options.beside or options.calibrate or options.refresh is not Refresh.NONE
+        return served.server is not None and bool(known or asked)
+
+
+def _with_fault(result: Result, fault: str) -> Result:
+    """The record, failed where the served embeddings are not those of the engine."""
+    if not fault or result.accuracy is None:
+        return result
+    judgement = Judgement(Verdict.FAIL, (fault,))
+    return replace(result, accuracy=replace(result.accuracy, judgement=judgement))

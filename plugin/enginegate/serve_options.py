@@ -1,0 +1,115 @@
+"""What `--serve` and the options beside it ask for."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from enginegate.errors import OptionError
+from enginegate.levels import Arrivals, Deployment, Driver, Endpoint, Protocol, Slo
+from enginegate.settings import Settings, choice, number, refuse_unknown
+
+EMBEDDED = "triton"
+TABLE_KEYS = (
+    "concurrency",
+    "max_batch_size",
+    "preferred_batch_sizes",
+    "max_queue_delay_us",
+    "instances",
+    "load_driver",
+    "slo",
+    "arrivals",
+    "rates",
+    "serve_timeout",
+)
+_CONCURRENCIES = (1, 2, 4, 8, 16, 32)
+_SLO = re.compile(r"(mean|p50|p90|p95|p99|max)\s*(?:=|<=)\s*([0-9.]+)\s*(us|ms|s)")
+_UNITS_S: Mapping[str, float] = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """How engines are served and loaded.
+
+    Attributes:
+        endpoint: a server that runs already; None for one that is started.
+        concurrencies: levels of the closed loop.
+        deployment: how a started server runs the models.
+        driver: what makes the load.
+        slo: latency that the capacity is sought for; None for no search.
+        arrivals: spacing of open-loop requests.
+        rates_per_s: open-loop rates to measure besides.
+        timeout_s: longest that a server may take to get ready.
+    """
+
+    endpoint: Endpoint | None
+    concurrencies: tuple[int, ...]
+    deployment: Deployment
+    driver: Driver
+    slo: Slo | None
+    arrivals: Arrivals
+    rates_per_s: tuple[float, ...]
+    timeout_s: float
+
+    @classmethod
+    def from_config(
+        cls, config: pytest.Config, table: Mapping[str, Any], threads: int
+    ) -> "ServeOptions | None":
+        """Read them; None without `--serve`. `table` is `[tool.enginegate.serve]`.
+
+        Raises OptionError for whatever is wrong in them.
+        """
+        refuse_unknown(table, TABLE_KEYS, "tool.enginegate.serve")
+        target = config.getoption("--serve")
+        if not target:
+            return None
+        get = Settings(config, table)
+        return cls(
+            endpoint=None if target == EMBEDDED else _endpoint(target),
+            concurrencies=tuple(sorted(get.counts("concurrency", _CONCURRENCIES))),
+            deployment=_deployment(get, threads),
+            driver=choice("load-driver", get.text("load_driver", Driver.OWN), Driver),
+            slo=_slo(get.text("slo", "")),
+            arrivals=choice("arrivals", get.text("arrivals", Arrivals.POISSON), Arrivals),
+            rates_per_s=tuple(number("rates", word, float) for word in get.words("rates")),
+            timeout_s=get.seconds("serve_timeout", 60.0),
+        )
+
+
+def _deployment(get: Settings, threads: int) -> Deployment:
+    largest = get.count("max_batch_size", 32)
+    preferred = get.counts("preferred_batch_sizes", ())
+    if preferred and max(preferred) > largest:
+        raise OptionError(
+            f"--preferred-batch-sizes {max(preferred)} is more than --max-batch-size {largest}"
+        )
+    delay = get.raw("max_queue_delay_us")
+    delay_us = 0 if delay in (None, 0, "0") else number("max_queue_delay_us", delay, int)
+    return Deployment(largest, preferred, delay_us, get.count("instances", 1), threads)
+
+
+def _endpoint(target: str) -> Endpoint:
+    """`grpc://host:port/model` or `http://host:port/model`; the model may be left out."""
+    parts = urlsplit(target)
+    if parts.scheme not in tuple(Protocol) or not parts.netloc:
+        raise OptionError(
+            f"--serve {target!r} is neither `{EMBEDDED}` nor an address such as "
+            "grpc://127.0.0.1:8001/model or http://127.0.0.1:8000/model"
+        )
+    return Endpoint(Protocol(parts.scheme), parts.netloc, parts.path.strip("/"))
+
+
+def _slo(text: str) -> Slo | None:
+    if not text:
+        return None
+    found = _SLO.fullmatch(text.strip())
+    if found is None:
+        raise OptionError(
+            f"--slo {text!r} is not a figure and a time, such as p99=20ms; figures are mean, p50, "
+            "p90, p95, p99 and max"
+        )
+    figure, amount, unit = found.groups()
+    return Slo(figure, number("slo", amount, float) * _UNITS_S[unit])

@@ -1,0 +1,160 @@
+"""Engines behind a server: started, and checked before anything is timed."""
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from enginegate.build import Built
+from enginegate.engines import Embeddings, Engine
+from enginegate.errors import ServingError
+from enginegate.levels import Deployment, Endpoint, Protocol
+from enginegate.models import Exported
+from enginegate.serve_options import ServeOptions
+from enginegate.serving.agreement import check_served, expected_embeddings
+from enginegate.serving.client import check_model, embed_served
+from enginegate.serving.environment import Progress, ServerEnvironment, server_environment
+from enginegate.serving.exchange import Exchange, make_exchange
+from enginegate.serving.repository import served_as, write_engine, write_reference
+from enginegate.serving.server import Server, serve
+from enginegate.store import Store
+from enginegate.timing import CANDIDATE, SENTINEL, YARDSTICK
+from enginegate.workload import Workload, take
+
+_PROBE_ROWS = 2
+
+
+@dataclass(frozen=True)
+class ToServe:
+    """An engine to serve.
+
+    Attributes:
+        built: its files.
+        beside: the engine to compare its speed with; None for the reference.
+        engine: the same engine in this process.
+        model: what it was built from.
+        texts: what it is judged on.
+        dim: components of its embeddings.
+    """
+
+    built: Built
+    beside: Built | None
+    engine: Engine
+    model: Exported
+    texts: Workload
+    dim: int
+
+
+@dataclass(frozen=True)
+class ServedEngine:
+    """A served engine that answers.
+
+    Attributes:
+        source: what is served.
+        endpoint: where.
+        deployment: how it is run.
+        server: None for one that ran already.
+        embeddings: as the server answers them, float32 [texts, dim].
+        difference: largest difference to those of the same engine in this process; None where
+            they are not the same.
+        fault: why they are not; empty if they are.
+        exchange: its requests, with the answers that are expected.
+    """
+
+    source: ToServe
+    endpoint: Endpoint
+    deployment: Deployment
+    server: Server | None
+    embeddings: Embeddings
+    difference: float | None
+    fault: str
+    exchange: Exchange
+
+    @property
+    def server_name(self) -> str:
+        """What serves it, in words."""
+        running = f"{self.endpoint.protocol}://{self.endpoint.address}"
+        return "triton, started for this run" if self.server else running
+
+
+@dataclass
+class Desk:
+    """Serves the engines of a run, one after the other.
+
+    Attributes:
+        options: how to serve.
+        store: keeps the server's packages.
+        progress: tells of long steps.
+        server: the one that runs now, if any.
+    """
+
+    options: ServeOptions
+    store: Store
+    progress: Progress
+    server: Server | None = field(default=None, init=False)
+
+    @functools.cached_property
+    def environment(self) -> ServerEnvironment:
+        """The server's packages, made once."""
+        return server_environment(self.store, self.progress)
+
+    @contextlib.contextmanager
+    def serve(self, source: ToServe) -> Iterator[ServedEngine]:
+        """The engine on a server, its answers compared with those in this process.
+
+        Raises ServingError for a server or a model that does not start, or is another than was
+        tested.
+        """
+        with self._endpoint(source) as (endpoint, server):
+            self.server = server
+            try:
+                yield self._checked(source, endpoint)
+            finally:
+                self.server = None
+
+    def log_tail(self) -> str:
+        """The end of the log of the server that runs now; empty without one."""
+        return self.server.log_tail() if self.server else ""
+
+    @contextlib.contextmanager
+    def _endpoint(self, source: ToServe) -> Iterator[tuple[Endpoint, Server | None]]:
+        if given := self.options.endpoint:
+            yield replace(given, model=given.model or source.model.spec.name), None
+            return
+        write = functools.partial(self._write, source)
+        with serve(self.environment, write, self.progress, self.options.timeout_s) as server:
+            yield server.endpoint(CANDIDATE, Protocol.HTTP), server
+
+    def _write(self, source: ToServe, root: Path) -> Sequence[str]:
+        """The engine and two copies of its yardstick; only the engine is loaded at first."""
+        evaluation = source.texts.evaluation
+        probe = take(evaluation, slice(_PROBE_ROWS))
+        engines = {CANDIDATE: source.built, YARDSTICK: source.beside, SENTINEL: source.beside}
+        for name, built in engines.items():
+            served = served_as(name, source.model, evaluation, source.dim, self.options.deployment)
+            if built is None:
+                write_reference(root, served, source.model, probe)
+            else:
+                write_engine(root, served, built, probe)
+        return [CANDIDATE]
+
+    def _checked(self, source: ToServe, endpoint: Endpoint) -> ServedEngine:
+        model, texts, evaluation = source.model, source.texts, source.texts.evaluation
+        inputs = tuple(model.inputs)
+        deployment = check_model(endpoint, inputs, model.output, texts.shape[1], source.dim)
+        size = max(deployment.max_batch_size, 1)
+        with self.progress("served embeddings"):
+            expected = expected_embeddings(source.engine, evaluation, size)
+            found = embed_served(endpoint, evaluation, model.output, size)
+        difference, fault = None, ""
+        try:
+            difference = check_served(found, expected, texts.texts, endpoint.model)
+        except ServingError as error:
+            fault = str(error)
+        answers = (expected.embeddings, expected.tolerance)
+        exchange = make_exchange(endpoint, evaluation, model.output, *answers)
+        server = self.server
+        return ServedEngine(
+            source, endpoint, deployment, server, found, difference, fault, exchange
+        )

@@ -1,0 +1,1 @@
+"""Serving on a real Triton: its environment, the repository, the server, and what a client asks."""

@@ -1,0 +1,116 @@
+"""The model repository: what is written is what a deployment would have."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from enginegate.build import Built
+from enginegate.engines import get_backend
+from enginegate.levels import Deployment
+from enginegate.models import Exported, Kind, ModelSpec
+from enginegate.serving.repository import (
+    served_as,
+    write_engine,
+    write_onnx,
+    write_reference,
+    write_tensorrt,
+)
+from enginegate.store import MANIFEST, Entry
+from enginegate.variants import Precision, Variant
+
+INPUTS = ("input_ids", "attention_mask")
+OUTPUT = "sentence_embedding"
+
+
+@pytest.fixture
+def tiny(tiny_onnx):
+    """The tiny model, exported."""
+    spec = ModelSpec("tiny", Kind.ONNX, str(tiny_onnx), seq_len=8, vocab_size=200)
+    roles = dict(zip(INPUTS, ("ids", "mask"), strict=True))
+    return Exported(spec, tiny_onnx, "0", "seeded", None, roles, OUTPUT)
+
+
+@pytest.fixture
+def batch():
+    ids = np.random.default_rng(0).integers(1, 200, (64, 8))
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+
+@pytest.fixture
+def built(tiny, batch, tmp_path):
+    folder = tmp_path / "built"
+    folder.mkdir()
+    (folder / MANIFEST).touch()
+    properties = get_backend("onnxruntime").build(tiny, Precision.FP32, batch, folder)
+    variant = Variant("tiny", "onnxruntime", Precision.FP32)
+    return Built(variant, Precision.FP32, "onnxruntime", Entry(folder, properties))
+
+
+@pytest.fixture
+def served(tiny, batch):
+    return served_as("tiny", tiny, batch, 16, Deployment())
+
+
+def config_of(root, name="tiny"):
+    from google.protobuf import text_format
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+    return text_format.Parse((root / name / "config.pbtxt").read_text(), ModelConfig())
+
+
+class TestRepository:
+    def test_engine_on_the_python_backend(self, tmp_path, served, built, batch):
+        write_engine(tmp_path, served, built, batch)
+        config = config_of(tmp_path)
+        assert (config.backend, config.max_batch_size) == ("python", 32)
+        assert [(i.name, list(i.dims)) for i in config.input] == [(n, [8]) for n in INPUTS]
+        assert [(o.name, list(o.dims)) for o in config.output] == [(OUTPUT, [16])]
+        assert config.instance_group[0].kind == config.instance_group[0].KIND_CPU
+        files = {
+            p.relative_to(tmp_path / "tiny" / "1").as_posix() for p in tmp_path.rglob("1/**/*")
+        }
+        assert files == {"model.py", "engine.json", "probe.npz", "engine", "engine/engine.onnx"}
+
+    def test_deployment_is_written(self, tmp_path, served, built, batch):
+        deployment = Deployment(16, (4, 8), max_queue_delay_us=10_000, instances=2, threads=3)
+        write_engine(tmp_path, dataclasses.replace(served, deployment=deployment), built, batch)
+        config = config_of(tmp_path)
+        assert list(config.dynamic_batching.preferred_batch_size) == [4, 8]
+        assert config.dynamic_batching.max_queue_delay_microseconds == 10_000
+        assert (config.max_batch_size, config.instance_group[0].count) == (16, 2)
+        assert config.parameters["threads"].string_value == "3"
+
+    def test_batching_is_dynamic_without_preferred_sizes(self, tmp_path, served, built, batch):
+        write_engine(tmp_path, served, built, batch)
+        config = config_of(tmp_path)
+        assert config.HasField("dynamic_batching")
+        assert not config.dynamic_batching.preferred_batch_size
+
+    def test_reference_is_the_onnx_in_fp32(self, tmp_path, served, tiny, batch):
+        write_reference(tmp_path, served, tiny, batch)
+        what = json.loads((tmp_path / "tiny" / "1" / "engine.json").read_text())
+        assert what["target"] == "enginegate.engines.onnxruntime:OnnxRuntime"
+        assert what["properties"] == {"output": OUTPUT}
+        assert (tmp_path / "tiny" / "1" / "engine" / "engine.onnx").stat().st_size > 0
+
+    def test_tensorrt_plan(self, tmp_path, served):
+        plan = tmp_path / "any.plan"
+        plan.write_bytes(b"plan")
+        write_tensorrt(tmp_path, served, plan)
+        config = config_of(tmp_path)
+        assert (config.platform, config.backend) == ("tensorrt_plan", "")
+        assert config.instance_group[0].kind == config.instance_group[0].KIND_GPU
+        assert (tmp_path / "tiny" / "1" / "model.plan").read_bytes() == b"plan"
+
+    def test_onnx_for_a_gpu(self, tmp_path, served, tiny):
+        write_onnx(tmp_path, served, tiny.onnx)
+        config = config_of(tmp_path)
+        assert (config.backend, config.platform) == ("onnxruntime", "")
+        assert (tmp_path / "tiny" / "1" / "model.onnx").exists()
+
+    def test_written_again_replaces_what_was_there(self, tmp_path, served, tiny, built, batch):
+        write_onnx(tmp_path, served, tiny.onnx)
+        write_engine(tmp_path, served, built, batch)
+        assert not (tmp_path / "tiny" / "1" / "model.onnx").exists()
