@@ -17,7 +17,7 @@ from enginegate.served import ServedEngine, ToServe
 from enginegate.session import Session, named
 from enginegate.table import described
 from enginegate.verdict import Judgement
-from enginegate.words import GateLevel, Refresh, Verdict
+from enginegate.words import Refresh, Verdict
 from enginegate.workload import Workload
 
 
@@ -47,7 +47,8 @@ class Hosting:
         beside = run.yardstick(built, model, served=True)
         dim = reference.embeddings.shape[1]
         with run.desk.serve(ToServe(built, beside, engine, model, workload, dim)) as served:
-            said = f"{served.server_name}, {described(served.deployment)}"
+            started = "started" if served.server else "running"
+            said = f"on a {started} server, {described(served.deployment)}"
             result = run.start(built, engine.executed, model, workload, said)
             result = run.judge_embeddings(result, served.embeddings, reference, limits)
             run.record(_with_fault(result, served.fault))
@@ -69,21 +70,13 @@ class Hosting:
         run, result = self.session, self.result(served)
         if run.desk is None:
             return
-        known = self._known(result)
+        known, missing = run.baseline_of(result)
         loading = LoadRun(run.desk.options, run.progress, run.seed)
-        load = loading.measure(served, known, run.options.max_slowdown)
+        load = loading.measure(served, known, missing, run.options.max_slowdown)
         result = run.record(replace(result, load=load))
         if self._is_compared(served, known):
             rig = served_rig(served, run.rng)
             run.judge_speed(result, rig, compared_levels(load, known), run.served_judge)
-
-    def _known(self, result: Result) -> Baseline | None:
-        """The stored baseline, if it can be compared with this run."""
-        run = self.session
-        if run.options.gate is GateLevel.OFF or run.options.beside or run.options.calibrate:
-            return None
-        found = run.baselines.load(result.variant.model).get(result.variant.key)
-        return None if found is None or found.difference(result.context) else found
 
     def _is_compared(self, served: ServedEngine, known: Baseline | None) -> bool:
         """Whether timing it beside its yardstick tells anything: compared, or to be stored."""

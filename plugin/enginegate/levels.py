@@ -114,6 +114,8 @@ class Level:
         breakdown: None where the server's statistics are unknown.
         batches: number of executions by their batch size, from the server's statistics.
         client_share: processor time of the busiest client process / time; None if unknown.
+        server_share: processor time of the server with its models / time, above 1 with several
+            threads, the warm-up included; None if unknown.
         marks: why the level is not to be trusted, in words; empty if it is.
     """
 
@@ -126,6 +128,7 @@ class Level:
     breakdown: Breakdown | None = None
     batches: Mapping[int, int] = field(default_factory=dict)
     client_share: float | None = None
+    server_share: float | None = None
     marks: tuple[str, ...] = ()
 
 

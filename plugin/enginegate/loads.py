@@ -2,8 +2,10 @@
 
 import contextlib
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from enginegate.baselines import Baseline
 from enginegate.cliffs import Analysis, analyse, new_cliffs
@@ -19,8 +21,9 @@ from enginegate.serving.exchange import Exchange, make_exchange
 from enginegate.serving.load import Generator, open_generator
 from enginegate.serving.perf_analyzer import find_perf_analyzer, run_perf_analyzer
 from enginegate.serving.sweep import closed_window, run_level, run_open
+from enginegate.serving.usage import processor_s
 from enginegate.timing import CANDIDATE, SENTINEL, YARDSTICK, Arm, Rig, Turn
-from enginegate.verdict import judge_load
+from enginegate.verdict import Judgement, judge_load
 
 _OPEN_S = 5.0  # of one open-loop level
 _REPLICATE_S = 2.0  # of each level in a replicate; one block at least
@@ -45,10 +48,13 @@ class LoadRun:
     progress: Progress
     seed: int
 
-    def measure(self, served: ServedEngine, known: Baseline | None, limit: float) -> Load:
+    def measure(
+        self, served: ServedEngine, known: Baseline | None, missing: Judgement, limit: float
+    ) -> Load:
         """All levels, closed and open, and the capacity if one is sought, judged by `known`.
 
-        Levels of a cliff that the baseline lacks are measured a second time before it is believed.
+        Without a stored load, `missing` is what is said of it. Levels of a cliff that the baseline
+        lacks are measured a second time before it is believed.
         Raises ServingError for answers that are wrong or missing.
         """
         with open_generator(served.exchange) as generator:
@@ -60,7 +66,7 @@ class LoadRun:
             opened = tuple(self._open(generator, rate) for rate in self.options.rates_per_s)
             capacity = self._capacity(generator, levels)
         stored = known.load if known else None
-        judgement = judge_load(analysis.cliffs, capacity, stored, limit)
+        judgement = judge_load(analysis.cliffs, capacity, stored, limit) if stored else missing
         return Load(
             server=served.server_name,
             deployment=served.deployment,
@@ -77,22 +83,17 @@ class LoadRun:
         return analyse(tuple(levels.values()), served.deployment)
 
     def _closed(self, served: ServedEngine, generator: Generator) -> RunLevel:
-        endpoint, driver = served.endpoint, self.options.driver
+        if self.options.driver is Driver.PERF_ANALYZER:
+            tokens = served.source.texts.evaluation
+            run = partial(run_perf_analyzer, find_perf_analyzer(), served.endpoint, tokens)
+        else:
+            run = partial(_own_level, generator, served.endpoint)
 
-        def own(concurrency: int) -> Level:
+        def watched(concurrency: int) -> Level:
             with self.progress(f"concurrency {concurrency}"):
-                return run_level(generator, concurrency, lambda: statistics(endpoint), driver)
+                return _with_usage(run, concurrency, served)
 
-        if driver is Driver.OWN:
-            return own
-        analyzer = find_perf_analyzer()
-        tokens = served.source.texts.evaluation
-
-        def theirs(concurrency: int) -> Level:
-            with self.progress(f"concurrency {concurrency} by perf_analyzer"):
-                return run_perf_analyzer(analyzer, endpoint, tokens, concurrency)
-
-        return theirs
+        return watched
 
     def _open(self, generator: Generator, rate_per_s: float) -> OpenLevel:
         with self.progress(f"{rate_per_s:.0f} requests a second"):
@@ -106,6 +107,20 @@ class LoadRun:
         return find_capacity(
             lambda rate: self._open(generator, rate), self.options.slo, start_per_s
         )
+
+
+def _own_level(generator: Generator, endpoint: Endpoint, concurrency: int) -> Level:
+    return run_level(generator, concurrency, lambda: statistics(endpoint), Driver.OWN)
+
+
+def _with_usage(run: RunLevel, concurrency: int, served: ServedEngine) -> Level:
+    """The level, with the processor time of a server that this run started."""
+    if served.server is None:
+        return run(concurrency)
+    before_s, start_s = processor_s(served.server.pid), time.monotonic()
+    level = run(concurrency)
+    used_s = processor_s(served.server.pid) - before_s
+    return replace(level, server_share=used_s / (time.monotonic() - start_s))
 
 
 def _suspects(analysis: Analysis, known: Baseline | None) -> Sequence[int]:

@@ -10,7 +10,7 @@ from enginegate.machine import Machine, library_versions
 from enginegate.results import Result
 from enginegate.table import HEADER, Section, latency_lines, sections
 
-REPORT_SCHEMA = 2
+REPORT_SCHEMA = 3
 
 
 def summary_lines(results: Iterable[Result]) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from enginegate.accuracy import DEFAULT_LIMITS, Limits, compare
-from enginegate.baselines import Baselines
+from enginegate.baselines import Baseline, Baselines
 from enginegate.build import Built, execution_flags
 from enginegate.calibration import REPLICATES
 from enginegate.condition import describe_machine
@@ -200,7 +200,7 @@ class Session:
         self, result: Result, rig: Rig, batches: Sequence[int], judge: SpeedJudge
     ) -> None:
         """Measure batch sizes, or levels of a served engine, and record their speeds, judged."""
-        name, standard = result.variant.id, self._standard(result, batches)
+        name, standard = result.variant.id, self.standard(result, batches)
         cell = f"{name}@{self._about(result)}"
         judged = judge.judge(rig, batches, standard, cell)
         self._speeds |= {(name, batch): found for batch, found in judged.items()}
@@ -215,29 +215,38 @@ class Session:
         engines = [self._engines[result.variant.id], self._beside[result.variant.id]]
         return sha256_of_json([context, limits, engines])[:16]
 
-    def _standard(self, result: Result, batches: Sequence[int]) -> Standard:
+    def standard(self, result: Result, batches: Sequence[int]) -> Standard:
         """What to compare a variant with, or the reason why there is nothing."""
+        paired = self.options.beside or self.options.calibrate
+        if paired and self.options.gate is not GateLevel.OFF:
+            return self._paired(result, batches)
+        baseline, missing = self.baseline_of(result)
+        return stored(baseline, batches) if baseline else Standard({}, {}, missing)
+
+    def baseline_of(self, result: Result) -> tuple[Baseline | None, Judgement]:
+        """The stored baseline of a variant if this run can be compared with it; else why not."""
         model, context = result.variant.model, result.context
         if self.options.gate is GateLevel.OFF:
-            return _nothing(Verdict.NO_BASELINE, "not compared: --gate off")
+            return None, Judgement(Verdict.NO_BASELINE, ("not compared: --gate off",))
         if self.options.beside or self.options.calibrate:
-            return self._paired(result, batches)
+            return None, Judgement(Verdict.NOT_MEASURED, ("stored baselines are not looked at",))
         baseline = self.baselines.load(model).get(result.variant.key)
         if baseline is not None:
             difference = baseline.difference(context)
-            known = stored(baseline, batches)
-            return _nothing(Verdict.INCOMPARABLE, difference) if difference else known
+            unlike = Judgement(Verdict.INCOMPARABLE, (difference,))
+            return (None, unlike) if difference else (baseline, Judgement(Verdict.PASS))
         if others := self.baselines.other_machines(model):
             reason = f"baselines are of {', '.join(others)}, this is another"
-            return _nothing(Verdict.INCOMPARABLE, reason)
+            return None, Judgement(Verdict.INCOMPARABLE, (reason,))
         path = os.path.relpath(self.baselines.path(model))
-        return _nothing(Verdict.NO_BASELINE, f"none in {path}; write it with --refresh-baselines")
+        advice = f"none in {path}; write it with --refresh-baselines"
+        return None, Judgement(Verdict.NO_BASELINE, (advice,))
 
     def _paired(self, result: Result, batches: Sequence[int]) -> Standard:
         if self._beside[result.variant.id]:
             return beside(batches)
         reason = f"{self.options.beside} has no engine of it"
-        return _nothing(Verdict.NO_BASELINE, reason)
+        return Standard({}, {}, Judgement(Verdict.NO_BASELINE, (reason,)))
 
     def record(self, result: Result) -> Result:
         """Keep the latest of a variant."""
@@ -264,7 +273,3 @@ class Session:
 def named(variant: Variant, model: Exported, *, served: bool) -> Variant:
     """The variant under its model's own name."""
     return dataclasses.replace(variant, model=model.spec.name, served=served)
-
-
-def _nothing(verdict: Verdict, reason: str) -> Standard:
-    return Standard({}, {}, Judgement(verdict, (reason,)))

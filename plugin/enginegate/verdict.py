@@ -58,16 +58,13 @@ def judge_change(
 
 
 def judge_load(
-    cliffs: Sequence[Cliff], capacity: Capacity | None, stored: StoredLoad | None, limit: float
+    cliffs: Sequence[Cliff], capacity: Capacity | None, stored: StoredLoad, limit: float
 ) -> Judgement:
     """Compare what a served engine carries with what it carried.
 
     A cliff that the baseline lacks is REGRESSED, and so is a capacity whose whole interval is below
     the stored one's by more than the limit; noisy levels and a client that was too slow are not.
     """
-    if stored is None:
-        advice = "no load stored; write it with --refresh-baselines"
-        return Judgement(Verdict.NO_BASELINE, (advice,))
     blamed = [cliff for cliff in cliffs if cliff.cause not in (Cause.NOISE, Cause.CLIENT)]
     reasons = [_cliff_reason(cliff) for cliff in new_cliffs(blamed, stored.cliffs)]
     sought = capacity is not None and str(capacity.slo) == stored.slo

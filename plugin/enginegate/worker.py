@@ -80,7 +80,7 @@ def _as_json(load: Load) -> dict[str, Any]:
 @contextlib.contextmanager
 def _started(python: str) -> Iterator["subprocess.Popen[str]"]:
     command = [python, "-m", "enginegate.worker"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(_own_paths())}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(own_paths())}
     process = subprocess.Popen(  # noqa: S603
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
@@ -90,7 +90,7 @@ def _started(python: str) -> Iterator["subprocess.Popen[str]"]:
         _end(process)
 
 
-def _own_paths() -> list[str]:
+def own_paths() -> list[str]:
     """Where this project's modules lie, without this interpreter's libraries."""
     foreign = (sys.base_prefix, sys.prefix)
     return [path for path in sys.path if path and not path.startswith(foreign)]

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import signal
+import sys
 import time
 from typing import Any
 
@@ -24,8 +26,19 @@ class FaultyEngine:
     def embed(self, batch):
         rows = len(batch["input_ids"])
         embeddings = np.array(self.engine.embed(batch))
+        if "triton_python_backend_utils" in sys.modules:
+            embeddings = self._served(embeddings)
         _work(BUSY_S * self._slowdown())
         return _SPOIL.get(self._fault, _as_it_is)(embeddings) if rows > 2 else embeddings
+
+    def _served(self, embeddings):
+        """Faults of the server alone."""
+        self._calls += 1
+        if self._fault == "served: kills the server" and self._calls > 300:
+            os.kill(os.getppid(), signal.SIGKILL)
+        if self._fault == "served: slow batches of 3 and 4" and len(embeddings) in (3, 4):
+            time.sleep(0.1)
+        return embeddings + 1 if self._fault == "served: other embeddings" else embeddings
 
     def _slowdown(self):
         self._calls += 1
@@ -39,6 +52,8 @@ class Faulty(OnnxRuntime):
     @contextlib.contextmanager
     def load(self, folder, properties, probe, threads):
         fault = os.environ.get("PLANTED_FAULT", "")
+        if fault == "served: does not load" and "triton_python_backend_utils" in sys.modules:
+            raise RuntimeError("planted: it does not load")
         with super().load(folder, properties, probe, threads) as engine:
             yield FaultyEngine(engine, fault)
 

@@ -20,7 +20,7 @@ from enginegate.levels import Endpoint, Protocol
 from enginegate.serving import supervisor
 from enginegate.serving.client import load_model, server_name, unload_model
 from enginegate.serving.environment import Progress, ServerEnvironment, check_environment
-from enginegate.worker import _own_paths
+from enginegate.worker import own_paths
 
 START_S = 60.0
 _ATTEMPTS = 4
@@ -251,7 +251,7 @@ def _command(
 def _variables(environment: ServerEnvironment, folder: Path) -> dict[str, str]:
     """The environment variables of the server and, through it, of its models."""
     source = _own_source(folder)
-    paths = [source, *(Path(path).resolve() for path in _own_paths())]
+    paths = [source, *(Path(path).resolve() for path in own_paths())]
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST_"))}

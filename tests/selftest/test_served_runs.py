@@ -1,0 +1,145 @@
+"""Whole runs with --serve on a real tritonserver, with the tiny model and planted faults."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from enginegate.options import _default_cache
+from enginegate.serving.environment import server_environment as make_environment
+from enginegate.store import Store
+from enginegate.words import Exit
+
+pytestmark = pytest.mark.slow
+
+SERVE = ("--serve=triton", "--concurrency=1,2,4,8", "--max-batch-size=8")
+DEADLINE_S = 60.0
+
+
+@pytest.fixture
+def serving(project, monkeypatch):
+    """The project, with the server's packages from the cache of this machine."""
+    shared = Store(_default_cache())
+    make = lambda _, progress: make_environment(shared, progress)  # noqa: E731
+    monkeypatch.setattr("enginegate.served.server_environment", make)
+    source = Path(__file__).parents[1] / "test_serving.py"
+    (project.path / "test_serving.py").write_text(source.read_text())
+    return project
+
+
+def serve(project, *arguments):
+    return project.judge(*SERVE, *arguments)
+
+
+def left_behind():
+    """Segments of shared memory and folders of servers that nobody stopped."""
+    folders = Path(os.environ.get("TMPDIR", "/tmp")).glob("enginegate-server-*")  # noqa: S108
+    return {*Path("/dev/shm").glob("enginegate*"), *folders}  # noqa: S108
+
+
+def test_a_served_engine_is_checked_loaded_stored_and_compared(serving):
+    before = left_behind()
+    first = serve(serving, "--refresh-baselines", "--report-text=report.txt")
+    first.assert_outcomes(passed=5)
+    first.stdout.fnmatch_lines(
+        ["fp32 served  f32*no baseline", "baselines: new  tiny-faulty-fp32-served"]
+    )
+    text = (serving.path / "report.txt").read_text()
+    line = r"tiny Concurrency: 8, throughput: [\d.]+ infer/sec, latency \d+ usec"
+    assert re.search(line, text)
+    stored = json.loads(serving.baseline().read_text())["variants"]["faulty-fp32-served"]
+    assert stored["load"]["cliffs"] == []
+    assert set(stored["load"]["throughput_per_s"]) == {"1", "2", "4", "8"}
+    second = serve(serving, "--require-baseline", "-k", "not not_slower")
+    second.assert_outcomes(passed=3, deselected=2)
+    assert left_behind() == before
+
+
+def test_a_slower_served_engine_regresses(serving):
+    serve(serving, "--refresh-baselines", "-k", "served or carries")
+    serving.plant("slow")
+    slow = serve(serving, "-k", "served or carries", "--max-slowdown=0.15")
+    assert slow.ret == Exit.REGRESSED
+    slow.stdout.fnmatch_lines(["fp32 served: concurrency *regressed: * slower *"])
+
+
+def test_a_new_cliff_regresses(serving):
+    serve(serving, "--refresh-baselines", "-k", "served or carries")
+    serving.plant("served: slow batches of 3 and 4")
+    broken = serve(serving, "-k", "served or carries")
+    assert broken.ret == Exit.REGRESSED
+    broken.stdout.fnmatch_lines(["*regressed: *new cliff at concurrency *"])
+
+
+def test_another_deployment_is_incomparable(serving):
+    serve(serving, "--refresh-baselines", "-k", "served or carries")
+    other = serve(serving, "-k", "carries", "--max-queue-delay-us=500")
+    assert other.ret == 0
+    other.stdout.fnmatch_lines(["*incomparable*deployment was *delay 0 us*is *delay 500 us*"])
+
+
+def test_other_embeddings_than_in_this_process_fail_and_are_not_loaded(serving):
+    serving.plant("served: other embeddings")
+    wrong = serve(serving)
+    assert wrong.ret == Exit.EMBEDDINGS
+    wrong.stdout.fnmatch_lines(["*gives other embeddings than in this process: text *"])
+    wrong.assert_outcomes(passed=3, failed=1, skipped=1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("served: kills the server", "*requests failed at concurrency *, the first: *"),
+        ("served: does not load", "*planted: it does not load*"),
+    ],
+)
+def test_a_server_that_fails_is_one_clear_error_and_nothing_is_left(serving, fault, message):
+    before = left_behind()
+    serving.plant(fault)
+    broken = serve(serving)
+    assert broken.ret == Exit.ERROR
+    broken.stdout.fnmatch_lines([message])
+    assert left_behind() == before
+
+
+def test_the_log_is_with_the_failing_test(serving):
+    serving.plant("served: other embeddings")
+    serve(serving).stdout.fnmatch_lines(["*server's log*", "*Started GRPCInferenceService*"])
+
+
+def test_a_server_that_is_not_there_is_one_clear_error(project, serving):
+    result = project.judge("--serve=http://127.0.0.1:9/tiny", "-k", "served or carries")
+    assert result.ret == Exit.ERROR
+    result.stdout.fnmatch_lines(["*tiny on http://127.0.0.1:9: *see that the server runs there*"])
+
+
+def test_nothing_is_left_of_a_run_that_is_killed_in_mid_sweep(serving):
+    before = left_behind()
+    levels = ("--concurrency=1:32", "-k", "carries", f"--engine-cache={_default_cache()}")
+    command = [sys.executable, "-m", "pytest", "--precision=fp32", "--serve=triton", *levels]
+    with subprocess.Popen(command, cwd=serving.path, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert any("concurrency 2" in line for line in run.stdout)
+        assert left_behind() != before
+        os.kill(run.pid, signal.SIGKILL)
+    end = time.monotonic() + DEADLINE_S
+    while left_behind() != before and time.monotonic() < end:
+        time.sleep(0.1)
+    assert left_behind() == before
+    assert not servers_of(serving.path)
+
+
+def servers_of(folder):
+    """Processes that were started from a folder."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            found += [place.parent.name] if place.resolve() == folder else []
+    return [pid for pid in found if pid != str(os.getpid())]
