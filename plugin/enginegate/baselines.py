@@ -213,7 +213,8 @@ def _baseline(path: Path, stored: Mapping[str, Any]) -> Baseline:
 
 def _load(stored: Mapping[str, Any]) -> StoredLoad:
     cliffs = tuple((cliff["first"], cliff["last"]) for cliff in stored["cliffs"])
-    return StoredLoad(cliffs, **(stored["capacity"] or {}))
+    levels = tuple(sorted(map(int, stored["throughput_per_s"])))
+    return StoredLoad(levels, cliffs, **(stored["capacity"] or {}))
 
 
 def _session(stored: Mapping[str, Any]) -> StoredSession:
@@ -223,6 +224,8 @@ def _session(stored: Mapping[str, Any]) -> StoredSession:
 
 def _merged(stored: Mapping[str, Any] | None, update: Update) -> dict[str, Any]:
     new = _as_json(update.result)
+    if stored and new.get("load") and new["load"]["capacity"] is None:
+        new["load"]["capacity"] = stored.get("load", {}).get("capacity")  # none was sought now
     if stored is None or update.replace:
         return new
     cells = {**stored["cells"]}
@@ -254,6 +257,7 @@ def _load_json(load: Load) -> dict[str, Any]:
         "cliffs": [
             {"first": c.first, "last": c.last, "cause": c.cause, "proven": c.proven}
             for c in found.cliffs
+            if c.blames_server
         ],
         "saturated_from": found.saturated_from,
         "throughput_per_s": {str(x.concurrency): _rounded(x.throughput_per_s) for x in load.levels},

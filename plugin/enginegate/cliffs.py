@@ -27,7 +27,7 @@ from itertools import pairwise
 import numpy as np
 
 from enginegate.causes import Neighbourhood, find_cause, is_plateau, promise, waits
-from enginegate.levels import Cause, Cliff, Deployment, Level
+from enginegate.levels import Cause, Cliff, Deployment, Level, StoredLoad
 
 MATERIAL, ALONE = 1.25, 2.0
 NOISE_FACTOR = 5.0
@@ -83,13 +83,18 @@ def littles_error(level: Level) -> float:
     return level.throughput_per_s * level.latency.mean_s / level.concurrency - 1
 
 
-def new_cliffs(now: Sequence[Cliff], then: Sequence[tuple[int, int]]) -> tuple[Cliff, ...]:
-    """The cliffs of now that overlap none of then, stored as (first, last)."""
-    return tuple(
-        cliff
-        for cliff in now
-        if all(cliff.last < first or cliff.first > last for first, last in then)
-    )
+def new_cliffs(now: Sequence[Cliff], then: StoredLoad) -> tuple[Cliff, ...]:
+    """The cliffs of now of which more than half of the levels swept then were none then.
+
+    A cliff of which no level was swept then tells no change.
+    """
+    return tuple(cliff for cliff in now if _is_new(cliff, then))
+
+
+def _is_new(cliff: Cliff, then: StoredLoad) -> bool:
+    swept = [n for n in then.levels if cliff.first <= n <= cliff.last]
+    known = [n for n in swept if any(first <= n <= last for first, last in then.cliffs)]
+    return len(known) < len(swept) / 2
 
 
 def noise(levels: Sequence[Level]) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from enginegate.baselines import Baseline, Baselines
+from enginegate.levels import StoredLoad
 from enginegate.options import Options
 from enginegate.results import Result
 from enginegate.variants import SERVED, precision_of
@@ -49,9 +50,22 @@ def _faults(key: str, baseline: Baseline, judged: dict[str, Result]) -> Iterator
     missing = sorted(set(baseline.cells) - {speed.batch for speed in result.speeds})
     if missing:
         yield f"{result.cell} {', '.join(map(str, missing))} has a baseline and was not timed"
+    yield from _lost_load(baseline.load, result)
     throttled = sum("throttled" in cause for s in result.speeds for cause in s.disturbed)
     if throttled:
         yield f"the container's CPU quota stopped it in {throttled} blocks"
+
+
+def _lost_load(stored: StoredLoad | None, result: Result) -> Iterator[str]:
+    """Levels and a capacity that the baseline of a served engine has, and this run has not."""
+    if stored is None:
+        return
+    swept = {level.concurrency for level in result.load.levels} if result.load else set()
+    if missing := sorted(set(stored.levels) - swept):
+        yield f"concurrency {', '.join(map(str, missing))} was swept for its baseline, not now"
+    sought = str(result.load.capacity.slo) if result.load and result.load.capacity else ""
+    if stored.slo and sought != stored.slo:
+        yield f"its baseline has a capacity for {stored.slo}, which was not sought now"
 
 
 def _alike(one: str, other: str) -> bool:

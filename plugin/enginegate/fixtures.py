@@ -133,7 +133,7 @@ def rig(enginegate: "Session", built: "Built", exported: "Exported", workload: "
 
 
 @pytest.fixture(scope="session")
-def server(
+def enginegate_server(
     enginegate: "Session",
     result: "Result",
     built: "Built",
@@ -145,6 +145,8 @@ def server(
 ) -> Iterator["ServedEngine"]:
     """The variant's engine on a server, with --serve; skips if its embeddings are wrong."""
     _skip_if_wrong(result, "not served")
+    if enginegate.options.save_engines:
+        pytest.skip("not served: --save-engines only builds")
     from enginegate.hosting import Hosting
 
     hosting = Hosting(enginegate)
@@ -153,21 +155,23 @@ def server(
 
 
 @pytest.fixture
-def served(request: pytest.FixtureRequest, enginegate: "Session", server: "ServedEngine") -> "Gate":
+def served(
+    request: pytest.FixtureRequest, enginegate: "Session", enginegate_server: "ServedEngine"
+) -> "Gate":
     """Passes, flags or fails the test by what was found of the served engine."""
     from enginegate.hosting import Hosting
 
-    return Gate(request.node, enginegate, Hosting(enginegate).result(server))
+    return Gate(request.node, enginegate, Hosting(enginegate).result(enginegate_server))
 
 
 @pytest.fixture
-def load(enginegate: "Session", server: "ServedEngine") -> MeasureLoad:
+def measure_load(enginegate: "Session", enginegate_server: "ServedEngine") -> MeasureLoad:
     """Loads the served engine level by level; skips if its served embeddings are wrong."""
     from enginegate.hosting import Hosting
 
     hosting = Hosting(enginegate)
-    _skip_if_wrong(hosting.result(server), "not loaded")
-    return lambda: hosting.measure(server)
+    _skip_if_wrong(hosting.result(enginegate_server), "not loaded")
+    return lambda: hosting.measure(enginegate_server)
 
 
 def _skip_if_wrong(result: "Result", what: str) -> None:

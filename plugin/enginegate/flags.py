@@ -61,4 +61,5 @@ def _add_serving(parser: pytest.Parser) -> None:
     add("--slo", metavar="P=TIME", help="find the rate that holds a latency, such as p99=20ms")
     add("--arrivals", metavar="NAME", help="open-loop spacing: poisson (default) or constant")
     add("--rates", metavar="N,N", help="open-loop rates to measure, requests per second")
+    add("--model-repository", metavar="DIR", help="write the engines as a model repository too")
     add("--serve-timeout", metavar="S", help="seconds until a server must be ready (default 60)")

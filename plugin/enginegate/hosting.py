@@ -13,6 +13,7 @@ from enginegate.loads import LoadRun, compared_levels, served_rig
 from enginegate.models import Exported
 from enginegate.prepare import Reference
 from enginegate.results import Result
+from enginegate.serve_options import ServeOptions
 from enginegate.served import ServedEngine, ToServe
 from enginegate.session import Session, named
 from enginegate.table import described
@@ -48,8 +49,10 @@ class Hosting:
         dim = reference.embeddings.shape[1]
         with run.desk.serve(ToServe(built, beside, engine, model, workload, dim)) as served:
             started = "started" if served.server else "running"
-            said = f"on a {started} server, {described(served.deployment)}"
+            driver = run.desk.options.driver
+            said = f"on a {started} server, {described(served.deployment)}, load by {driver}"
             result = run.start(built, engine.executed, model, workload, said)
+            result = replace(result, notes=(*result.notes, *served.notes))
             result = run.judge_embeddings(result, served.embeddings, reference, limits)
             run.record(_with_fault(result, served.fault))
             yield served
@@ -61,27 +64,27 @@ class Hosting:
 
     def measure(self, served: ServedEngine) -> Result:
         """Load a served engine once, and compare its speed with the baseline's if there is one."""
-        if self.result(served).load is None:
-            with self.session.measuring():
-                self._measure(served)
+        if self.result(served).load is None and self.session.desk:
+            with self.session.measuring(), self.session.desk.watched():
+                self._measure(served, self.session.desk.options)
         return self.result(served)
 
-    def _measure(self, served: ServedEngine) -> None:
+    def _measure(self, served: ServedEngine, options: ServeOptions) -> None:
+        """The load is recorded last: a record without it is measured again."""
         run, result = self.session, self.result(served)
-        if run.desk is None:
-            return
         known, missing = run.baseline_of(result)
-        loading = LoadRun(run.desk.options, run.progress, run.seed)
+        loading = LoadRun(options, run.progress, run.seed)
         load = loading.measure(served, known, missing, run.options.max_slowdown)
-        result = run.record(replace(result, load=load))
         if self._is_compared(served, known):
-            rig = served_rig(served, run.rng)
-            run.judge_speed(result, rig, compared_levels(load, known), run.served_judge)
+            levels = compared_levels(load, known)
+            rig = served_rig(served, levels, run.rng)
+            run.judge_speed(result, rig, levels, run.served_judge)
+        run.record(replace(self.result(served), load=load))
 
     def _is_compared(self, served: ServedEngine, known: Baseline | None) -> bool:
         """Whether timing it beside its yardstick tells anything: compared, or to be stored."""
         options = self.session.options
-        asked = options.beside or options.calibrate or options.refresh is not Refresh.NONE
+        asked = options.beside or options.refresh is not Refresh.NONE
         return served.server is not None and bool(known or asked)
 
 

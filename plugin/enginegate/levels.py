@@ -233,17 +233,24 @@ class Cliff:
     advice: str
     promised_per_s: Mapping[int, float] = field(default_factory=dict)
 
+    @property
+    def blames_server(self) -> bool:
+        """Whether it is the server's own, not the machine's or the client's."""
+        return self.cause not in (Cause.NOISE, Cause.CLIENT)
+
 
 @dataclass(frozen=True)
 class StoredLoad:
     """What a served engine carried.
 
     Attributes:
+        levels: concurrencies that were swept.
         cliffs: first and last concurrency of each.
         slo: the limit that the capacity holds, empty if none was sought.
         low_per_s, high_per_s: between these lies the capacity; None if no rate was too high.
     """
 
+    levels: tuple[int, ...]
     cliffs: tuple[tuple[int, int], ...]
     slo: str = ""
     low_per_s: float = 0.0

@@ -1,15 +1,17 @@
 """What a served engine carries: sweep, open loop, capacity; and its speed beside its yardstick."""
 
 import contextlib
+import itertools
 import random
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+
 from enginegate.baselines import Baseline
 from enginegate.cliffs import Analysis, analyse, new_cliffs
-from enginegate.errors import ServingError
+from enginegate.condition import Condition, disturbance
 from enginegate.levels import Capacity, Driver, Endpoint, Level, OpenLevel, Protocol
 from enginegate.results import Load
 from enginegate.serve_options import ServeOptions
@@ -24,8 +26,10 @@ from enginegate.serving.sweep import closed_window, run_level, run_open
 from enginegate.serving.usage import processor_s
 from enginegate.timing import CANDIDATE, SENTINEL, YARDSTICK, Arm, Rig, Turn
 from enginegate.verdict import Judgement, judge_load
+from enginegate.words import Verdict
 
-_OPEN_S = 5.0  # of one open-loop level
+_OPEN_S, _MOST_OPEN_S = 5.0, 20.0  # of one open-loop level
+_OPEN_REQUESTS = 1000  # that it is to hold, as far as its time lets it: ten beyond the p99
 _REPLICATE_S = 2.0  # of each level in a replicate; one block at least
 _WARM_UP_S = 0.1
 _ROUNDS = 3  # answers of every connection that a turn waits for
@@ -60,12 +64,14 @@ class LoadRun:
         with open_generator(served.exchange) as generator:
             run = self._closed(served, generator)
             levels = {n: run(n) for n in self.options.concurrencies}
-            for concurrency in _suspects(self._analysed(levels, served), known):
-                levels[concurrency] = run(concurrency)
+            levels |= {n: run(n) for n in _suspects(levels, self._analysed(levels, served), known)}
             analysis = self._analysed(levels, served)
-            opened = tuple(self._open(generator, rate) for rate in self.options.rates_per_s)
+            rates_per_s = enumerate(self.options.rates_per_s)
+            opened = tuple(self._open(generator, rate, index) for index, rate in rates_per_s)
             capacity = self._capacity(generator, levels)
         stored = known.load if known else None
+        if known and stored is None:
+            missing = Judgement(Verdict.NO_BASELINE, ("its baseline holds no load",))
         judgement = judge_load(analysis.cliffs, capacity, stored, limit) if stored else missing
         return Load(
             server=served.server_name,
@@ -95,17 +101,21 @@ class LoadRun:
 
         return watched
 
-    def _open(self, generator: Generator, rate_per_s: float) -> OpenLevel:
+    def _open(self, generator: Generator, rate_per_s: float, index: int) -> OpenLevel:
+        """One level; `index` makes the arrivals of each differ."""
+        time_s = min(max(_OPEN_S, _OPEN_REQUESTS / rate_per_s), _MOST_OPEN_S)
+        seed = self.seed + index
         with self.progress(f"{rate_per_s:.0f} requests a second"):
-            return run_open(generator, rate_per_s, self.options.arrivals, _OPEN_S, self.seed)
+            return run_open(generator, rate_per_s, self.options.arrivals, time_s, seed)
 
     def _capacity(self, generator: Generator, levels: Mapping[int, Level]) -> Capacity | None:
         """Sought from half of the largest closed-loop throughput on."""
         if self.options.slo is None:
             return None
         start_per_s = max(level.throughput_per_s for level in levels.values()) / 2
+        indices = itertools.count(len(self.options.rates_per_s))
         return find_capacity(
-            lambda rate: self._open(generator, rate), self.options.slo, start_per_s
+            lambda rate: self._open(generator, rate, next(indices)), self.options.slo, start_per_s
         )
 
 
@@ -117,25 +127,35 @@ def _with_usage(run: RunLevel, concurrency: int, served: ServedEngine) -> Level:
     """The level, with the processor time of a server that this run started."""
     if served.server is None:
         return run(concurrency)
-    before_s, start_s = processor_s(served.server.pid), time.monotonic()
+    before, before_s = Condition.now(), processor_s(served.server.pid)
     level = run(concurrency)
-    used_s = processor_s(served.server.pid) - before_s
-    return replace(level, server_share=used_s / (time.monotonic() - start_s))
+    used_s, after = processor_s(served.server.pid) - before_s, Condition.now()
+    disturbed = disturbance(before, after, own=False)
+    marks = (*level.marks, f"disturbed: {disturbed}") if disturbed else level.marks
+    return replace(level, server_share=used_s / (after.time_s - before.time_s), marks=marks)
 
 
-def _suspects(analysis: Analysis, known: Baseline | None) -> Sequence[int]:
-    if known is None or known.load is None:
-        return ()
-    ranges = [range(c.first, c.last + 1) for c in new_cliffs(analysis.cliffs, known.load.cliffs)]
-    return [concurrency for inside in ranges for concurrency in inside]
+def _suspects(
+    levels: Mapping[int, Level], analysis: Analysis, known: Baseline | None
+) -> Sequence[int]:
+    """Levels of cliffs that are not in the baseline, to be measured again; of all without one."""
+    stored = known.load if known else None
+    cliffs = new_cliffs(analysis.cliffs, stored) if stored else analysis.cliffs
+    unproven = [cliff for cliff in cliffs if stored or not cliff.proven]
+    return [n for n in levels if any(c.first <= n <= c.last for c in unproven)]
 
 
 def compared_levels(load: Load, known: Baseline | None) -> tuple[int, ...]:
-    """The levels to compare: those of the baseline, or 1 and where throughput is saturated."""
+    """The levels to compare: those of the baseline, or the lowest and where it is saturated.
+
+    Those that are marked are left out where there are others.
+    """
     if known is not None:
         return tuple(sorted(known.cells))
-    largest = max(level.concurrency for level in load.levels)
-    return tuple(sorted({1, load.analysis.saturated_from or largest}))
+    trusted = [level.concurrency for level in load.levels if not level.marks]
+    swept = trusted or [level.concurrency for level in load.levels]
+    saturated = load.analysis.saturated_from
+    return tuple(sorted({swept[0], saturated if saturated in swept else swept[-1]}))
 
 
 @dataclass(frozen=True)
@@ -154,29 +174,28 @@ class ServedArm:
         return tuple(window.latencies_s.tolist())
 
 
-def served_rig(served: ServedEngine, rng: random.Random) -> Rig:
+def served_rig(served: ServedEngine, levels: Sequence[int], rng: random.Random) -> Rig:
     """What times a served engine beside its yardstick on the same server.
 
-    For every replicate all models are loaded anew, in random order. Raises ServingError for a
-    server that this run did not start: there is no yardstick on it.
+    For every replicate all models are unloaded and loaded anew, in random order. Raises
+    ServingError for a server that this run did not start: there is no yardstick on it.
     """
-    server = served.server
-    if server is None:
-        raise ServingError("a server that ran already has no yardstick to compare with")
+    served.write_yardsticks()
 
     @contextlib.contextmanager
     def open_arms(_levels: Sequence[int], order: random.Random) -> Iterator[Mapping[str, Arm]]:
         names = [CANDIDATE, YARDSTICK, SENTINEL]
         order.shuffle(names)
+        served.load_anew(names)
         arms: dict[str, Arm] = {}
         with contextlib.ExitStack() as stack:
             for name in names:
-                server.load(name)
-                exchange = _exchange(served, server.endpoint(name, Protocol.HTTP))
+                exchange = _exchange(served, served.started.endpoint(name, Protocol.HTTP))
                 arms[name] = ServedArm(stack.enter_context(open_generator(exchange)))
             yield arms
 
-    return Rig(open_arms, _REPLICATE_S, rng, watch_self=False)
+    replicate_s = _REPLICATE_S * len(levels)
+    return Rig(open_arms, replicate_s, rng, watch_self=False, centre=np.mean)
 
 
 def _exchange(served: ServedEngine, endpoint: Endpoint) -> Exchange:

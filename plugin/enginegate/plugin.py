@@ -15,18 +15,18 @@ from enginegate.fixtures import (
     engine,
     enginegate,
     enginegate_model,
+    enginegate_server,
     enginegate_variant,
     exported,
     gate,
     limits,
-    load,
     measure,
+    measure_load,
     model,
     reference,
     result,
     rig,
     served,
-    server,
     workload,
 )
 from enginegate.flags import add_options
@@ -38,24 +38,25 @@ __all__ = [
     "engine",
     "enginegate",
     "enginegate_model",
+    "enginegate_server",
     "enginegate_variant",
     "exported",
     "gate",
     "limits",
-    "load",
     "measure",
+    "measure_load",
     "model",
     "reference",
     "result",
     "rig",
     "served",
-    "server",
     "workload",
 ]
 
 if TYPE_CHECKING:
     from enginegate.session import Session
 
+SERVER = "enginegate_server"
 _EVIDENCE = "enginegate/evidence"
 _NO_SERVER = "no server asked for: pytest --precision fp16 --serve triton (or --serve URL)"
 _NO_PRECISION = "no precision asked for: pytest --precision fp16 (or fp32, bf16, int8, best, all)"
@@ -123,7 +124,7 @@ def _parametrize_variants(metafunc: pytest.Metafunc) -> None:
         skip = pytest.mark.skip(reason=_NO_PRECISION)
         cases = [pytest.param("", None, id="no-precision", marks=skip)]
     else:
-        lacks_server = "server" in metafunc.fixturenames and run.options.serve is None
+        lacks_server = SERVER in metafunc.fixturenames and run.options.serve is None
         marks = [pytest.mark.skip(reason=_NO_SERVER)] if lacks_server else []
         cases = [pytest.param(v.model, v, id=v.id, marks=marks) for v in run.options.variants]
     names = ("enginegate_model", "enginegate_variant")
@@ -145,7 +146,8 @@ def pytest_runtest_makereport(
     report = yield
     if report.failed and (run := item.config.stash.get(SESSION, None)):
         run.ending.failures.append(str(dict(item.user_properties).get(PROPERTY, "")))
-        if run.desk and (log := run.desk.log_tail()):
+        fixtures = getattr(item, "fixturenames", ())
+        if SERVER in fixtures and run.desk and (log := run.desk.log_tail()):
             report.sections.append(("server's log", log))
     return report
 
@@ -155,6 +157,12 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, Any] 
     if report.when == "call" and report.passed and (PROPERTY, "flagged") in report.user_properties:
         return "flagged", "!", ("FLAGGED", {"yellow": True})
     return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Served engines last of each variant: nothing is timed in this process beside a server."""
+    items.sort(key=lambda item: SERVER in getattr(item, "fixturenames", ()))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -81,7 +81,8 @@ def offer(
     """Where a variant regressed, write the file that would accept it beside the baselines."""
     place = options.rootpath / ACCEPT
     shutil.rmtree(place, ignore_errors=True)
-    worse = [r for r in results if r.speed_verdict is Verdict.REGRESSED and r.embeddings_passed]
+    regressed = [r for r in results if r.speed_verdict is Verdict.REGRESSED and r.speeds]
+    worse = [result for result in regressed if result.embeddings_passed]
     if options.beside or interrupted or not worse:
         return
     for model in dict.fromkeys(result.variant.model for result in worse):

@@ -21,7 +21,7 @@ def summary_lines(results: Iterable[Result]) -> list[str]:
 
 def render_text(results: Sequence[Result]) -> str:
     """The text report: the summary, then every batch size."""
-    details = [f"{r.variant.model} {line}" for r in results for line in latency_lines(r)]
+    details = [line for result in results for line in latency_lines(result)]
     return "\n".join([*summary_lines(results), "", *details])
 
 

@@ -92,7 +92,7 @@ class Speed:
         calls: timed calls of the engine.
         p50_s: median of one call.
         p99_s: lower end, estimate and upper end of the 99th percentile; None under 459 calls.
-        texts_per_s: batch / p50_s, of a served engine by Little's law.
+        texts_per_s: batch / p50_s; of a served engine batch / mean, by Little's law.
         yardstick_p50_s: median call of what it was timed beside.
         log_ratios: log(engine / yardstick) of each replicate, by metric.
         blocks, disturbed: mirrored blocks, and by what each disturbed one was disturbed.
@@ -191,6 +191,7 @@ class Result:
             Verdict.PASS,
             Verdict.IMPROVED,
         ]
-        loads = [self.load.judgement.verdict] if self.load else []
-        found = {*loads, *(speed.verdict for speed in self.speeds)}
+        found = {speed.verdict for speed in self.speeds}
+        if self.load and (not found or self.load.judgement.verdict is not Verdict.PASS):
+            found.add(self.load.judgement.verdict)
         return next((verdict for verdict in order if verdict in found), Verdict.NOT_MEASURED)

@@ -3,14 +3,16 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from enginegate.errors import OptionError
 from enginegate.levels import Arrivals, Deployment, Driver, Endpoint, Protocol, Slo
-from enginegate.settings import Settings, choice, number, refuse_unknown
+from enginegate.settings import Settings, choice, given_path, number, refuse_unknown
 
 EMBEDDED = "triton"
 TABLE_KEYS = (
@@ -42,7 +44,8 @@ class ServeOptions:
         slo: latency that the capacity is sought for; None for no search.
         arrivals: spacing of open-loop requests.
         rates_per_s: open-loop rates to measure besides.
-        timeout_s: longest that a server may take to get ready.
+        timeout_s: longest that a server or a model may take to get ready.
+        repository: folder to write the engines into as a model repository, or None.
     """
 
     endpoint: Endpoint | None
@@ -53,6 +56,7 @@ class ServeOptions:
     arrivals: Arrivals
     rates_per_s: tuple[float, ...]
     timeout_s: float
+    repository: Path | None
 
     @classmethod
     def from_config(
@@ -66,9 +70,15 @@ class ServeOptions:
         target = config.getoption("--serve")
         if not target:
             return None
+        if find_spec("tritonclient") is None:
+            raise OptionError(
+                "--serve needs tritonclient, not installed: pip install 'pytest-enginegate[serve]'"
+            )
         get = Settings(config, table)
+        endpoint = None if target == EMBEDDED else _endpoint(target)
+        _refuse_unfit(config, running=endpoint is not None)
         return cls(
-            endpoint=None if target == EMBEDDED else _endpoint(target),
+            endpoint=endpoint,
             concurrencies=tuple(sorted(get.counts("concurrency", _CONCURRENCIES))),
             deployment=_deployment(get, threads),
             driver=choice("load-driver", get.text("load_driver", Driver.OWN), Driver),
@@ -76,7 +86,19 @@ class ServeOptions:
             arrivals=choice("arrivals", get.text("arrivals", Arrivals.POISSON), Arrivals),
             rates_per_s=tuple(number("rates", word, float) for word in get.words("rates")),
             timeout_s=get.seconds("serve_timeout", 60.0),
+            repository=given_path(config, "--model-repository"),
         )
+
+
+def _refuse_unfit(config: pytest.Config, *, running: bool) -> None:
+    """What cannot be had of served engines, and of a server that runs already."""
+    never = ["--against-python", "--calibrate"]
+    theirs = ["--max-batch-size", "--preferred-batch-sizes", "--max-queue-delay-us", "--instances"]
+    theirs += ["--against", "--refresh-baselines"]
+    if given := [name for name in never if config.getoption(name)]:
+        raise OptionError(f"{given[0]} judges engines in this process: run it without --serve")
+    if running and (given := [name for name in theirs if config.getoption(name)]):
+        raise OptionError(f"{given[0]} needs a server that is started: use --serve {EMBEDDED}")
 
 
 def _deployment(get: Settings, threads: int) -> Deployment:
@@ -94,12 +116,17 @@ def _deployment(get: Settings, threads: int) -> Deployment:
 def _endpoint(target: str) -> Endpoint:
     """`grpc://host:port/model` or `http://host:port/model`; the model may be left out."""
     parts = urlsplit(target)
-    if parts.scheme not in tuple(Protocol) or not parts.netloc:
+    if parts.scheme not in tuple(Protocol) or not _has_port(parts.netloc):
         raise OptionError(
             f"--serve {target!r} is neither `{EMBEDDED}` nor an address such as "
             "grpc://127.0.0.1:8001/model or http://127.0.0.1:8000/model"
         )
-    return Endpoint(Protocol(parts.scheme), parts.netloc, parts.path.strip("/"))
+    return Endpoint(Protocol(parts.scheme), parts.netloc, unquote(parts.path.strip("/")))
+
+
+def _has_port(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    return bool(host) and port.isdecimal()
 
 
 def _slo(text: str) -> Slo | None:

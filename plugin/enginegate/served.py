@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -60,6 +61,8 @@ class ServedEngine:
             they are not the same.
         fault: why they are not; empty if they are.
         exchange: its requests, with the answers that are expected.
+        notes: what else to say about how it is served.
+        timeout_s: longest that a model may take to load.
     """
 
     source: ToServe
@@ -70,12 +73,38 @@ class ServedEngine:
     difference: float | None
     fault: str
     exchange: Exchange
+    notes: tuple[str, ...]
+    timeout_s: float
 
     @property
     def server_name(self) -> str:
         """What serves it, in words."""
         running = f"{self.endpoint.protocol}://{self.endpoint.address}"
         return "triton, started for this run" if self.server else running
+
+    def load_anew(self, models: Sequence[str]) -> None:
+        """Load models of the server's repository, started in this order; none is loaded before.
+
+        Raises ServingError with the server's reason.
+        """
+        server, limit_s = self.started, self.timeout_s
+        with ThreadPoolExecutor(len(models)) as pool:
+            # unloaded first, or Triton would leave them as they are
+            list(pool.map(lambda name: server.unload(name, limit_s), models))
+            list(pool.map(lambda name: server.load(name, limit_s), models))
+
+    def write_yardsticks(self) -> None:
+        """Put two copies of what to compare with into the server's repository."""
+        root, source = self.started.repository, self.source
+        for name in (YARDSTICK, SENTINEL):
+            write_model(root, name, source, source.beside, self.deployment)
+
+    @property
+    def started(self) -> Server:
+        """The server; ServingError for one that ran already: there is no yardstick on it."""
+        if self.server is None:
+            raise ServingError("a server that ran already has no yardstick to compare with")
+        return self.server
 
 
 @dataclass
@@ -87,12 +116,14 @@ class Desk:
         store: keeps the server's packages.
         progress: tells of long steps.
         server: the one that runs now, if any.
+        log: the end of the log of the last one that failed.
     """
 
     options: ServeOptions
     store: Store
     progress: Progress
     server: Server | None = field(default=None, init=False)
+    log: str = field(default="", init=False)
 
     @functools.cached_property
     def environment(self) -> ServerEnvironment:
@@ -106,38 +137,49 @@ class Desk:
         Raises ServingError for a server or a model that does not start, or is another than was
         tested.
         """
+        self.log = ""
         with self._endpoint(source) as (endpoint, server):
             self.server = server
             try:
-                yield self._checked(source, endpoint)
+                with self.watched():
+                    served = self._checked(source, endpoint)
+                yield served
             finally:
                 self.server = None
 
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Keep the server's log if it fails inside, and say so if it has ended."""
+        try:
+            yield
+        except ServingError:
+            self.log = self.log_tail()
+            if self.server:
+                self.server.check_alive()
+            raise
+
     def log_tail(self) -> str:
-        """The end of the log of the server that runs now; empty without one."""
-        return self.server.log_tail() if self.server else ""
+        """The end of the log of the server that runs now, or of the last one that failed."""
+        return self.server.log_tail() if self.server else self.log
 
     @contextlib.contextmanager
     def _endpoint(self, source: ToServe) -> Iterator[tuple[Endpoint, Server | None]]:
         if given := self.options.endpoint:
             yield replace(given, model=given.model or source.model.spec.name), None
             return
+        if self.options.repository:
+            self._save(source, self.options.repository)
         write = functools.partial(self._write, source)
         with serve(self.environment, write, self.progress, self.options.timeout_s) as server:
             yield server.endpoint(CANDIDATE, Protocol.HTTP), server
 
     def _write(self, source: ToServe, root: Path) -> Sequence[str]:
-        """The engine and two copies of its yardstick; only the engine is loaded at first."""
-        evaluation = source.texts.evaluation
-        probe = take(evaluation, slice(_PROBE_ROWS))
-        engines = {CANDIDATE: source.built, YARDSTICK: source.beside, SENTINEL: source.beside}
-        for name, built in engines.items():
-            served = served_as(name, source.model, evaluation, source.dim, self.options.deployment)
-            if built is None:
-                write_reference(root, served, source.model, probe)
-            else:
-                write_engine(root, served, built, probe)
+        write_model(root, CANDIDATE, source, source.built, self.options.deployment)
         return [CANDIDATE]
+
+    def _save(self, source: ToServe, root: Path) -> None:
+        """The engine in a repository of the user's."""
+        write_model(root, source.built.variant.id, source, source.built, self.options.deployment)
 
     def _checked(self, source: ToServe, endpoint: Endpoint) -> ServedEngine:
         model, texts, evaluation = source.model, source.texts, source.texts.evaluation
@@ -154,7 +196,41 @@ class Desk:
             fault = str(error)
         answers = (expected.embeddings, expected.tolerance)
         exchange = make_exchange(endpoint, evaluation, model.output, *answers)
-        server = self.server
         return ServedEngine(
-            source, endpoint, deployment, server, found, difference, fault, exchange
+            source=source,
+            endpoint=endpoint,
+            deployment=deployment,
+            server=self.server,
+            embeddings=found,
+            difference=difference,
+            fault=fault,
+            exchange=exchange,
+            notes=self._notes(),
+            timeout_s=self.options.timeout_s,
         )
+
+    def _notes(self) -> tuple[str, ...]:
+        if self.server is None:
+            return ("`ran` is that of the engine in this process: what the server ran is unknown",)
+        return (self.environment.note,) if self.environment.note else ()
+
+
+def write_model(
+    root: Path, name: str, source: ToServe, built: Built | None, deployment: Deployment
+) -> None:
+    """An engine, or the reference where `built` is None, as a model of a repository.
+
+    Raises ServingError if the folder cannot be written.
+    """
+    evaluation = source.texts.evaluation
+    probe = take(evaluation, slice(_PROBE_ROWS))
+    served = served_as(name, source.model, evaluation, source.dim, deployment)
+    try:
+        if built is None:
+            write_reference(root, served, source.model, probe)
+        else:
+            write_engine(root, served, built, probe)
+    except OSError as error:
+        raise ServingError(
+            f"cannot write the model repository {root}: {error.strerror}; free space there"
+        ) from error

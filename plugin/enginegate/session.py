@@ -229,7 +229,11 @@ class Session:
         if self.options.gate is GateLevel.OFF:
             return None, Judgement(Verdict.NO_BASELINE, ("not compared: --gate off",))
         if self.options.beside or self.options.calibrate:
-            return None, Judgement(Verdict.NOT_MEASURED, ("stored baselines are not looked at",))
+            said = "cliffs and capacity are compared with stored baselines only"
+            return None, Judgement(Verdict.NOT_MEASURED, (said,))
+        if result.variant.served and self.options.serve and self.options.serve.endpoint:
+            said = "a server that ran already is not compared"
+            return None, Judgement(Verdict.NO_BASELINE, (said,))
         baseline = self.baselines.load(model).get(result.variant.key)
         if baseline is not None:
             difference = baseline.difference(context)

@@ -69,7 +69,11 @@ def _counts(name: str, word: str) -> list[int]:
     if found is None:
         return [number(name, word, int)]
     first, last, step = (int(part or 1) for part in found.groups())
-    return [count for count in range(first, last + 1, max(step, 1)) if count > 0]
+    counts = [count for count in range(first, last + 1, max(step, 1)) if count > 0]
+    if not counts:
+        flag = name.replace("_", "-")
+        raise OptionError(f"--{flag} {word!r} is an empty range: write it as FIRST:LAST")
+    return counts
 
 
 def choice(name: str, value: str, kind: type[Choice]) -> Choice:

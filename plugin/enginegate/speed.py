@@ -135,7 +135,7 @@ def _speed(
         calls=len(samples.candidate_s),
         p50_s=p50_s,
         p99_s=quantile_interval(samples.candidate_s, 0.99),
-        texts_per_s=samples.batch / p50_s,
+        texts_per_s=samples.batch / samples.typical_s,
         yardstick_p50_s=quantile(samples.yardstick_s, 0.5),
         log_ratios={metric: values_of(samples.replicates, metric) for metric in METRICS},
         blocks=samples.blocks,

@@ -208,12 +208,13 @@ def _judgements(speed: Speed) -> Iterator[Judgement]:
 def latency_lines(result: Result) -> Iterator[str]:
     """A line per batch size, for the written report."""
     if result.load:
+        yield f"{result.variant.model} {_asked(result.variant)}, {result.load.server}:"
         yield from map(level_line, result.load.levels)
     for speed in sorted(result.speeds, key=lambda speed: speed.batch):
         tail = speed.tail_judgement.verdict if speed.tail_judgement else Verdict.NOT_MEASURED
         p99 = " … ".join(map(milliseconds, speed.p99_s)) if speed.p99_s else _NOTHING
         beside = result.context.against or "reference"
-        where = f"{_asked(result.variant)} {result.cell} {speed.batch}"
+        where = f"{result.variant.model} {_asked(result.variant)} {result.cell} {speed.batch}"
         yield (
             f"{where}: p50 {milliseconds(speed.p50_s)} ms, "
             f"p99 {p99} ms, {speed.texts_per_s:.0f} texts/s, "

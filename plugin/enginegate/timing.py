@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -27,6 +27,7 @@ SETTLE_BELOW_S = 0.05  # longer calls are not settled: a cold cache is lost in t
 _TAIL = 0.99
 
 Turn = tuple[float, ...]
+Centre = Callable[[Turn], Any]
 
 
 class Arm(Protocol):
@@ -62,15 +63,17 @@ class Block:
     Attributes:
         turns: seconds of each call, of both turns, by arm.
         disturbance: what else the machine did meanwhile; empty if nothing.
+        centre: what one turn is worth, of its calls.
     """
 
     turns: Mapping[str, tuple[Turn, Turn]]
     disturbance: str = ""
+    centre: Centre = np.median
 
     def seconds(self, arm: str) -> float:
-        """Mean of the medians of both turns."""
+        """Mean of the centres of both turns."""
         first, second = self.turns[arm]
-        return float(np.median(first) + np.median(second)) / 2
+        return float(self.centre(first) + self.centre(second)) / 2
 
     @property
     def log_ratio(self) -> float:
@@ -142,6 +145,11 @@ class Samples:
         return [s for replicate in self.replicates for s in replicate.calls(CANDIDATE)]
 
     @property
+    def typical_s(self) -> float:
+        """Centre of all timed calls of the candidate."""
+        return float(self.replicates[0].blocks[0].centre(tuple(self.candidate_s)))
+
+    @property
     def yardstick_s(self) -> list[float]:
         """All timed calls of the yardstick, in seconds."""
         return [s for replicate in self.replicates for s in replicate.calls(YARDSTICK)]
@@ -170,12 +178,15 @@ class Rig:
         replicate_s: seconds of one replicate, shared by its batch sizes; one block each at least.
         rng: order of loading, of the turns, and placement in memory.
         watch_self: whether the arms run in this process, so that its own counters matter.
+        centre: what one turn is worth, of its calls: the median call, of a served engine the mean
+            request, which by Little's law is concurrency / throughput.
     """
 
     open_arms: OpenArms
     replicate_s: float
     rng: random.Random
     watch_self: bool = True
+    centre: Centre = np.median
 
     def replicate(self, batches: Sequence[int]) -> dict[int, Replicate]:
         """One replicate of each batch size; the smallest also watches the sentinel."""
@@ -207,7 +218,8 @@ class Rig:
         turns = [_turn(arms[name], batch, settle=settle) for name in [*order, *reversed(order)]]
         disturbed = disturbance(before, Condition.now(), own=self.watch_self)
         pairs = zip(order, turns[: len(order)], reversed(turns[len(order) :]), strict=True)
-        return Block({name: (first, second) for name, first, second in pairs}, disturbed)
+        both = {name: (first, second) for name, first, second in pairs}
+        return Block(both, disturbed, self.centre)
 
 
 def _turn(arm: Arm, batch: int, *, settle: bool) -> Turn:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from enginegate.accuracy import Deltas, Limits, violations
 from enginegate.cliffs import new_cliffs
-from enginegate.levels import Capacity, Cause, Cliff, StoredLoad
+from enginegate.levels import Capacity, Cliff, StoredLoad
 from enginegate.stats import Change
 from enginegate.words import Verdict
 
@@ -63,18 +63,27 @@ def judge_load(
     """Compare what a served engine carries with what it carried.
 
     A cliff that the baseline lacks is REGRESSED, and so is a capacity whose whole interval is below
-    the stored one's by more than the limit; noisy levels and a client that was too slow are not.
+    the stored one's by more than the limit. Where the machine or the client made the cliff or ended
+    the search, it is UNDECIDED.
     """
-    blamed = [cliff for cliff in cliffs if cliff.cause not in (Cause.NOISE, Cause.CLIENT)]
-    reasons = [_cliff_reason(cliff) for cliff in new_cliffs(blamed, stored.cliffs)]
-    sought = capacity is not None and str(capacity.slo) == stored.slo
-    high_per_s = capacity.high_per_s if capacity else None
-    if sought and high_per_s is not None and high_per_s < stored.low_per_s / (1 + limit):
-        reasons.append(
-            f"holds {stored.slo} up to at most {high_per_s:.0f} infer/s, "
-            f"where at least {stored.low_per_s:.0f} were stored"
-        )
-    return Judgement(Verdict.REGRESSED, tuple(reasons)) if reasons else Judgement(Verdict.PASS)
+    new = new_cliffs(cliffs, stored)
+    worse = [_cliff_reason(cliff) for cliff in new if cliff.blames_server]
+    worse += _lost_capacity(capacity, stored, limit)
+    unsure = [_cliff_reason(cliff) for cliff in new if not cliff.blames_server]
+    if worse:
+        return Judgement(Verdict.REGRESSED, tuple(worse))
+    return Judgement(Verdict.UNDECIDED, tuple(unsure)) if unsure else Judgement(Verdict.PASS)
+
+
+def _lost_capacity(capacity: Capacity | None, stored: StoredLoad, limit: float) -> list[str]:
+    if capacity is None or str(capacity.slo) != stored.slo or capacity.high_per_s is None:
+        return []
+    if capacity.high_per_s >= stored.low_per_s / (1 + limit):
+        return []
+    return [
+        f"holds {stored.slo} up to at most {capacity.high_per_s:.0f} infer/s, "
+        f"where at least {stored.low_per_s:.0f} were stored"
+    ]
 
 
 def _cliff_reason(cliff: Cliff) -> str:

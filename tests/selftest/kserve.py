@@ -8,6 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
+from enginegate.levels import Endpoint, Protocol
+from enginegate.serving.exchange import make_exchange
+
 SEQ, DIM, TEXTS = 8, 4, 20
 OUTPUT = "sentence_embedding"
 
@@ -21,6 +24,13 @@ def tokens():
 def embed(ids):
     """float32 [texts, 4]."""
     return (ids.sum(axis=1, keepdims=True) * np.arange(1, DIM + 1)).astype(np.float32)
+
+
+def exchange(address, protocol=Protocol.HTTP, expected=None):
+    """What is asked of the server at an address, and what it answers without a fault."""
+    batch = tokens()
+    expected = embed(batch["input_ids"]) if expected is None else expected
+    return make_exchange(Endpoint(protocol, address, "fake"), batch, OUTPUT, expected, 1e-3)
 
 
 class KServe(ThreadingHTTPServer):

@@ -9,7 +9,7 @@ import pytest
 
 from enginegate.cliffs import analyse, littles_error, new_cliffs, noise
 from enginegate.errors import ServingError
-from enginegate.levels import Cause, Cliff, Deployment, Latency, Level
+from enginegate.levels import Cause, Cliff, Deployment, Latency, Level, StoredLoad
 from enginegate.sweep_text import analysis_lines, compare_engines, level_line, read_sweep_csv
 
 from .batcher import (
@@ -332,10 +332,13 @@ def test_with_the_advice_applied_the_cliff_is_gone():
 # Comparing, and bad input
 
 
-def test_only_a_cliff_that_overlaps_no_old_one_is_new():
+def test_a_cliff_is_new_if_most_of_its_levels_were_swept_and_sound():
     old = Cliff(3, 15, 1.0, 2.0, Cause.QUEUE_DELAY, True, "", "")
-    moved, other = replace(old, first=15, last=16), replace(old, first=16, last=18)
-    assert new_cliffs([moved, other], [(old.first, old.last)]) == (other,)
+    wider, moved = replace(old, last=16), replace(old, first=15, last=20)
+    other = replace(old, first=16, last=18)
+    dense = StoredLoad(tuple(range(1, 33)), ((3, 15),))
+    assert new_cliffs([old, wider, moved, other], dense) == (moved, other)
+    assert new_cliffs([old], StoredLoad((1, 2, 32), ())) == ()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The load generator against a server that fails as planted; rules and search on fakes."""
+"""The load generator against a server that fails as planted."""
 
 import contextlib
 import os
@@ -7,40 +7,22 @@ import subprocess
 import sys
 import textwrap
 import time
-from dataclasses import replace
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from tests.selftest.kserve import OUTPUT, TEXTS, embed, kserve, tokens
+from tests.selftest.kserve import OUTPUT, embed, exchange, kserve
 
 from enginegate.errors import ServingError
-from enginegate.levels import (
-    Arrivals,
-    Endpoint,
-    Latency,
-    Level,
-    OpenLevel,
-    Protocol,
-    SearchEnd,
-    Slo,
-)
-from enginegate.serving.capacity import SearchRules, find_capacity
-from enginegate.serving.exchange import INFER_METHOD, make_exchange, read_answer
-from enginegate.serving.load import open_generator, schedule
-from enginegate.serving.perf_analyzer import PerfAnalyzer, find_perf_analyzer, run_perf_analyzer
-from enginegate.serving.statistics import PHASES, Phase, ServerStatistics
-from enginegate.serving.sweep import LevelRules, run_level, run_open, run_sweep
-from enginegate.serving.windows import Fault, OpenWindow, Window, cut, pool
+from enginegate.levels import Arrivals, Protocol
+from enginegate.serving import load
+from enginegate.serving.exchange import INFER_METHOD
+from enginegate.serving.load import open_generator
+from enginegate.serving.sweep import LevelRules, run_level, run_open
+from enginegate.serving.windows import Fault, pool
 
 QUICK = LevelRules(warm_up_s=0.05, min_window_s=0.05, limit_s=0.8, window_requests=20, tolerance=9)
-
-
-def exchange(address, protocol=Protocol.HTTP, expected=None):
-    batch = tokens()
-    expected = embed(batch["input_ids"]) if expected is None else expected
-    return make_exchange(Endpoint(protocol, address, "fake"), batch, OUTPUT, expected, 1e-3)
 
 
 @contextlib.contextmanager
@@ -182,6 +164,35 @@ def test_several_processes_share_a_level():
     assert opened.requests == len(opened.latencies_s) == 30
 
 
+@pytest.fixture
+def probes(monkeypatch):
+    """How many client processes ran in each probe."""
+    seen, really = [], load.ClosedLevel.window
+
+    def window(level, time_s):
+        if time_s == load._PROBE_S:
+            seen.append(len(level.clients))
+        return really(level, time_s)
+
+    monkeypatch.setattr(load, "_PROBE_S", 0.01)
+    monkeypatch.setattr(load.ClosedLevel, "window", window)
+    return seen
+
+
+@pytest.mark.parametrize(("enough", "processes"), [(9, [1, 1]), (-1, [1, 2])])
+def test_each_concurrency_is_probed_once(probes, monkeypatch, enough, processes):
+    """Idle clients: one probe of 2 and one of 3. Busy ones: one probe a process, up to all."""
+    monkeypatch.setattr(load, "_ENOUGH_SHARE", enough)
+    with (
+        kserve() as server,
+        open_generator(exchange(server.address), most_processes=3) as generator,
+    ):
+        for concurrency in (2, 3, 2, 3, 1):
+            with generator.closed(concurrency) as running:
+                assert running.window(0.05).errors == Fault()
+    assert probes == processes
+
+
 def test_clients_end_with_a_killed_parent():
     with kserve() as server:
         parent = subprocess.Popen(
@@ -205,7 +216,7 @@ def test_clients_end_with_a_killed_parent():
 KILLED = textwrap.dedent(
     """
     import sys, time
-    from tests.selftest.test_load import exchange
+    from tests.selftest.kserve import exchange
     from enginegate.serving.load import open_generator
     with open_generator(exchange(sys.argv[1]), most_processes=1) as generator:
         with generator.closed(2) as running:
@@ -277,259 +288,3 @@ def grpc_server(answer):
         yield f"127.0.0.1:{port}"
     finally:
         server.stop(None).wait()
-
-
-def test_exchange_needs_an_expectation_for_each_text():
-    with pytest.raises(ServingError, match=f"3 expected embeddings for {TEXTS} texts of fake"):
-        exchange("127.0.0.1:1", expected=np.zeros((3, 4), np.float32))
-
-
-def test_another_output_is_no_answer():
-    head = b"HTTP/1.1 200 OK\r\nContent-Length: 14"
-    with pytest.raises(ServingError, match="no output 'other' in the answer"):
-        read_answer(Protocol.HTTP, head, b'{"outputs":[]}', "other")
-
-
-def test_schedules():
-    even = schedule(100, Arrivals.CONSTANT, 2, 0)
-    assert np.allclose(np.diff(even), 0.01)
-    assert len(even) == 200
-    random = schedule(1000, Arrivals.POISSON, 20, 5)
-    gaps = np.diff(random)
-    assert gaps.mean() == pytest.approx(1e-3, rel=0.03)
-    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05)
-    assert np.array_equal(random, schedule(1000, Arrivals.POISSON, 20, 5))
-
-
-def test_a_request_across_the_edge_counts_by_its_part():
-    sent, received = np.array([0.0, 2.0, 3.0]), np.array([2.0, 3.0, 7.0])
-    window = cut(sent, received, 1, 5)
-    assert window.answered == pytest.approx(0.5 + 1 + 0.5)
-    assert window.mean_s == pytest.approx(2)
-    assert window.throughput_per_s * window.mean_s == pytest.approx(1)
-    assert window.latencies_s.tolist() == [2, 1]
-
-
-class FakeGenerator:
-    """Windows as they are given; the last again and again."""
-
-    def __init__(self, *windows):
-        self.windows = list(windows)
-
-    @contextlib.contextmanager
-    def closed(self, _concurrency):
-        yield self
-
-    def window(self, time_s):
-        window = self.windows.pop(0) if len(self.windows) > 1 else self.windows[0]
-        return replace(window, duration_s=time_s, answered=window.answered * time_s)
-
-    def open(self, *_arguments):
-        return self.windows[0]
-
-
-def seen(rate, concurrency=4, share=0.1, **more):
-    """A second at a rate, with as many outstanding as there should be."""
-    latencies = np.full(rate, concurrency / rate)
-    return Window(latencies, 1.0, rate, 1.0, share, **more)
-
-
-class OneRate(FakeGenerator):
-    """Whatever was outstanding, in proportion to the window."""
-
-    def __init__(self, concurrency, *windows):
-        super().__init__(*windows)
-        self.concurrency = concurrency
-
-    def window(self, time_s):
-        return replace(super().window(time_s), outstanding_s=self.concurrency * time_s)
-
-
-RULES = LevelRules()
-
-
-def test_steady_level_has_no_mark():
-    found = run_level(OneRate(4, seen(100)), 4, no_statistics, "fake", RULES)
-    assert found.marks == ()
-    assert found.throughput_per_s == pytest.approx(100)
-    assert found.latency.mean_s == pytest.approx(0.04)
-
-
-def test_warm_up_and_unsteady_beginning_are_left_out():
-    generator = OneRate(4, seen(10), seen(50), seen(100))
-    found = run_level(generator, 4, no_statistics, "fake", RULES)
-    assert found.throughput_per_s == pytest.approx(100)
-    assert found.marks == ()
-
-
-def test_level_that_never_agrees_is_unstable():
-    generator = OneRate(4, *[seen(rate) for rate in (100, 100, 150) * 20])
-    found = run_level(generator, 4, no_statistics, "fake", RULES)
-    assert found.marks == ("unstable: 100 to 150 infer/s in its last windows",)
-
-
-def test_client_that_was_the_bottleneck_is_marked():
-    found = run_level(OneRate(4, seen(100, share=0.95)), 4, no_statistics, "fake", RULES)
-    assert found.marks == ("client-bound: a client process was busy 95% of the time",)
-
-
-def test_littles_law_is_checked():
-    found = run_level(OneRate(3.7, seen(100)), 4, no_statistics, "fake", RULES)
-    (mark,) = found.marks
-    assert mark == "client-bound: by Little's law 3.70 requests were outstanding, not 4"
-
-
-def test_wrong_answer_ends_the_level():
-    bad = seen(100, wrong=Fault(2, "text 7: differs by 0.3"))
-    with pytest.raises(ServingError, match=r"2 sampled answers are wrong .* text 7: differs by"):
-        run_level(OneRate(4, bad), 4, no_statistics, "fake", RULES)
-
-
-def test_breakdown_adds_up_to_the_latency():
-    def counted(times):
-        phase = Phase(100 * times, 100 * times * 2_000_000)
-        return ServerStatistics(**dict.fromkeys(PHASES, phase), batches={4: 25 * times})
-
-    calls = iter(range(100))
-    generator = OneRate(4, seen(100))
-    found = run_level(generator, 4, lambda: counted(next(calls)), "fake", RULES)
-    assert found.breakdown is not None
-    assert found.breakdown.queue_s == pytest.approx(0.002)
-    assert sum(vars(found.breakdown).values()) == pytest.approx(found.latency.mean_s)
-    assert found.batches == {4: 75}
-
-
-def test_sweep_tells_of_each_level():
-    told: list[Level] = []
-    generator = OneRate(4, seen(100))
-    found = run_sweep(generator, [4, 4], no_statistics, "fake", told.append, RULES)
-    assert found == tuple(told)
-    assert len(found) == 2
-
-
-def test_open_marks():
-    seconds = np.array([0.1, 0.2])
-    window = OpenWindow(seconds, seconds, 1.0, 3, 1, held=True, client_share=0.95)
-    found = run_open(FakeGenerator(window), 3, Arrivals.CONSTANT, 1, 0)
-    assert found.marks == (
-        "1 of 3 requests were never answered",
-        "requests waited for one of 256 connections",
-        "client-bound: a client process was busy 95% of the time",
-    )
-
-
-SLO = Slo("p99", 0.02)
-
-
-def server_of(capacity, noise=0.0, client=1e9, seed=0):
-    """p99 grows as it does before a queue, is beyond all limits above the capacity."""
-    rng = np.random.default_rng(seed)
-
-    def probe(rate):
-        p99_s = 0.02 * (capacity / 2) / max(capacity - rate, 1e-9) * np.exp(noise * rng.normal())
-        latency = Latency(p99_s / 4, p99_s / 4, p99_s / 2, p99_s / 2, p99_s, 2 * p99_s)
-        marks = (
-            ("client-bound: a client process was busy 95% of the time",) if rate > client else ()
-        )
-        return OpenLevel(rate, Arrivals.POISSON, rate, latency, latency, 100, 1.0, marks=marks)
-
-    return probe  # holds p99 <= 20 ms up to half the capacity
-
-
-@pytest.mark.parametrize("start", [1, 90, 5000])
-def test_capacity_is_found_from_anywhere(start):
-    found = find_capacity(server_of(200), SLO, start)
-    assert found.end is SearchEnd.FOUND
-    assert found.high_per_s is not None
-    assert found.low_per_s <= 100 < found.high_per_s
-    assert found.high_per_s <= 1.05 * found.low_per_s
-
-
-def test_capacity_near_the_truth_with_noise():
-    found = [find_capacity(server_of(200, 0.1, seed=s), SLO, 40).low_per_s for s in range(40)]
-    assert np.median(found) == pytest.approx(100, rel=0.05)
-    assert np.std(found) < 8
-
-
-def test_noise_near_the_limit_is_probed_again():
-    probes = find_capacity(server_of(200, 0.1), SLO, 40).probes
-    rates = [level.rate_per_s for level in probes]
-    assert max(map(rates.count, rates)) in (2, 3)
-    assert rates.count(rates[0]) == 1  # far from the limit
-
-
-def test_capacity_that_never_holds():
-    found = find_capacity(server_of(1e-3), SLO, 50)
-    assert found.end is SearchEnd.NEVER
-    assert found.low_per_s == 0
-    assert found.high_per_s == SearchRules().least_per_s
-
-
-def test_capacity_beyond_the_client():
-    found = find_capacity(server_of(1e6, client=1000), SLO, 50)
-    assert found.end is SearchEnd.CLIENT
-    assert found.high_per_s is None
-    assert 900 < found.low_per_s <= 1000
-
-
-def test_capacity_beyond_the_highest_rate():
-    found = find_capacity(server_of(1e6), SLO, 50, SearchRules(most_per_s=3000))
-    assert found.end is SearchEnd.HIGHEST
-    assert (found.low_per_s, found.high_per_s) == (3000, None)
-
-
-def test_perf_analyzer_missing_or_empty(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    with pytest.raises(ServingError, match="no perf_analyzer on PATH"):
-        find_perf_analyzer()
-    placeholder = tmp_path / "perf_analyzer"
-    placeholder.write_text("")
-    placeholder.chmod(0o755)
-    with pytest.raises(ServingError, match=r"cannot be used: .*; the wheel of tritonclient 2.51"):
-        find_perf_analyzer()
-
-
-HEADER = (
-    "Concurrency,Inferences/Second,Client Send,Network+Server Send/Recv,Server Queue,"
-    "Server Compute Input,Server Compute Infer,Server Compute Output,Client Recv,p50 latency,"
-    "p90 latency,p95 latency,p99 latency,Avg latency,request/response,response wait"
-)
-FIGURES = "4,5669.22,43,192,181,32,189,57,0,670,911,1002,1241,697,43,648"
-
-
-def stand_in(folder, lines):
-    """A program that leaves perf_analyzer's report, in the way the script says."""
-    path = folder / "perf_analyzer"
-    report = f"cat > \"$report\" <<'END'\n{HEADER}\n{FIGURES}\nEND\n"
-    find = 'while [ "$1" ]; do [ "$1" = -f ] && report=$2; shift; done\n'
-    path.write_text(f'#!/bin/sh\nall="$*"\n{find}{lines.replace("REPORT", report)}')
-    path.chmod(0o755)
-    return PerfAnalyzer(path, "", "stand-in")
-
-
-ENDPOINT = Endpoint(Protocol.HTTP, "127.0.0.1:1", "fake")
-
-
-def test_perf_analyzer_figures_land_in_the_records(tmp_path):
-    analyzer = stand_in(tmp_path, "REPORT\necho '    Request count: 17000'\n")
-    found = run_perf_analyzer(analyzer, ENDPOINT, tokens(), 4)
-    assert found.driver == "perf_analyzer"
-    assert found.throughput_per_s == 5669.22
-    assert found.requests == 17000
-    assert found.latency.p99_s == pytest.approx(1241e-6)
-    assert sum(vars(found.breakdown).values()) == pytest.approx(697e-6)
-    assert found.marks == ()
-
-
-def test_perf_analyzer_that_gets_no_stable_level_is_marked(tmp_path):
-    failing = "echo Failed to obtain stable measurement; exit 2"
-    lines = f'case "$all" in *1000000.0*) REPORT\n;; *) {failing};; esac\n'
-    found = run_perf_analyzer(stand_in(tmp_path, lines), ENDPOINT, tokens(), 4)
-    assert found.marks == ("unstable: perf_analyzer saw no three windows agree",)
-
-
-def test_perf_analyzer_that_fails_is_quoted(tmp_path):
-    analyzer = stand_in(tmp_path, "echo failed to get model metadata; exit 1\n")
-    with pytest.raises(ServingError, match=r"(?s)status 1 and no figures.*model metadata"):
-        run_perf_analyzer(analyzer, ENDPOINT, tokens(), 4)

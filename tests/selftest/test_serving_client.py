@@ -138,6 +138,12 @@ class TestCheckModel:
         with kserve(Answers(config=config)) as endpoint:
             assert deployment_of(endpoint) == Deployment(16, (16,), 10_000, 2, threads=0)
 
+    @pytest.mark.parametrize(("said", "threads"), [("2", 2), ("auto", 0), ("-1", 0), ("", 0)])
+    def test_threads_that_are_no_number_are_not_known(self, said, threads):
+        config = {"parameters": {"threads": {"string_value": said}}}
+        with kserve(Answers(config=config)) as endpoint:
+            assert deployment_of(endpoint).threads == threads
+
 
 def counted(success, batches):
     phases = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")

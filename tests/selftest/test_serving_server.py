@@ -1,4 +1,4 @@
-"""The server and its environment, with a script that stands in for tritonserver."""
+"""The server, with a script that stands in for tritonserver."""
 
 import contextlib
 import json
@@ -12,75 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.selftest.fake_server import no_models, quiet, stand_in
 
 from enginegate.errors import ServingError
-from enginegate.serving import environment as environments
 from enginegate.serving import server as servers
 from enginegate.serving import supervisor
-from enginegate.serving.environment import (
-    ServerEnvironment,
-    check_environment,
-    server_environment,
-)
 from enginegate.serving.server import serve
-from enginegate.store import Store
+from enginegate.serving.server_log import is_port_taken
 
 DEADLINE_S = 20.0  # of what happens in a fraction of a second on a quiet machine
-
-FAKE = """#!{python}
-import http.server, json, os, pathlib, signal, sys
-options = dict(word[2:].partition("=")[::2] for word in sys.argv[1:])
-behaviour = pathlib.Path(__file__).with_name("behaviour").read_text()
-pathlib.Path("/dev/shm", options["id"] + "-segment").write_text("left behind")
-if behaviour == "dies":
-    print("E1124 06:45:41.1 7 server.cc:241] \\"CudaDriverHelper has not been initialized.\\"")
-    print('E1124 06:45:41.2 7 x.cc:1] "failed to load it: no such file\\\\n\\\\nAt:\\\\n  f(1)"')
-    sys.exit(1)
-if behaviour == "stubborn":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        body = json.dumps({{"name": options["id"]}}).encode()
-        self.send_response(400 if behaviour == "slow" else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-try:
-    server = http.server.HTTPServer((options["http-address"], int(options["http-port"])), Handler)
-except OSError:
-    print("Socket already in use")
-    sys.exit(1)
-print("serving", flush=True)
-server.serve_forever()
-"""
-
-
-@contextlib.contextmanager
-def quiet(_task):
-    yield
 
 
 @pytest.fixture
 def fake(tmp_path):
-    """An environment whose tritonserver is a script; `fake("dies")` says what it does."""
-    environment = ServerEnvironment(tmp_path / "environment")
-    stub = environment.backends / "python" / "triton_python_backend_stub"
-    for path in (environment.binary, stub):
-        path.parent.mkdir(parents=True)
-        path.touch()
-    (environment.packages / "numpy-1.26.4.dist-info").mkdir()
-    environment.binary.write_text(FAKE.format(python=sys.executable))
-    environment.binary.chmod(0o755)
-
-    def behave(behaviour="good"):
-        environment.binary.with_name("behaviour").write_text(behaviour)
-        return environment
-
-    return behave
-
-
-def no_models(_repository):
-    return []
+    return stand_in(tmp_path)
 
 
 def is_running(pid):
@@ -151,6 +96,35 @@ class TestServer:
         assert str(caught.value) == (
             "the server ended with status 1. Its log says: failed to load it: no such file"
         )
+
+    def test_a_model_that_failed_to_start_is_no_taken_port(self, fake, monkeypatch):
+        seen = seen_servers(monkeypatch)
+        words = "status 1. Its log says: failed to load it: failed to start, GPU already in use"
+        with (
+            pytest.raises(ServingError, match=words),
+            serve(fake("failed to start"), no_models, quiet),
+        ):
+            pass
+        assert len(seen) == 1
+
+    @pytest.mark.parametrize("fault", ["no program", "no permission"])
+    def test_a_program_that_cannot_be_run(self, fake, fault):
+        binary = fake().binary
+        if fault == "no program":
+            binary.write_bytes(b"\x7fELF of another machine")
+        else:
+            binary.chmod(0o644)
+        words = r"program cannot be run: \[Errno \d+\] .*bin/tritonserver'; see that it is made"
+        with pytest.raises(ServingError, match=words), serve(fake(), no_models, quiet):
+            pass
+
+    def test_a_supervisor_killed_before_the_start(self):
+        with servers._supervised() as owner:
+            owner._process.kill()
+            owner._process.wait()
+            with pytest.raises(ServingError, match="supervisor ended with status -9; see what it"):
+                owner.start(["tritonserver"], {})
+        assert not owner.folder.exists()
 
     def test_slow_start_is_one_error_in_time(self, fake, monkeypatch):
         seen = seen_servers(monkeypatch)
@@ -265,43 +239,21 @@ def seen_servers(monkeypatch):
     return seen
 
 
-class TestEnvironment:
-    def test_missing_program(self, fake):
-        fake().binary.unlink()
-        with pytest.raises(ServingError, match=r"broken \(.*bin/tritonserver is missing\); delete"):
-            check_environment(fake())
+TRITON_2_51 = {
+    "HTTP": """\
+I1124 07:57:19.356546 29577 http_server.cc:4713] "Started HTTPService at 127.0.0.1:33073"
+E1124 07:57:19.397717 29577 main.cc:257] "failed to start HTTP service: Unavailable - Socket \
+'127.0.0.1:33073' already in use "
+""",
+    "gRPC": """\
+E1124 07:57:19.417448404   29600 chttp2_server.cc:1060]                UNKNOWN:No address added
+E1124 07:57:19.421012 29600 main.cc:245] "failed to start GRPC service: Unavailable - Socket \
+'127.0.0.1:56477' already in use "
+""",
+}
 
-    def test_numpy_2(self, fake):
-        (fake().packages / "numpy-1.26.4.dist-info").rename(
-            fake().packages / "numpy-2.1.0.dist-info"
-        )
-        with pytest.raises(ServingError, match=r"broken \(numpy 2.1.0, where .* needs numpy 1\)"):
-            check_environment(fake())
 
-    def test_two_numpys(self, fake):
-        (fake().packages / "numpy-2.1.0.dist-info").mkdir()
-        with pytest.raises(ServingError, match=r"numpy 1.26.4, 2.1.0, where"):
-            check_environment(fake())
-
-    def test_no_server_is_started_from_a_broken_one(self, fake):
-        fake().binary.unlink()
-        with pytest.raises(ServingError, match="is broken"), serve(fake(), no_models, quiet):
-            pass
-
-    def test_what_pip_said(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(environments, "_NUMPY", "no such requirement <")
-        with pytest.raises(ServingError, match=r"failed\. Give pip access(.|\n)*requirement"):
-            server_environment(Store(tmp_path), quiet)
-        assert not list(tmp_path.glob("server/*/*"))
-
-    def test_same_versions_as_here(self):
-        import onnxruntime
-
-        assert f"onnxruntime=={onnxruntime.__version__}" in environments._same_runtimes()
-
-    def test_python_without_a_stub(self, tmp_path):
-        stub = tmp_path / environments._STUBS / "3.8" / "triton_python_backend_stub"
-        stub.parent.mkdir(parents=True)
-        stub.touch()
-        with pytest.raises(ServingError, match=r"it has stubs for 3\.8; run pytest in one"):
-            environments._backend_files(tmp_path)
+@pytest.mark.parametrize("port", TRITON_2_51)
+def test_what_triton_logs_of_a_taken_port(port):
+    assert is_port_taken(TRITON_2_51[port])
+    assert not is_port_taken(TRITON_2_51[port].replace(" main.cc", " model.py"))

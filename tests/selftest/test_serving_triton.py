@@ -333,10 +333,13 @@ class TestFaults:
             pass
         assert time.monotonic() - start < DEADLINE_S
 
-    def test_taken_port(self, environment, write, monkeypatch):
+    @pytest.mark.parametrize("kind", ["http", "grpc"])
+    def test_taken_port(self, environment, write, monkeypatch, kind):
         with serve(environment, write, quiet) as other:
-            taken = [tuple(int(a.split(":")[1]) for a in (other.http, other.grpc))]
+            port = int(getattr(other, kind).split(":")[1])
             really = servers.free_ports
+            free = dict(zip(("http", "grpc"), really(), strict=True))
+            taken = [tuple({**free, kind: port}.values())]
             monkeypatch.setattr(servers, "free_ports", lambda: taken.pop() if taken else really())
             with serve(environment, write, quiet) as server:
                 assert not taken

@@ -16,8 +16,9 @@ class SearchRules:
 
     Attributes:
         precision: the rates that held and that did not are to be so close, as a ratio - 1.
-        near: a probe whose figure is nearer to the limit than this, as a ratio - 1, is repeated.
-        repeats: most probes of one rate; the majority decides.
+        near: a probe whose figure is nearer to the limit than this, as a ratio - 1, is repeated,
+            and so is one that does not hold: a single stall fails a probe at any rate.
+        repeats: odd; probes of one rate, of which the majority decides as soon as it is known.
         least_per_s, most_per_s: rates between which is searched.
     """
 
@@ -76,7 +77,9 @@ class _Search:
 
     def _holds(self, rate_per_s: float) -> bool:
         votes = [self._vote(rate_per_s)]
-        while self._is_near(self.probes[-1]) and not _decided(votes, self.rules.repeats):
+        if votes[0] and not self._is_near(self.probes[-1]):
+            return True
+        while not _decided(votes, self.rules.repeats):
             votes.append(self._vote(rate_per_s))
         return 2 * sum(votes) > len(votes)
 

@@ -5,7 +5,7 @@ Owns tritonclient. Works with any KServe v2 server over HTTP or gRPC.
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -154,14 +154,19 @@ def deployment_of(endpoint: Endpoint) -> Deployment:
     config = _asked(endpoint, "get_model_config")
     config = config.get("config", config)  # gRPC wraps it
     batching = config.get("dynamic_batching", {})
-    threads = config.get("parameters", {}).get("threads", {}).get("string_value", 0)
     return Deployment(
         max_batch_size=int(config.get("max_batch_size", 0)),
         preferred_batch_sizes=tuple(map(int, batching.get("preferred_batch_size", ()))),
         max_queue_delay_us=int(batching.get("max_queue_delay_microseconds", 0)),
         instances=sum(int(group.get("count", 1)) for group in config.get("instance_group", [])),
-        threads=int(threads),
+        threads=_threads(config),
     )
+
+
+def _threads(config: Mapping[str, Any]) -> int:
+    """What the model's own parameter says; 0 if there is none, or it is no number."""
+    said = str(config.get("parameters", {}).get("threads", {}).get("string_value", ""))
+    return int(said) if said.isdecimal() else 0
 
 
 def statistics(endpoint: Endpoint) -> ServerStatistics:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -60,7 +61,8 @@ def _http_request(endpoint: Endpoint, row: Batch, output: str) -> bytes:
     outputs = [InferRequestedOutput(output, binary_data=True)]
     body, json_length = InferenceServerClient.generate_request_body(inputs, outputs=outputs)
     head = (
-        f"POST /v2/models/{endpoint.model}/infer HTTP/1.1\r\nHost: {endpoint.address}\r\n"
+        f"POST /v2/models/{quote(endpoint.model, safe='')}/infer HTTP/1.1\r\n"
+        f"Host: {endpoint.address}\r\n"
         "Content-Type: application/octet-stream\r\n"
         f"Inference-Header-Content-Length: {json_length}\r\nContent-Length: {len(body)}\r\n\r\n"
     )

@@ -133,6 +133,7 @@ class Generator:
         self._exchange, self._texts, self._most = exchange, texts, most_processes
         self._clients: list[_Client] = []
         self._needed = 1
+        self._probed: set[int] = set()  # concurrencies that the processes are enough for
 
     @contextlib.contextmanager
     def closed(self, concurrency: int) -> Iterator[ClosedLevel]:
@@ -140,20 +141,25 @@ class Generator:
 
         Raises ServingError if the server cannot be reached.
         """
-        level = self._start(concurrency)
-        while (
-            self._needed < min(concurrency, self._most)
-            and level.window(_PROBE_S).client_share > _ENOUGH_SHARE
-        ):
-            self._stop(level)
-            self._needed += 1
-            level = self._start(concurrency)
+        level = self._enough(concurrency)
         try:
             yield level
         except BaseException:
             self.close()  # whatever they wait for is given up
             raise
         self._stop(level)
+
+    def _enough(self, concurrency: int) -> ClosedLevel:
+        """A level in one more process as long as they are busy; each concurrency is probed once."""
+        level = self._start(concurrency)
+        while concurrency not in self._probed and self._needed < min(concurrency, self._most):
+            if level.window(_PROBE_S).client_share <= _ENOUGH_SHARE:
+                self._probed.add(concurrency)
+            else:
+                self._stop(level)
+                self._needed += 1
+                level = self._start(concurrency)
+        return level
 
     def _start(self, concurrency: int) -> ClosedLevel:
         clients = self._ready(min(self._needed, concurrency))

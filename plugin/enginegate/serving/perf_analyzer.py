@@ -76,7 +76,7 @@ def run_perf_analyzer(
     """One level of closed-loop load with the rows of `tokens`, int64 [texts, seq] by input name.
 
     A level that does not get stable is measured once more without that demand, and marked. Raises
-    ServingError if the program fails.
+    ServingError if the program fails or counts no answer.
     """
     with tempfile.TemporaryDirectory(prefix="enginegate-perf-") as folder:
         data, report = Path(folder, "inputs.json"), Path(folder, "level.csv")
@@ -150,7 +150,7 @@ def _row(report: Path, code: int, said: str) -> Mapping[str, str]:
 
 
 def _level(concurrency: int, row: Mapping[str, str], said: str, marks: tuple[str, ...]) -> Level:
-    throughput_per_s = float(row["Inferences/Second"])
+    throughput_per_s = _throughput_per_s(concurrency, row)
     requests = sum(map(int, _COUNT.findall(said)))
     latency = _latency(row)
     return Level(
@@ -163,6 +163,16 @@ def _level(concurrency: int, row: Mapping[str, str], said: str, marks: tuple[str
         breakdown=_breakdown(row, latency.mean_s),
         marks=marks,
     )
+
+
+def _throughput_per_s(concurrency: int, row: Mapping[str, str]) -> float:
+    found = float(row["Inferences/Second"])
+    if found <= 0:
+        raise ServingError(
+            f"perf_analyzer counted no answers at concurrency {concurrency}; "
+            "look into the server's log, or leave out --load-driver"
+        )
+    return found
 
 
 def _latency(row: Mapping[str, str]) -> Latency:

@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import os
-import re
 import select
 import socket
 import subprocess
@@ -14,24 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import enginegate
 from enginegate.errors import ServingError
 from enginegate.levels import Endpoint, Protocol
 from enginegate.serving import supervisor
 from enginegate.serving.client import load_model, server_name, unload_model
 from enginegate.serving.environment import Progress, ServerEnvironment, check_environment
-from enginegate.worker import own_paths
+from enginegate.serving.launch import HOST, server_command, server_variables
+from enginegate.serving.server_log import (
+    TAIL_LINES,
+    is_port_taken,
+    logged_errors,
+    reason_of,
+    tail_of,
+)
 
 START_S = 60.0
 _ATTEMPTS = 4
 _POLL_S = 0.1
-_EXIT_S = 5
 _STOP_WAIT_S = 10.0
-_TAIL_LINES = 30
-_TAKEN = ("already in use", "failed to start")
-_HARMLESS = "CudaDriverHelper"  # logged by every server without a GPU
-_ERROR = re.compile(r"E\d{4} ")
-_HOST = "127.0.0.1"
 
 WriteModels = Callable[[Path], Sequence[str]]
 
@@ -45,11 +43,16 @@ class _Supervisor:
         self._status: int | None = None
 
     def start(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
-        """Start a server; its process id."""
-        order = {"command": list(command), "environment": dict(environment)}
-        _pipe(self._process.stdin).write(json.dumps(order).encode() + b"\n")
+        """Start a server; its process id. Raises ServingError if it cannot be run."""
+        self._order({"command": list(command), "environment": dict(environment)})
         self._status = None
-        return int(self._answer()["started"])
+        answer = self._answer()
+        if "cannot" in answer:
+            raise ServingError(
+                f"the server's program cannot be run: {answer['cannot']}; see that it is made for "
+                "this machine, or delete the server's environment, and the next run makes it again"
+            )
+        return int(answer["started"])
 
     def ended(self) -> int | None:
         """Status of a server that ended by itself, or None."""
@@ -57,14 +60,23 @@ class _Supervisor:
             self._status = int(self._answer()["ended"])
         return self._status
 
+    def _order(self, order: Mapping[str, Any]) -> None:
+        try:
+            _pipe(self._process.stdin).write(json.dumps(order).encode() + b"\n")
+        except BrokenPipeError as error:
+            raise self._gone() from error
+
     def _answer(self) -> Any:
         line = _pipe(self._process.stdout).readline()
         if not line:
-            raise ServingError(
-                f"the server's supervisor ended with status {self._process.wait()}; "
-                "free space for temporary files, and run again"
-            )
+            raise self._gone()
         return json.loads(line)
+
+    def _gone(self) -> ServingError:
+        return ServingError(
+            f"the server's supervisor ended with status {self._process.wait()}; see what it "
+            "printed above, free memory and space for temporary files, and run again"
+        )
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
@@ -100,9 +112,9 @@ class Server:
             load_model(self.http, model, timeout_s)
         except ServingError as error:
             self.check_alive()
-            if not _errors(self.log()[seen:]):
+            if not logged_errors(self.log()[seen:]):
                 raise
-            reason = _reason(self.log()[seen:])
+            reason = reason_of(self.log()[seen:])
             raise ServingError(f"the server cannot load {model}. {reason}") from error
 
     def unload(self, model: str, timeout_s: float = START_S) -> None:
@@ -117,11 +129,11 @@ class Server:
 
     def reason(self) -> str:
         """What the log says went wrong; else its end."""
-        return _reason(self.log())
+        return reason_of(self.log())
 
-    def log_tail(self, lines: int = _TAIL_LINES) -> str:
+    def log_tail(self, lines: int = TAIL_LINES) -> str:
         """The last lines of the server's log."""
-        return "\n".join(self.log().splitlines()[-lines:])
+        return tail_of(self.log(), lines)
 
     def log(self) -> str:
         """The server's log; empty once it was stopped."""
@@ -192,10 +204,10 @@ def _started(
     end = time.monotonic() + timeout_s
     for _ in range(_ATTEMPTS):
         http, grpc = free_ports()
-        command = _command(environment, owner.folder, names, (http, grpc))
-        pid = owner.start(command, _variables(environment, owner.folder))
+        command = server_command(environment, owner.folder, names, (http, grpc))
+        pid = owner.start(command, server_variables(environment, owner.folder))
         models = owner.folder / "models"
-        server = Server(models, f"{_HOST}:{http}", f"{_HOST}:{grpc}", pid, owner)
+        server = Server(models, f"{HOST}:{http}", f"{HOST}:{grpc}", pid, owner)
         if _is_ready(server, owner, timeout_s, end):
             return server
     raise ServingError(
@@ -208,7 +220,7 @@ def free_ports() -> tuple[int, int]:
     """Two ports of the loopback address that are free now."""
     with socket.socket() as first, socket.socket() as second:
         for each in (first, second):
-            each.bind((_HOST, 0))
+            each.bind((HOST, 0))
         return first.getsockname()[1], second.getsockname()[1]
 
 
@@ -216,7 +228,7 @@ def _is_ready(server: Server, owner: _Supervisor, timeout_s: float, end: float) 
     """Wait for the server. False if its ports were taken; ServingError for any other end."""
     while server_name(server.http) != owner.folder.name:
         if owner.ended() is not None:
-            if any(words in server.log() for words in _TAKEN):
+            if is_port_taken(server.log()):
                 return False
             server.check_alive()
         if time.monotonic() > end:
@@ -226,70 +238,3 @@ def _is_ready(server: Server, owner: _Supervisor, timeout_s: float, end: float) 
             )
         time.sleep(_POLL_S)
     return True
-
-
-def _command(
-    environment: ServerEnvironment, folder: Path, names: Sequence[str], ports: tuple[int, int]
-) -> list[str]:
-    options = {
-        "id": folder.name,
-        "model-repository": folder / "models",
-        "backend-directory": environment.backends,
-        "backend-config": f"python,shm-region-prefix-name={folder.name}",
-        "model-control-mode": "explicit",
-        "http-address": _HOST,
-        "grpc-address": _HOST,
-        "http-port": ports[0],
-        "grpc-port": ports[1],
-        "allow-metrics": "false",
-        "exit-timeout-secs": _EXIT_S,
-    }
-    named = [f"--{name}={value}" for name, value in options.items()]
-    return [str(environment.binary), *named, *(f"--load-model={name}" for name in names)]
-
-
-def _variables(environment: ServerEnvironment, folder: Path) -> dict[str, str]:
-    """The environment variables of the server and, through it, of its models."""
-    source = _own_source(folder)
-    paths = [source, *(Path(path).resolve() for path in own_paths())]
-    temporary = folder / "tmp"
-    temporary.mkdir(exist_ok=True)
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST_"))}
-    return {
-        **kept,
-        "LD_LIBRARY_PATH": environment.library_path,
-        "PATH": f"{environment.programs}{os.pathsep}{os.environ.get('PATH', '')}",
-        "ENGINEGATE_PATHS": os.pathsep.join(map(str, paths)),
-        "TMPDIR": str(temporary),
-    }
-
-
-def _own_source(folder: Path) -> Path:
-    """A folder with this package alone: what it may be installed beside is not the server's."""
-    source = folder / "source"
-    source.mkdir(exist_ok=True)
-    link = source / "enginegate"
-    if not link.is_symlink():
-        link.symlink_to(Path(enginegate.__file__).parent)
-    return source
-
-
-def _errors(log: str) -> list[str]:
-    """The lines of a log that report an error."""
-    lines = log.splitlines()
-    return [line for line in lines if _ERROR.match(line) and _HARMLESS not in line]
-
-
-def _reason(log: str) -> str:
-    """Why the server or a model failed: the last error it logged, without the call stack."""
-    errors = _errors(log)
-    said = _unquoted(errors[-1]) if errors else "\n".join(log.splitlines()[-_TAIL_LINES:])
-    return f"Its log says: {said}"
-
-
-def _unquoted(line: str) -> str:
-    """The message of a line of the log, which quotes it as JSON does."""
-    message = line.partition("] ")[2]
-    with contextlib.suppress(ValueError):
-        message = str(json.loads(message))
-    return message.partition("\n\nAt:")[0].strip()

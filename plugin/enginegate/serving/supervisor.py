@@ -3,8 +3,9 @@
 Started by `server.py` as a script, in a session of its own. It makes the folder and prints a line
 of JSON with its path. Each line of standard input then orders a server to be started; every
 answer is a line of JSON: `{"started": pid}`, and later `{"ended": status}` if the server ends by
-itself. At the end of standard input, which a killed parent gives too, it stops the server and
-removes what is left. Standard library only: it must start at once and cannot fail on an import.
+itself; or `{"cannot": reason}` if its program cannot be run. At the end of standard input, which a
+killed parent gives too, it stops the server and removes what is left. Standard library only: it
+must start at once and cannot fail on an import.
 """
 
 import contextlib
@@ -68,13 +69,21 @@ def _obey(
     order: Mapping[str, Any] | None, server: "subprocess.Popen[bytes] | None", folder: Path
 ) -> "subprocess.Popen[bytes] | None":
     if order is not None:
-        started = _start(order, folder)
-        _say({"started": started.pid})
-        return started
+        return _started(order, folder)
     if server is not None and server.poll() is not None:
         _kill_group(server)
         _say({"ended": server.returncode})
         return None
+    return server
+
+
+def _started(order: Mapping[str, Any], folder: Path) -> "subprocess.Popen[bytes] | None":
+    try:
+        server = _start(order, folder)
+    except (OSError, subprocess.SubprocessError) as error:
+        _say({"cannot": str(error)})
+        return None
+    _say({"started": server.pid})
     return server
 
 

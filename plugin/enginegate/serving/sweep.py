@@ -66,25 +66,6 @@ class LevelRules:
 RULES = LevelRules()
 
 
-def run_sweep(
-    generator: LoadGenerator,
-    concurrencies: Sequence[int],
-    statistics: Statistics,
-    driver: str,
-    progress: Callable[[Level], None],
-    rules: LevelRules = RULES,
-) -> tuple[Level, ...]:
-    """One level for each concurrency, in order; `progress` hears of each when it is done.
-
-    Raises ServingError as `run_level` does.
-    """
-    levels = []
-    for concurrency in concurrencies:
-        levels.append(run_level(generator, concurrency, statistics, driver, rules))
-        progress(levels[-1])
-    return tuple(levels)
-
-
 def run_level(
     generator: LoadGenerator,
     concurrency: int,

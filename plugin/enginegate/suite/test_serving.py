@@ -9,6 +9,6 @@ def test_served_embeddings(served: Gate) -> None:
     served.check_embeddings()
 
 
-def test_carries_the_load(served: Gate, load: MeasureLoad) -> None:
+def test_carries_the_load(served: Gate, measure_load: MeasureLoad) -> None:
     """No cliff, no smaller capacity and no slower level than the baseline's."""
-    served.check_load(load())
+    served.check_load(measure_load())

@@ -1,0 +1,57 @@
+"""The server's environment: what is missing or wrong in it is said before a server starts."""
+
+import pytest
+from tests.selftest.fake_server import no_models, quiet, stand_in
+
+from enginegate.errors import ServingError
+from enginegate.serving import environment as environments
+from enginegate.serving.environment import check_environment, server_environment
+from enginegate.serving.server import serve
+from enginegate.store import Store
+
+
+@pytest.fixture
+def fake(tmp_path):
+    return stand_in(tmp_path)
+
+
+class TestEnvironment:
+    def test_missing_program(self, fake):
+        fake().binary.unlink()
+        with pytest.raises(ServingError, match=r"broken \(.*bin/tritonserver is missing\); delete"):
+            check_environment(fake())
+
+    def test_numpy_2(self, fake):
+        (fake().packages / "numpy-1.26.4.dist-info").rename(
+            fake().packages / "numpy-2.1.0.dist-info"
+        )
+        with pytest.raises(ServingError, match=r"broken \(numpy 2.1.0, where .* needs numpy 1\)"):
+            check_environment(fake())
+
+    def test_two_numpys(self, fake):
+        (fake().packages / "numpy-2.1.0.dist-info").mkdir()
+        with pytest.raises(ServingError, match=r"numpy 1.26.4, 2.1.0, where"):
+            check_environment(fake())
+
+    def test_no_server_is_started_from_a_broken_one(self, fake):
+        fake().binary.unlink()
+        with pytest.raises(ServingError, match="is broken"), serve(fake(), no_models, quiet):
+            pass
+
+    def test_what_pip_said(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(environments, "_NUMPY", "no such requirement <")
+        with pytest.raises(ServingError, match=r"failed\. Give pip access(.|\n)*requirement"):
+            server_environment(Store(tmp_path), quiet)
+        assert not list(tmp_path.glob("server/*/*"))
+
+    def test_same_versions_as_here(self):
+        import onnxruntime
+
+        assert f"onnxruntime=={onnxruntime.__version__}" in environments._same_runtimes()
+
+    def test_python_without_a_stub(self, tmp_path):
+        stub = tmp_path / environments._STUBS / "3.8" / "triton_python_backend_stub"
+        stub.parent.mkdir(parents=True)
+        stub.touch()
+        with pytest.raises(ServingError, match=r"it has stubs for 3\.8; run pytest in one"):
+            environments._backend_files(tmp_path)
