@@ -22,7 +22,9 @@ _IDLE = 0.8  # of their time at most: then the instances could have run what wai
 _BUSY = 0.9
 _PLATEAU = 1.25  # largest / smallest latency of levels that wait for the same delay
 _PROPORTIONAL = 0.8  # exponent of throughput over concurrency
-_NOISE_WORDS = ("nois", "throttl", "disturb", "unstable", "not stable")
+_NOISE_WORDS = ("nois", "throttl", "disturb")
+_UNSTABLE = "unstable"
+_EXPLAINED = 1.25  # a level so near to what was reached in its best window may be noise
 
 _NO_DELAY = (
     "set max_queue_delay_microseconds to 0 and leave preferred_batch_size out: whatever waits "
@@ -161,7 +163,7 @@ def _saturated(place: Neighbourhood, deployment: Deployment | None) -> Finding |
 
 
 def _noise(place: Neighbourhood) -> Finding | None:
-    noisy = [level for level in place.inside if _is_noisy(level)]
+    noisy = [level for level in place.inside if _is_noisy(level, place.before or place.after)]
     if 2 * len(noisy) <= len(place.inside):
         return None
     words = "; ".join(sorted({mark for level in noisy for mark in level.marks}))
@@ -169,8 +171,15 @@ def _noise(place: Neighbourhood) -> Finding | None:
     return Finding(Cause.NOISE, proven=False, evidence=evidence, advice="measure again when quiet")
 
 
-def _is_noisy(level: Level) -> bool:
-    return any(word in mark.lower() for mark in level.marks for word in _NOISE_WORDS)
+def _is_noisy(level: Level, sound: Level | None) -> bool:
+    """Whether its marks explain it: the machine's, or windows as good as the level beside."""
+    marks = " ".join(level.marks).lower()
+    if any(word in marks for word in _NOISE_WORDS):
+        return True
+    reached_per_s = sound.throughput_per_s if sound else 0.0
+    return (
+        _UNSTABLE in marks and level.throughput_per_s * level.spread >= reached_per_s / _EXPLAINED
+    )
 
 
 def _suspected_delay(place: Neighbourhood, deployment: Deployment | None) -> Finding | None:

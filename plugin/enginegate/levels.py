@@ -116,6 +116,7 @@ class Level:
         client_share: processor time of the busiest client process / time; None if unknown.
         server_share: processor time of the server with its models / time, above 1 with several
             threads, the warm-up included; None if unknown.
+        spread: largest / smallest throughput of the windows it was counted in.
         marks: why the level is not to be trusted, in words; empty if it is.
     """
 
@@ -129,6 +130,7 @@ class Level:
     batches: Mapping[int, int] = field(default_factory=dict)
     client_share: float | None = None
     server_share: float | None = None
+    spread: float = 1.0
     marks: tuple[str, ...] = ()
 
 

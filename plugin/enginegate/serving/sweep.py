@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from enginegate.errors import ServingError
@@ -90,7 +90,9 @@ def run_level(
     marks = _marks(whole, concurrency, rules)
     if not _agree(last, rules):
         marks = (_unstable(last), *marks)
-    return _level(whole, concurrency, driver, counted, marks)
+    rates = [window.throughput_per_s for window in last]
+    spread = max(rates) / max(min(rates), 1e-9)
+    return replace(_level(whole, concurrency, driver, counted, marks), spread=spread)
 
 
 def closed_window(
