@@ -17,7 +17,7 @@ from enginegate.levels import Arrivals, Protocol
 from enginegate.serving.load import open_generator
 from enginegate.serving.sweep import LevelRules, run_level, run_open
 
-STALL_S, PERIOD_S, PERIODS, RATE_PER_S, RUNS = 0.2, 4.0, 10, 500.0, 1
+STALL_S, PERIOD_S, PERIODS, RATE_PER_S, RUNS = 0.2, 4.0, 10, 500.0, 3
 TIME_S = PERIODS * PERIOD_S
 WHOLE = LevelRules(min_window_s=PERIOD_S, window_requests=1, limit_s=4 * PERIOD_S)
 

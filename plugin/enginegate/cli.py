@@ -1,14 +1,16 @@
-"""The `enginegate` command: what lies in the baselines, and how it developed."""
+"""The `enginegate` command: what lies in the baselines, how it developed, what a sweep says."""
 
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from enginegate.cliffs import analyse
 from enginegate.errors import EngineGateError
 from enginegate.history import describe_history, read_history
 from enginegate.library import diff_rows, list_rows, prune, show_rows
 from enginegate.render import aligned
+from enginegate.sweep_text import CSV_COLUMNS, analysis_lines, compare_engines, read_sweep_csv
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     history.add_argument("model")
     history.add_argument("--plot", type=Path, help="draw it into this .png or .svg")
     history.set_defaults(run=_history)
+    sweep = commands.add_parser("sweep", help="cliffs and saturation in a CSV file of sweeps")
+    sweep.add_argument("file", type=Path, help=f"columns {','.join(CSV_COLUMNS)}")
+    sweep.set_defaults(run=_sweep)
     return parser
 
 
@@ -64,6 +69,13 @@ def _diff(given: argparse.Namespace) -> Iterator[str]:
 def _prune(given: argparse.Namespace) -> Iterator[str]:
     wanted = (given.machine, given.model, given.variant)
     return prune(given.root, *wanted, dry_run=given.dry_run)
+
+
+def _sweep(given: argparse.Namespace) -> Iterator[str]:
+    sweeps = read_sweep_csv(given.file)
+    for engine, levels in sweeps.items():
+        yield from (f"{engine}: {line}" for line in analysis_lines(analyse(levels, None)))
+    yield from compare_engines(sweeps)
 
 
 def _history(given: argparse.Namespace) -> Iterator[str]:

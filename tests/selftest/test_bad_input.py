@@ -7,6 +7,7 @@ import pytest
 from enginegate.words import Exit
 
 USAGE = 4
+SERVE = ("--precision", "fp32", "--serve", "triton")
 
 BAD_OPTIONS = {
     ("--precision", "fp8"): "unknown precision 'fp8': use fp32, fp16, bf16, int8, best, or all",
@@ -19,6 +20,23 @@ BAD_OPTIONS = {
     ("--precision", "fp32", "--workload", "no.txt"): "cannot read workload *no.txt*.txt or .jsonl",
     ("--precision", "fp32", "--replicates", "2"): "--replicates 2: at least 3 are needed",
     ("--precision", "fp32", "--refresh-baselines", "tests"): "--refresh-baselines 'tests' is not",
+    (
+        "--precision",
+        "fp32",
+        "--serve",
+        "tritn",
+    ): "--serve 'tritn' is neither `triton` nor an address",
+    ("--precision", "fp32", "--serve", "http://host/m"): "--serve 'http://host/m' is neither*",
+    (*SERVE, "--concurrency", "8:1"): "--concurrency '8:1' is an empty range",
+    (*SERVE, "--slo", "p42=1ms"): "--slo 'p42=1ms' is not a figure and a time",
+    (*SERVE, "--max-batch-size", "4", "--preferred-batch-sizes", "8"): (
+        "--preferred-batch-sizes 8 is more than --max-batch-size 4"
+    ),
+    (*SERVE, "--load-driver", "ab"): "--load-driver 'ab' is not one of own, perf_analyzer",
+    (*SERVE, "--calibrate"): "--calibrate judges engines in this process",
+    ("--precision", "fp32", "--serve", "http://h:1/m", "--instances", "2"): (
+        "--instances needs a server that is started: use --serve triton"
+    ),
     ("--precision", "fp32", "-n", "2"): "engines cannot be timed beside each other: run without -n",
 }
 

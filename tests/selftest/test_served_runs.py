@@ -51,7 +51,8 @@ def left_behind():
 
 def test_a_served_engine_is_checked_loaded_stored_and_compared(serving):
     before = left_behind()
-    first = serve(serving, *SERVED, "--refresh-baselines", "--report-text=report.txt")
+    extras = ("--report-text=report.txt", "--model-repository=repository")
+    first = serve(serving, *SERVED, "--refresh-baselines", *extras)
     first.assert_outcomes(passed=2, deselected=3)
     first.stdout.fnmatch_lines(
         ["fp32 served  f32*no baseline", "baselines: new  tiny-faulty-fp32-served"]
@@ -59,6 +60,9 @@ def test_a_served_engine_is_checked_loaded_stored_and_compared(serving):
     text = (serving.path / "report.txt").read_text()
     line = r"\nConcurrency: 4, throughput: [\d.]+ infer/sec, latency \d+ usec"
     assert re.search(line, text)
+    model = serving.path / "repository" / "tiny-faulty-fp32"
+    assert "max_batch_size: 8" in (model / "config.pbtxt").read_text()
+    assert (model / "1" / "model.py").exists()
     stored = json.loads(serving.baseline().read_text())["variants"]["faulty-fp32-served"]
     assert stored["load"]["cliffs"] == []
     assert set(stored["load"]["throughput_per_s"]) == {"1", "4"}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from enginegate.errors import ServingError
 from enginegate.levels import Deployment, Protocol
 from enginegate.models import Exported, Kind, ModelSpec
 from enginegate.options import _default_cache
+from enginegate.served import ServedEngine
 from enginegate.serving import repository as repositories
 from enginegate.serving import server as servers
 from enginegate.serving import supervisor
@@ -378,3 +380,14 @@ class TestNumpy2:
                 assert check_model(endpoint, INPUTS, OUTPUT, 8, 16) == DEPLOYMENT
                 with pytest.raises(ServingError, match="numpy 2 in the server's environment"):
                     check_served(embed_served(endpoint, batch, OUTPUT, 8), expected)
+
+
+def test_every_replicate_loads_the_models_anew(server):
+    """Triton leaves a loaded model as it is when it is told to load it: it has to go first."""
+    nothing: Any = None
+    served = ServedEngine(*[nothing] * 3, server, *[nothing] * 4, (), DEADLINE_S)
+    before = server.log().count("successfully loaded 'reference'")
+    for _ in range(2):
+        served.load_anew(["reference", "tiny"])
+    assert server.log().count("successfully loaded 'reference'") == before + 2
+    assert statistics(server.endpoint("tiny")).success.count == 0
