@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from small_model import exchange, heading, small_server, tokens
 
+from enginegate.errors import ServingError
 from enginegate.levels import Level, Protocol
 from enginegate.serving.load import open_generator
 from enginegate.serving.perf_analyzer import find_perf_analyzer, run_perf_analyzer
@@ -34,7 +35,7 @@ def main(cache: str, library_path: str, binary: str = "", repeats: str = "5") ->
             print("conc. |  ours  perf_analyzer  ratio |  ours  perf_analyzer  ratio | client")
             for concurrency in CONCURRENCIES:
                 pairs = measure(analyzer, protocol, address, concurrency, int(repeats))
-                print(row(concurrency, pairs), flush=True)
+                print(row(concurrency, pairs) if pairs else f"{concurrency:5} | none", flush=True)
             if protocol is Protocol.HTTP:
                 print(f"bare socket, concurrency 1: {1e3 * bare_s(address):.3f} ms", flush=True)
 
@@ -49,7 +50,11 @@ def measure(
                 0: lambda: run_level(generator, concurrency, lambda: None, "ours"),
                 1: lambda: run_perf_analyzer(analyzer, asked.endpoint, tokens(), concurrency),
             }
-            found = {i: drivers[i]() for i in ((0, 1) if turn % 2 == 0 else (1, 0))}
+            try:
+                found = {i: drivers[i]() for i in ((0, 1) if turn % 2 == 0 else (1, 0))}
+            except ServingError as error:  # perf_analyzer hangs now and then
+                print(f"{concurrency:5} | a repeat was lost: {error}")
+                continue
             pairs.append((found[0], found[1]))
     return pairs
 

@@ -384,8 +384,8 @@ class TestNumpy2:
 
 def test_every_replicate_loads_the_models_anew(server):
     """Triton leaves a loaded model as it is when it is told to load it: it has to go first."""
-    nothing: Any = None
-    served = ServedEngine(*[nothing] * 3, server, *[nothing] * 4, (), DEADLINE_S)
+    fields: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(ServedEngine))
+    served = ServedEngine(**fields | {"server": server, "timeout_s": DEADLINE_S})
     before = server.log().count("successfully loaded 'reference'")
     for _ in range(2):
         served.load_anew(["reference", "tiny"])
