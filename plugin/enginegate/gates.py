@@ -73,11 +73,10 @@ def _load_properties(result: "Result") -> list[tuple[str, object]]:
     """What a served engine carries, for JUnit's XML and other readers of reports."""
     if result.load is None:
         return []
-    analysis, levels = result.load.analysis, result.load.levels
-    largest = max(level.throughput_per_s for level in levels)
+    analysis = result.load.analysis
     cliffs = ", ".join(f"{cliff.first}-{cliff.last}" for cliff in analysis.cliffs)
     return [
-        ("enginegate_served_texts_per_s", f"{largest:.6g}"),
+        ("enginegate_served_texts_per_s", f"{result.load.largest_per_s:.6g}"),
         ("enginegate_saturated_from", analysis.saturated_from or ""),
         ("enginegate_cliffs", cliffs),
     ]

@@ -82,6 +82,11 @@ class Load:
     capacity: Capacity | None
     judgement: Judgement
 
+    @property
+    def largest_per_s(self) -> float:
+        """Largest throughput of its levels, texts per second."""
+        return max(level.throughput_per_s for level in self.levels)
+
 
 @dataclass(frozen=True)
 class Speed:

@@ -98,8 +98,8 @@ def _timed(result: Result) -> tuple[str, str, str]:
 def _loaded(load: Load) -> tuple[str, str, str]:
     """Latencies at the lowest level, and the largest throughput."""
     latency = load.levels[0].latency
-    largest = max(level.throughput_per_s for level in load.levels)
-    return milliseconds(latency.p50_s), milliseconds(latency.p99_s), f"{largest:.0f}"
+    p50, p99 = milliseconds(latency.p50_s), milliseconds(latency.p99_s)
+    return p50, p99, f"{load.largest_per_s:.0f}"
 
 
 def described(deployment: Deployment) -> str:

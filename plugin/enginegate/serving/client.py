@@ -82,7 +82,7 @@ def server_name(address: str) -> str | None:
 
 
 def load_model(address: str, model: str, timeout_s: float) -> None:
-    """Have the server load a model of its repository, anew if it is loaded; over HTTP.
+    """Have the server load a model of its repository, unless it is loaded; over HTTP.
 
     Raises ServingError if it cannot, or not in `timeout_s`.
     """

@@ -106,7 +106,7 @@ class Server:
         return Endpoint(protocol, self.http if protocol is Protocol.HTTP else self.grpc, model)
 
     def load(self, model: str, timeout_s: float = START_S) -> None:
-        """Load a model of the repository, anew if it is loaded; ServingError with the reason."""
+        """Load a model of the repository, unless it is loaded; ServingError with the reason."""
         seen = len(self.log())
         try:
             load_model(self.http, model, timeout_s)
