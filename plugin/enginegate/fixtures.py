@@ -123,7 +123,8 @@ def result(
 ) -> "Result":
     """The variant's record, its embeddings judged."""
     opened = enginegate.start(built, engine.executed, exported, workload)
-    return enginegate.judge_embeddings(opened, embeddings, reference, limits)
+    judged = enginegate.judge_embeddings(opened, embeddings, reference, limits)
+    return enginegate.blame(judged, built, exported, workload, embeddings, reference)
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,7 @@ def add_options(parser: pytest.Parser) -> None:
     add("--history", action="store_true", default=None, help="append to baselines/history")
     add("--require-baseline", action="store_true", help="fail where there is none to compare with")
     add("--engine-cache", metavar="DIR", help="folder of exported models and built engines")
+    add("--blame", action="store_true", help="say which layers do the damage to the embeddings")
     _add_serving(parser)
     add("--report-text", metavar="FILE", help="write the report as text")
     add("--report-json", metavar="FILE", help="write the report as JSON")

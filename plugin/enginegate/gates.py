@@ -25,9 +25,12 @@ class Gate:
         from enginegate.words import Verdict
 
         accuracy, verdict = self._result.accuracy, self._result.embedding_verdict
-        reasons = (*self._result.flags, *(accuracy.judgement.reasons if accuracy else ()))
+        fails = verdict is Verdict.FAIL
+        reasons = [*self._result.flags, *(accuracy.judgement.reasons if accuracy else ())]
+        if fails and self._result.blame is None:
+            reasons.append("--blame says which layers do it")
         text = f"{self._result.variant.id}: {verdict}: {'; '.join(reasons)}"
-        self._conclude(verdict, text, fails=verdict is Verdict.FAIL)
+        self._conclude(verdict, text, fails=fails)
 
     def check_speed(self, samples: "Samples") -> None:
         """Fail on a regression, and on whatever else the gate is told not to let pass."""

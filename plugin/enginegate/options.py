@@ -69,6 +69,7 @@ class Options:
         calibrate: measure every engine beside itself, to learn what the gate is worth.
         seed: of the order and the placement in memory; None for another one in every run.
         history: append the figures to the history.
+        blame: say which layers do the damage.
         rootpath: pytest's root folder.
         baselines: folder of the baselines.
         engine_cache: folder of exported models and built engines.
@@ -102,6 +103,7 @@ class Options:
     calibrate: bool
     seed: int | None
     history: bool
+    blame: bool
     rootpath: Path
     baselines: Path
     engine_cache: Path
@@ -184,6 +186,7 @@ class Options:
             calibrate=config.getoption("--calibrate"),
             seed=config.getoption("--measure-seed"),
             history=bool(get.raw("history")),
+            blame=config.getoption("--blame"),
             rootpath=config.rootpath,
             baselines=get.path("baselines") or config.rootpath / "baselines",
             engine_cache=get.path("engine_cache") or _default_cache(),

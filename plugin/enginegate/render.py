@@ -10,7 +10,7 @@ from enginegate.machine import Machine, library_versions
 from enginegate.results import Result
 from enginegate.table import HEADER, Section, latency_lines, sections
 
-REPORT_SCHEMA = 3
+REPORT_SCHEMA = 4
 
 
 def summary_lines(results: Iterable[Result]) -> list[str]:
@@ -43,7 +43,8 @@ def render_json(
 
 def _block(section: Section) -> list[str]:
     lines = aligned([HEADER, *section.rows])
-    return [section.title, "; ".join(section.facts), *lines, *section.notes]
+    blame = [line for table in section.blame for line in [table.title, *aligned(table.rows)]]
+    return [section.title, "; ".join(section.facts), *lines, *section.notes, *blame]
 
 
 def aligned(rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from enginegate.accuracy import Deltas, Limits
+from enginegate.blame.search import Blamed
 from enginegate.cliffs import Analysis
 from enginegate.levels import Capacity, Deployment, Level, OpenLevel
 from enginegate.stats import Change
@@ -150,6 +151,7 @@ class Result:
         accuracy: None until compared.
         speeds: by batch size, of a served engine by concurrency.
         load: what a served engine carries; None until loaded.
+        blame: layers by what repairing each gives back; None where that was not sought.
     """
 
     variant: Variant
@@ -164,6 +166,7 @@ class Result:
     accuracy: Accuracy | None = None
     speeds: tuple[Speed, ...] = ()
     load: Load | None = None
+    blame: tuple[Blamed, ...] | None = None
 
     @property
     def cell(self) -> str:

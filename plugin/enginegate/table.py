@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
+from enginegate.blame.text import Table, blame_table
 from enginegate.levels import Capacity, Deployment, OpenLevel
 from enginegate.results import Load, Result, Speed
 from enginegate.sweep_text import analysis_lines, level_line
@@ -31,12 +32,16 @@ _NOTHING = "-"
 
 @dataclass(frozen=True)
 class Section:
-    """The table of one model: what its figures go with, a row per variant, and explanations."""
+    """The table of one model: what its figures go with, a row per variant, and explanations.
+
+    With --blame also a table of layers for each variant that was damaged.
+    """
 
     title: str
     facts: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
+    blame: tuple[Table, ...] = ()
 
 
 def sections(results: Iterable[Result]) -> Iterator[Section]:
@@ -48,6 +53,7 @@ def sections(results: Iterable[Result]) -> Iterator[Section]:
             facts=_facts(members[0]),
             rows=tuple(_row(result) for result in members),
             notes=tuple(_merged(note for result in members for note in _notes(result))),
+            blame=tuple(blame_table(_asked(r.variant), r.blame) for r in members if r.blame),
         )
 
 

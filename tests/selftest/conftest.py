@@ -91,11 +91,24 @@ def tiny_onnx(tmp_path, load_tiny):
 
 @pytest.fixture(scope="session")
 def load_tiny():
-    """The module tiny.py beside this file, whatever the import mode."""
+    """The module tiny.py."""
+    return _load("tiny")
+
+
+@pytest.fixture(scope="session")
+def layered():
+    """The module layered.py."""
+    return _load("layered")
+
+
+def _load(name):
+    """A module beside this file, whatever the import mode."""
     import importlib.util
     import sys
 
-    spec = importlib.util.spec_from_file_location("enginegate_selftest_tiny", HERE / "tiny.py")
+    spec = importlib.util.spec_from_file_location(
+        f"enginegate_selftest_{name}", HERE / f"{name}.py"
+    )
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)

@@ -182,7 +182,7 @@ REPORT_SCHEMA = json.loads(
 def test_the_json_report_is_as_its_schema_says(project, fault):
     project.judge("--refresh-baselines")
     project.plant(fault)
-    project.run("--precision", "fp32,int8", "--report-json", "report.json")
+    project.run("--precision", "fp32,int8", "--blame", "--report-json", "report.json")
     report = json.loads((project.path / "report.json").read_text())
     jsonschema.Draft202012Validator.check_schema(REPORT_SCHEMA)
     jsonschema.validate(report, REPORT_SCHEMA)

@@ -4,13 +4,13 @@ Backends are found by name and imported only when used, each owning its heavy li
 """
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from enginegate.variants import Precision
 from enginegate.workload import Batch, take
 
 Embeddings = npt.NDArray[np.float32]
+ONNX_FILE = "engine.onnx"  # of an engine that is an ONNX graph
 
 EXPECTED_TYPES: Mapping[Precision, frozenset[str]] = MappingProxyType(
     {
@@ -91,6 +92,33 @@ class Backend(Protocol):
         self, folder: Path, properties: Mapping[str, Any], probe: Batch, threads: int
     ) -> AbstractContextManager[Engine]:
         """Load a built engine and run `probe` once. Raises EngineError."""
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How to build one engine again and again, each time with other layers kept in fp32.
+
+    Nodes are those of the model's ONNX file, by the name of their first output.
+
+    Attributes:
+        touched: the nodes that the engine computes otherwise than in fp32.
+        build: writes the engine that keeps the given nodes in fp32 into a folder; returns what
+            `Backend.load` needs.
+    """
+
+    touched: frozenset[str]
+    build: Callable[[frozenset[str], Path], Mapping[str, Any]]
+
+
+@runtime_checkable
+class Keeps(Protocol):
+    """A backend that can keep some layers in fp32; optional."""
+
+    def keeping(self, model: Exported, precision: Precision, calibration: Batch) -> Keeping:
+        """Do once what all such builds share. With no node kept they give what `build` does.
+
+        Raises EngineError where this precision cannot keep layers.
+        """
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from enginegate.engines import Embeddings, Executed, check_shape
+from enginegate.engines import ONNX_FILE, Embeddings, Executed, Keeping, check_shape
+from enginegate.engines.graphs import keeping_in
 from enginegate.engines.quantize import quantize_qdq, to_fp16
 from enginegate.errors import EngineError
 from enginegate.models import Exported
 from enginegate.variants import Precision
 from enginegate.workload import Batch
 
-_FILE = "engine.onnx"
 _PROVIDERS = ["CPUExecutionProvider"]
 _FATAL_ONLY = 4
 _ELEMENT_TYPES = MappingProxyType(
@@ -76,7 +76,7 @@ class OnnxRuntime:
         self, model: Exported, precision: Precision, calibration: Batch, folder: Path
     ) -> Mapping[str, Any]:
         """Write `engine.onnx` in the given precision."""
-        target = folder / _FILE
+        target = folder / ONNX_FILE
         if precision is Precision.FP16:
             to_fp16(model.onnx, target)
         elif precision is Precision.INT8:
@@ -85,12 +85,19 @@ class OnnxRuntime:
             onnx.save(onnx.load(str(model.onnx)), str(target))  # gathers external weights
         return {"output": model.output}
 
+    def keeping(self, model: Exported, precision: Precision, calibration: Batch) -> Keeping:
+        """The converted graph, in which nodes of the model's own can be put back."""
+        with tempfile.TemporaryDirectory(prefix="enginegate-") as folder:
+            properties = self.build(model, precision, calibration, Path(folder))
+            graph = onnx.load(str(Path(folder) / ONNX_FILE))
+        return keeping_in(graph, model.onnx, properties)
+
     @contextlib.contextmanager
     def load(
         self, folder: Path, properties: Mapping[str, Any], probe: Batch, threads: int
     ) -> Iterator[OnnxRuntimeEngine]:
         """Load `engine.onnx` of a built engine."""
-        yield open_onnx(folder / _FILE, properties["output"], probe, threads)
+        yield open_onnx(folder / ONNX_FILE, properties["output"], probe, threads)
 
 
 def open_onnx(path: Path, output: str, probe: Batch, threads: int) -> OnnxRuntimeEngine:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from enginegate.engines import Embeddings, Executed, check_shape
+from enginegate.engines import Embeddings, Executed, Keeping, check_shape
+from enginegate.engines.quantizers import quantize, quantized_nodes, without_quantizers
 from enginegate.errors import EngineError
 from enginegate.models import Exported
 from enginegate.variants import Precision
@@ -72,13 +73,20 @@ class OpenVino:
         self, model: Exported, precision: Precision, calibration: Batch, folder: Path
     ) -> Mapping[str, Any]:
         """Write `engine.blob`, compiled for this processor."""
-        graph = ov.Core().read_model(str(model.onnx))
         if precision is Precision.INT8:
-            graph = _quantize(graph, calibration)
-        hint = _HINTS[precision]
-        compiled = ov.Core().compile_model(graph, _DEVICE, _config(hint, threads=1))
-        (folder / _FILE).write_bytes(compiled.export_model().getvalue())
-        return {"hint": hint, "output": model.output}
+            return self.keeping(model, precision, calibration).build(frozenset(), folder)
+        return _compile(ov.Core().read_model(str(model.onnx)), model, precision, folder)
+
+    def keeping(self, model: Exported, precision: Precision, calibration: Batch) -> Keeping:
+        """The model quantised once; what is kept loses its quantisers, with their ranges."""
+        if precision is not Precision.INT8:
+            raise EngineError(f"OpenVINO keeps layers in fp32 for int8 only, not for {precision}")
+        graph = quantize(ov.Core().read_model(str(model.onnx)), calibration)
+
+        def build(nodes: frozenset[str], folder: Path) -> Mapping[str, Any]:
+            return _compile(without_quantizers(graph, nodes), model, precision, folder)
+
+        return Keeping(quantized_nodes(graph), build)
 
     @contextlib.contextmanager
     def load(
@@ -95,6 +103,14 @@ class OpenVino:
         yield engine
 
 
+def _compile(graph: Any, model: Exported, precision: Precision, folder: Path) -> Mapping[str, Any]:
+    """Write the blob; return what `load` needs."""
+    hint = _HINTS[precision]
+    compiled = ov.Core().compile_model(graph, _DEVICE, _config(hint, threads=1))
+    (folder / _FILE).write_bytes(compiled.export_model().getvalue())
+    return {"hint": hint, "output": model.output}
+
+
 def _config(hint: str, threads: int) -> dict[str, Any]:
     return {
         "INFERENCE_PRECISION_HINT": hint,
@@ -102,20 +118,6 @@ def _config(hint: str, threads: int) -> dict[str, Any]:
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
     }
-
-
-def _quantize(graph: Any, calibration: Batch) -> Any:
-    import nncf
-
-    rows = len(next(iter(calibration.values())))
-    items = [{k: v[row : row + 1] for k, v in calibration.items()} for row in range(rows)]
-    return nncf.quantize(
-        graph,
-        nncf.Dataset(items),
-        model_type=nncf.ModelType.TRANSFORMER,
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=rows,
-    )
 
 
 def _read_graph(graph: Any) -> Executed:

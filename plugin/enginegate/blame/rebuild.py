@@ -1,0 +1,73 @@
+"""One engine built again and again, each time with other layers kept in fp32."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from enginegate.build import Built
+from enginegate.engines import (
+    ONNX_FILE,
+    Backend,
+    Embeddings,
+    Keeping,
+    Keeps,
+    embed_all,
+    get_backend,
+)
+from enginegate.engines.graphs import keeping_in
+from enginegate.errors import EngineError
+from enginegate.models import Exported
+from enginegate.workload import Batch, Workload, take
+
+BLAME_TEXTS = 64  # enough to rank layers by, few enough for a minute
+_PROBE_ROWS = 2
+
+
+@dataclass(frozen=True)
+class Rebuilder:
+    """Embeds a few texts with engines that are built for that and thrown away.
+
+    Attributes:
+        backend: builds and loads them.
+        keeping: how they are built.
+        texts: tokens, int64 [texts, seq].
+        threads: threads an engine may use.
+    """
+
+    backend: Backend
+    keeping: Keeping
+    texts: Batch
+    threads: int
+
+    def embed(self, nodes: frozenset[str]) -> Embeddings:
+        """Embeddings float32 [texts, dim] of the engine with those nodes in fp32."""
+        with tempfile.TemporaryDirectory(prefix="enginegate-") as name:
+            folder = Path(name)
+            properties = self.keeping.build(nodes, folder)
+            probe = take(self.texts, slice(_PROBE_ROWS))
+            with self.backend.load(folder, properties, probe, self.threads) as engine:
+                return embed_all(engine, self.texts)
+
+
+def rebuilder_of(built: Built, model: Exported, workload: Workload, threads: int) -> Rebuilder:
+    """How to rebuild an engine: its own ONNX graph if it is one, else by its backend's recipe.
+
+    Raises EngineError where neither can be done.
+    """
+    backend = get_backend(built.backend)
+    texts = take(workload.evaluation, slice(BLAME_TEXTS))
+    return Rebuilder(backend, _keeping(built, backend, model, workload), texts, threads)
+
+
+def _keeping(built: Built, backend: Backend, model: Exported, workload: Workload) -> Keeping:
+    file = built.entry.folder / ONNX_FILE
+    if file.exists():
+        return keeping_in(onnx.load(str(file)), model.onnx, built.entry.properties)
+    if isinstance(backend, Keeps):
+        return backend.keeping(model, built.precision, workload.calibration)
+    raise EngineError(
+        f"backend {built.backend} cannot keep single layers in fp32, so layers cannot be blamed: "
+        f"give it a method `keeping` (enginegate.engines.Keeps), or let it write {ONNX_FILE}"
+    )
