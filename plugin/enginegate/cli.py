@@ -10,6 +10,7 @@ from enginegate.errors import EngineGateError
 from enginegate.history import describe_history, read_history
 from enginegate.library import diff_rows, list_rows, prune, show_rows
 from enginegate.render import aligned
+from enginegate.report.output import report_files
 from enginegate.sweep_text import CSV_COLUMNS, analysis_lines, compare_engines, read_sweep_csv
 
 
@@ -51,7 +52,17 @@ def _parser() -> argparse.ArgumentParser:
     sweep = commands.add_parser("sweep", help="cliffs and saturation in a CSV file of sweeps")
     sweep.add_argument("file", type=Path, help=f"columns {','.join(CSV_COLUMNS)}")
     sweep.set_defaults(run=_sweep)
+    _add_report(commands)
     return parser
+
+
+def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    report = commands.add_parser("report", help="render saved runs without running anything")
+    report.add_argument("files", type=Path, nargs="+", help="what --report-json wrote")
+    report.add_argument("--html", type=Path, help="write a page to look at")
+    report.add_argument("--markdown", type=Path, help="write a pull-request comment")
+    report.add_argument("--text", action="store_true", help="print it, also beside files")
+    report.set_defaults(run=_report)
 
 
 def _list(given: argparse.Namespace) -> Iterator[str]:
@@ -76,6 +87,10 @@ def _sweep(given: argparse.Namespace) -> Iterator[str]:
     for engine, levels in sweeps.items():
         yield from (f"{engine}: {line}" for line in analysis_lines(analyse(levels, None)))
     yield from compare_engines(sweeps)
+
+
+def _report(given: argparse.Namespace) -> Iterator[str]:
+    return report_files(given.files, given.html, given.markdown, given.root, text=given.text)
 
 
 def _history(given: argparse.Namespace) -> Iterator[str]:

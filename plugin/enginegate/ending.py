@@ -1,9 +1,11 @@
 """What a run leaves behind: lost checks reported, baselines, calibration, history, reports."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from enginegate.baselines import Baselines
@@ -16,6 +18,7 @@ from enginegate.machine import this_machine
 from enginegate.options import Options
 from enginegate.refresh import offer, refresh
 from enginegate.render import render_json, render_text
+from enginegate.report.output import append_summary, run_html, run_markdown
 from enginegate.results import Result
 from enginegate.trial import Rules
 from enginegate.words import GateLevel, Refresh, Verdict
@@ -87,13 +90,18 @@ class Ending:
         self, results: Sequence[Result], condition: Mapping[str, Any], seed: int
     ) -> None:
         """The reports that were asked for."""
-        machine, text, report = this_machine(), self.options.report_text, self.options.report_json
-        if text:
-            self._attempt(lambda: write_atomic(text, render_text(results) + "\n"))
-        if report:
-            self._attempt(
-                lambda: write_atomic(report, render_json(results, machine, condition, seed))
-            )
+        report = functools.cache(lambda: render_json(results, this_machine(), condition, seed))
+        makers = {
+            self.options.report_text: lambda: render_text(results) + "\n",
+            self.options.report_json: report,
+            self.options.report_html: lambda: run_html(report(), self.options.baselines),
+            self.options.report_markdown: lambda: run_markdown(report()),
+        }
+        for path, make in makers.items():
+            if path:
+                self._attempt(functools.partial(_write, path, make))
+        if results:
+            self._attempt(lambda: append_summary(lambda: run_markdown(report())))
 
     def _attempt(self, action: Callable[[], None]) -> None:
         try:
@@ -103,3 +111,7 @@ class Ending:
         except OSError as error:
             named = f"cannot write {error.filename}: {error.strerror}"
             self.problems.append(named if error.filename else str(error))
+
+
+def _write(path: Path, make: Callable[[], str]) -> None:
+    write_atomic(path, make())

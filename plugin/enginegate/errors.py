@@ -35,3 +35,7 @@ class StoreError(EngineGateError):
 
 class ServingError(EngineGateError):
     """A server cannot be prepared, started, reached, or serves something else than was built."""
+
+
+class ReportError(EngineGateError):
+    """A report cannot be read, drawn or written."""

@@ -47,6 +47,8 @@ def add_options(parser: pytest.Parser) -> None:
     _add_serving(parser)
     add("--report-text", metavar="FILE", help="write the report as text")
     add("--report-json", metavar="FILE", help="write the report as JSON")
+    add("--report-html", metavar="FILE", help="write the report as a page to look at")
+    add("--report-markdown", metavar="FILE", help="write the report as a pull-request comment")
 
 
 def _add_serving(parser: pytest.Parser) -> None:

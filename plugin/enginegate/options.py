@@ -75,6 +75,8 @@ class Options:
         engine_cache: folder of exported models and built engines.
         report_text: file for the text report, or None.
         report_json: file for the JSON report, or None.
+        report_html: file for the page, or None.
+        report_markdown: file for the pull-request comment, or None.
         serve: how to serve and load the engines; None for not at all.
     """
 
@@ -109,6 +111,8 @@ class Options:
     engine_cache: Path
     report_text: Path | None
     report_json: Path | None
+    report_html: Path | None
+    report_markdown: Path | None
     serve: ServeOptions | None = None
 
     @property
@@ -192,6 +196,8 @@ class Options:
             engine_cache=get.path("engine_cache") or _default_cache(),
             report_text=given_path(config, "--report-text"),
             report_json=given_path(config, "--report-json"),
+            report_html=given_path(config, "--report-html"),
+            report_markdown=given_path(config, "--report-markdown"),
             serve=ServeOptions.from_config(config, mapping(table, "serve"), threads),
         )
 

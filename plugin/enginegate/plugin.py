@@ -88,6 +88,10 @@ def _start(config: pytest.Config) -> None:
     from enginegate.session import Session
 
     options = Options.from_config(config)
+    if options.report_html:
+        from enginegate.report.drawing import check_drawable
+
+        check_drawable()
     run = Session(options, lambda what: _progress(config, what))
     if cache := getattr(config, "cache", None):
         run.evidence.update(cache.get(_EVIDENCE, {}))

@@ -75,7 +75,7 @@ def _row(result: Result) -> tuple[str, ...]:
     _, last = _ends(result)
     asked = result.variant.precision
     return (
-        _asked(result.variant),
+        engine_name(result.variant),
         result.ran if asked != Precision.BEST else f"{result.ran} ({result.chosen})",
         f"{deltas.max_abs:.1e}" if deltas else _NOTHING,
         f"{deltas.cosine_worst:.6f}" if deltas else _NOTHING,
@@ -88,7 +88,8 @@ def _row(result: Result) -> tuple[str, ...]:
     )
 
 
-def _asked(variant: Variant) -> str:
+def engine_name(variant: Variant) -> str:
+    """The precision that was asked for, and whether it is served."""
     return f"{variant.precision} served" if variant.served else str(variant.precision)
 
 
@@ -150,7 +151,7 @@ def _merged(notes: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 
 def _notes(result: Result) -> Iterator[tuple[str, str]]:
-    name = _asked(result.variant)
+    name = engine_name(result.variant)
     yield from ((name, f"flagged: {flag}") for flag in result.flags)
     if result.accuracy and result.accuracy.judgement.reasons:
         judgement = result.accuracy.judgement
@@ -214,13 +215,13 @@ def _judgements(speed: Speed) -> Iterator[Judgement]:
 def latency_lines(result: Result) -> Iterator[str]:
     """A line per batch size, for the written report."""
     if result.load:
-        yield f"{result.variant.model} {_asked(result.variant)}, {result.load.server}:"
+        yield f"{result.variant.model} {engine_name(result.variant)}, {result.load.server}:"
         yield from map(level_line, result.load.levels)
     for speed in sorted(result.speeds, key=lambda speed: speed.batch):
         tail = speed.tail_judgement.verdict if speed.tail_judgement else Verdict.NOT_MEASURED
         p99 = " … ".join(map(milliseconds, speed.p99_s)) if speed.p99_s else _NOTHING
         beside = result.context.against or "reference"
-        where = f"{result.variant.model} {_asked(result.variant)} {result.cell} {speed.batch}"
+        where = f"{result.variant.model} {engine_name(result.variant)} {result.cell} {speed.batch}"
         yield (
             f"{where}: p50 {milliseconds(speed.p50_s)} ms, "
             f"p99 {p99} ms, {speed.texts_per_s:.0f} texts/s, "

@@ -1,0 +1,70 @@
+"""From saved runs to a page: which sections there are, and in which order."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from enginegate.report.changes import against_baseline, over_time
+from enginegate.report.decision import Decision, decide
+from enginegate.report.overview import all_rows, changed_rows
+from enginegate.report.page import Matrix, Page, Section
+from enginegate.report.proof import proof
+from enginegate.report.saved_run import SavedRun
+from enginegate.report.tradeoff import speed_against_quality
+from enginegate.report.wording import counted, listed
+from enginegate.results import Result
+from enginegate.variants import Precision
+
+_WORDS = {Decision.SHIP: "may ship", Decision.HOLD: "on hold", Decision.BLOCK: "blocked"}
+
+
+def compose(run: SavedRun, baselines: Path | None) -> Page:
+    """The page of a run. `baselines` is the folder that holds the history; None for none."""
+    matrix = matrix_of(run.results)
+    sections = (proof(run), _speed(run), _changes(run, baselines))
+    return Page(
+        title="May these engines ship?",
+        headline=headline(matrix),
+        subtitle=_subtitle(run),
+        matrix=matrix,
+        sections=tuple(section for section in sections if not section.is_empty),
+        changed=tuple(changed_rows(run.results)),
+        details=tuple(all_rows(run.results)),
+    )
+
+
+def matrix_of(results: Sequence[Result]) -> Matrix:
+    """A decision per model and precision, over its engines in process and served."""
+    found = {str(result.variant.precision) for result in results}
+    precisions = tuple(str(p) for p in Precision if p in found)
+    rows = []
+    for model, members in groupby(results, key=lambda result: result.variant.model):
+        by = list(members)
+        groups = ([r for r in by if r.variant.precision == p] for p in precisions)
+        rows.append((model, tuple(decide(group) if group else None for group in groups)))
+    return Matrix(precisions, tuple(rows))
+
+
+def headline(matrix: Matrix) -> str:
+    """The verdict of the run in one sentence."""
+    decisions = [cell.decision for _, _, cell in matrix.decisions]
+    counts = [(decision, decisions.count(decision)) for decision in Decision]
+    said = [f"{count} {_WORDS[decision]}" for decision, count in counts if count]
+    return f"{counted(len(decisions), 'engine')}: {listed(said)}" if said else "Nothing was judged"
+
+
+def _subtitle(run: SavedRun) -> str:
+    models = listed(list(dict.fromkeys(result.variant.model for result in run.results)))
+    return f"{models} on {run.machine.cpu}, {counted(run.machine.cores, 'processor')}"
+
+
+def _speed(run: SavedRun) -> Section:
+    charts = tuple(speed_against_quality(run.results))
+    return Section("speed", "Speed against quality", charts=charts)
+
+
+def _changes(run: SavedRun, baselines: Path | None) -> Section:
+    models = list(dict.fromkeys(result.variant.model for result in run.results))
+    past = over_time(run.machine.id, models, baselines) if baselines else ()
+    charts = (*against_baseline(run.results), *past)
+    return Section("change", "Change against the baseline", charts=charts)

@@ -1,0 +1,72 @@
+"""A page as a pull-request comment: the verdict, what changed, all the rest folded."""
+
+import re
+from collections.abc import Iterable, Iterator
+
+from enginegate.report.page import Page, Row, Table
+
+_SIGNS = {"ship": "✅", "hold": "⚠️", "block": "❌"}
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~])")
+
+
+def escaped(text: str) -> str:
+    """A stranger's text, with nothing left in it that Markdown, HTML or GitHub acts upon."""
+    plain = " ".join(text.split())
+    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("@", "&#64;")):
+        plain = plain.replace(character, entity)
+    return _SPECIAL.sub(r"\\\1", plain).replace("://", ":&#47;&#47;")
+
+
+def render_markdown(page: Page) -> str:
+    """The comment, ready to be posted."""
+    return "\n".join(_lines(page)) + "\n"
+
+
+def _lines(page: Page) -> Iterator[str]:
+    yield f"### {escaped(page.headline)}"
+    yield from ("", escaped(page.subtitle), "")
+    yield from _rows(("", *page.matrix.precisions), _decisions(page))
+    yield from _folded("Reasons", _reasons(page))
+    for table in page.changed:
+        yield from ("", f"**{escaped(table.caption)}**", "")
+        yield from _table(table)
+    if not page.changed:
+        yield from ("", "No engine is called slower, faster or wrong.")
+    for table in page.details:
+        yield from _folded(table.caption, _table(table))
+
+
+def _decisions(page: Page) -> Iterator[Row]:
+    for model, cells in page.matrix.rows:
+        yield (
+            escaped(model),
+            *(
+                f"{_SIGNS[cell.decision]} **{cell.decision}**: {escaped(cell.reason)}"
+                if cell
+                else ""
+                for cell in cells
+            ),
+        )
+
+
+def _reasons(page: Page) -> Iterator[str]:
+    for model, precision, cell in page.matrix.decisions:
+        yield f"- **{escaped(model)} {precision}: {cell.decision}**"
+        yield from (f"  - {escaped(detail)}" for detail in cell.details)
+
+
+def _table(table: Table) -> Iterator[str]:
+    return _rows(map(escaped, table.header), (tuple(map(escaped, row)) for row in table.rows))
+
+
+def _rows(header: Iterable[str], rows: Iterable[Row]) -> Iterator[str]:
+    """A table of cells that are escaped already."""
+    names = list(header)
+    for row in (names, ["---"] * len(names), *rows):
+        yield f"| {' | '.join(row)} |"
+
+
+def _folded(summary: str, lines: Iterable[str]) -> Iterator[str]:
+    yield from ("", f"<details><summary>{escaped(summary)}</summary>", "")
+    yield from lines
+    yield from ("", "</details>")

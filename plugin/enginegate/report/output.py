@@ -1,0 +1,64 @@
+"""From JSON reports to the files that are asked for: one path for a run and for saved ones."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from enginegate.errors import ReportError
+from enginegate.files import write_atomic
+from enginegate.report.compose import compose
+from enginegate.report.html import render_html
+from enginegate.report.markdown import render_markdown
+from enginegate.report.page import Page
+from enginegate.report.plain import render_page_text
+from enginegate.report.saved_run import parse_run, read_run
+
+SUMMARY = "GITHUB_STEP_SUMMARY"
+_THIS_RUN = "the report of this run"
+
+
+def run_html(report: str, baselines: Path) -> str:
+    """The page of a run, from the text of its JSON report. Raises ReportError.
+
+    `baselines` is the folder that holds the history.
+    """
+    return render_html(compose(parse_run(report, "this run", _THIS_RUN), baselines))
+
+
+def run_markdown(report: str) -> str:
+    """The pull-request comment of a run, from the text of its JSON report. Raises ReportError."""
+    return render_markdown(compose(parse_run(report, "this run", _THIS_RUN), None))
+
+
+def report_files(
+    files: Sequence[Path], html: Path | None, markdown: Path | None, baselines: Path, *, text: bool
+) -> Iterator[str]:
+    """Render saved runs; the lines to print. Raises ReportError once all that can be is written."""
+    page, problems = compose(read_run(files[0]), baselines), []
+    for path, render in ((html, render_html), (markdown, render_markdown)):
+        if path:
+            problem = _problem(path, render, page)
+            problems += [problem] if problem else []
+            yield from () if problem else (f"wrote {path}",)
+    if text or not (html or markdown):
+        yield from render_page_text(page)
+    if problems:
+        raise ReportError("; ".join(problems))
+
+
+def _problem(path: Path, render: Callable[[Page], str], page: Page) -> str:
+    """Write a rendered page; what kept it from being written, empty if nothing did."""
+    try:
+        write_atomic(path, render(page))
+    except ReportError as error:
+        return str(error)
+    except OSError as error:
+        return f"cannot write {path}: {error.strerror}"
+    return ""
+
+
+def append_summary(make: Callable[[], str]) -> None:
+    """Add to the summary of a GitHub job step, where there is one. Raises OSError."""
+    if path := os.environ.get(SUMMARY):
+        with Path(path).open("a", encoding="utf-8") as stream:
+            stream.write(f"{make()}\n")

@@ -1,0 +1,129 @@
+"""Runs that were saved as JSON: read, checked against the schema, decoded into their records."""
+
+import importlib.resources
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from enginegate.errors import ReportError
+from enginegate.files import parse_json
+from enginegate.machine import Machine
+from enginegate.render import REPORT_SCHEMA
+from enginegate.results import Result
+
+OLDEST_SCHEMA = 3
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """One run as its JSON report tells it.
+
+    Attributes:
+        name: where it was read from, in a word.
+        machine: that measured.
+        condition: of the machine when the run began; None where unknown.
+        versions: of the libraries.
+        seed: of order and placement.
+        results: the engines.
+        whole: the report itself, for fields that a run may lack; numbers that JSON cannot say are
+            None there and NaN in `results`.
+    """
+
+    name: str
+    machine: Machine
+    condition: Mapping[str, Any]
+    versions: Mapping[str, str]
+    seed: int
+    results: tuple[Result, ...]
+    whole: Mapping[str, Any]
+
+    def raw(self, result: Result) -> Mapping[str, Any]:
+        """The JSON of one of the results."""
+        raw: Mapping[str, Any] = self.whole["results"][self.results.index(result)]
+        return raw
+
+
+def read_run(path: Path) -> SavedRun:
+    """Read a file that `--report-json` wrote. Raises ReportError, which says what is wrong."""
+    return parse_run(read_text(path), path.stem, str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file. Raises ReportError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReportError(f"cannot read the report {path}: {error}") from error
+
+
+def parse_run(text: str, name: str, where: str) -> SavedRun:
+    """Check and decode the text of a JSON report. Raises ReportError."""
+    whole = parse_object(text, where)
+    _check_schema(whole, where)
+    return SavedRun(
+        name=name,
+        machine=_decode(whole["machine"], Machine, where),
+        condition=whole["condition"],
+        versions=whole["versions"],
+        seed=whole["seed"],
+        results=_decode(whole["results"], tuple[Result, ...], where),
+        whole=whole,
+    )
+
+
+def parse_object(text: str, where: str) -> dict[str, Any]:
+    """A JSON object. Raises ReportError."""
+    try:
+        whole = parse_json(text)
+    except ValueError as error:
+        raise ReportError(f"{where} is not JSON ({error}): restore it, or run again") from error
+    if not isinstance(whole, dict):
+        raise ReportError(f"{where} is not a report: {type(whole).__name__} instead of an object")
+    return whole
+
+
+def _check_schema(whole: Mapping[str, Any], where: str) -> None:
+    found = whole.get("schema")
+    if not isinstance(found, int) or isinstance(found, bool):
+        raise ReportError(f"{where} is not a report of a run: give a file that --report-json wrote")
+    if found > REPORT_SCHEMA:
+        raise ReportError(
+            f"{where} has schema {found}, this version reads up to {REPORT_SCHEMA}: "
+            "update pytest-enginegate"
+        )
+    if found < OLDEST_SCHEMA:
+        raise ReportError(f"{where} has schema {found}, too old: run pytest with --report-json")
+    check_against("report.schema.json", {**whole, "schema": REPORT_SCHEMA}, where)
+
+
+def check_against(schema_file: str, whole: Mapping[str, Any], where: str) -> None:
+    """Validate against a schema of this package. Raises ReportError with the gravest finding."""
+    import jsonschema
+
+    text = importlib.resources.files("enginegate.report").joinpath(schema_file).read_text("utf-8")
+    validator = jsonschema.Draft202012Validator(json.loads(text))
+    error = jsonschema.exceptions.best_match(validator.iter_errors(whole))
+    if error is not None:
+        place = "/".join(map(str, error.absolute_path)) or "the report"
+        message = error.message if len(error.message) < 200 else f"{error.message[:200]} …"  # noqa: PLR2004
+        raise ReportError(f"{where} is damaged at {place}: {message}")
+
+
+def _decode(value: Any, kind: Any, where: str) -> Any:
+    from cattrs import Converter, transform_error
+
+    converter = Converter()
+    converter.register_structure_hook(float, lambda number, _: _number(number))
+    try:
+        return converter.structure(value, kind)
+    except Exception as error:  # cattrs groups errors of many classes
+        said = "; ".join(transform_error(error)[:3])
+        raise ReportError(f"{where} cannot be read: {said}") from error
+
+
+def _number(value: Any) -> float:
+    """JSON has no NaN: null stands for it."""
+    return math.nan if value is None else float(value)

@@ -1,0 +1,154 @@
+"""Saved runs rendered without running anything; what is no report is one clear error."""
+
+import json
+
+import pytest
+
+from enginegate.cli import main
+from enginegate.verdict import Judgement
+from enginegate.words import Verdict
+
+from .reports import accuracy, renamed, report, result, run, speed, write_report
+
+HOSTILE = "<script>alert(1)</script>|`x` @everyone [a](http://b) *c*"
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return write_report(tmp_path / "run.json")
+
+
+def render(saved, *arguments):
+    assert main(["report", str(saved), *arguments]) == 0
+
+
+def test_the_page_says_what_to_do_and_why(saved, tmp_path):
+    render(saved, "--html", "run.html")
+    page = (tmp_path / "run.html").read_text()
+    assert "5 engines: 1 may ship, 2 on hold and 2 blocked" in page
+    for reason in (
+        "same embeddings",
+        "not exactly what was asked for ran",
+        "embeddings beyond their limits",
+        "slower than its baseline",
+        "the measurement could not decide",
+    ):
+        assert reason in page
+    assert len(page) < 3e6
+
+
+def test_the_page_loads_nothing_and_runs_nothing(saved, tmp_path):
+    render(saved, "--html", "run.html")
+    page = (tmp_path / "run.html").read_text()
+    assert "<script" not in page
+    assert "src=" not in page
+    links = [part.partition('"')[0] for part in page.split('href="')[1:]]
+    assert all(link.startswith("#") for link in links)
+
+
+def test_the_comment_has_changed_rows_only_the_rest_is_folded(saved, tmp_path):
+    render(saved, "--markdown", "run.md")
+    comment = (tmp_path / "run.md").read_text()
+    shown = comment.partition("all figures")[0]
+    assert "other: what changed" in shown
+    assert "small: what changed" in shown  # its int8
+    assert shown.count("\n| fp32 |") == 1  # the regressed one of `other`
+    assert comment.count("<details>") == comment.count("</details>") >= 3
+
+
+def test_a_comment_of_a_run_without_changes_says_so(tmp_path):
+    saved = write_report(tmp_path / "run.json", [result("fp32")])
+    render(saved, "--markdown", str(tmp_path / "run.md"))
+    comment = (tmp_path / "run.md").read_text()
+    assert comment.startswith("### 1 engine: 1 may ship\n")
+    assert "No engine is called slower, faster or wrong." in comment
+
+
+def test_text_is_printed_where_no_file_is_asked_for(saved, capsys):
+    render(saved)
+    said = capsys.readouterr().out
+    assert "other fp32: block: slower than its baseline" in said
+    assert "19.2 % slower" in said
+
+
+def test_hostile_text_stays_text(tmp_path):
+    reasons = Judgement(Verdict.REGRESSED, (HOSTILE,))
+    spoiled = renamed([*run(), result("fp16", speeds=(speed(1, judgement=reasons),))], HOSTILE)
+    saved = write_report(tmp_path / "run.json", spoiled)
+    render(saved, "--html", str(tmp_path / "x.html"), "--markdown", str(tmp_path / "x.md"))
+    page, comment = ((tmp_path / name).read_text() for name in ("x.html", "x.md"))
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "<script" not in comment
+    assert "@everyone" not in comment
+    assert "](http" not in comment
+
+
+def test_fields_that_a_run_lacks_are_left_out(tmp_path):
+    bare = result("fp32", accuracy=None, speeds=())
+    saved = write_report(tmp_path / "run.json", [bare])
+    render(saved, "--html", str(tmp_path / "x.html"))
+    assert "its embeddings were not compared" in (tmp_path / "x.html").read_text()
+
+
+def test_a_run_without_results_is_said_to_have_judged_nothing(tmp_path, capsys):
+    render(write_report(tmp_path / "run.json", []), "--html", str(tmp_path / "x.html"), "--text")
+    assert capsys.readouterr().out.splitlines()[1] == "Nothing was judged"
+
+
+def test_numbers_that_json_cannot_say_are_dashes(tmp_path, capsys):
+    whole = report([result("fp32", accuracy=accuracy())])
+    for found in whole["results"][0]["speeds"]:
+        found["change"] |= {"high": None, "visible": None}
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(whole))
+    render(path)
+    assert "(-2.0 … ? %)" in capsys.readouterr().out
+
+
+def spoiled_result(**other):
+    whole = report()
+    whole["results"][0] |= other
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read the report"),
+        ("no json", "is not JSON"),
+        ('{"a": NaN}', "NaN is not JSON"),
+        ("[1]", "is not a report: list instead of an object"),
+        ("{}", "is not a report of a run: give a file that --report-json wrote"),
+        ({"schema": 99}, "has schema 99, this version reads up to"),
+        ({"schema": 1}, "has schema 1, too old"),
+        ({**report(), "results": "x"}, "is damaged at results: 'x' is not of type 'array'"),
+        (spoiled_result(size_bytes=-1), "is damaged at results/0/size_bytes"),
+        (spoiled_result(speeds=[{}]), "is damaged at results/0/speeds/0"),
+    ],
+)
+def test_what_is_no_report_is_one_clear_error(tmp_path, capsys, content, message):
+    path = tmp_path / "run.json"
+    if content is not None:
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    assert main(["report", str(path), "--html", str(tmp_path / "x.html")]) == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_a_file_that_cannot_be_written_does_not_keep_the_others(saved, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    given = ["--html", "file/run.html", "--markdown", "run.md"]
+    assert main(["report", str(saved), *given]) == 1
+    assert "cannot write file/run.html: " in capsys.readouterr().err
+    assert (tmp_path / "run.md").read_text().startswith("### 5 engines")
+
+
+def test_a_missing_library_is_named_with_what_installs_it(saved, monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "vl_convert", None)
+    assert main(["report", str(saved), "--html", "run.html", "--markdown", "run.md"]) == 1
+    said = capsys.readouterr().err
+    assert "the HTML report needs vl_convert: pip install 'pytest-enginegate[report]'" in said

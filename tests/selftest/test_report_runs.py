@@ -1,0 +1,44 @@
+"""Reports of whole runs: the page, the comment, the summary of a GitHub job."""
+
+import json
+
+
+def test_a_run_writes_the_page_of_its_own_json(project):
+    given = ("--report-html=run.html", "--report-markdown=run.md", "--report-json=run.json")
+    assert project.judge(*given).ret == 0
+    page = (project.path / "run.html").read_text()
+    assert "1 engine: 1 on hold" in page
+    assert "no baseline to compare its speed with" in page
+    model = json.loads((project.path / "run.json").read_text())["results"][0]
+    assert model["context"]["model_sha256"][:12] in page
+    assert (project.path / "run.md").read_text().startswith("### 1 engine: 1 on hold\n")
+
+
+def test_a_report_that_cannot_be_written_does_not_keep_the_others(project):
+    project.write("file", "")
+    result = project.judge("--report-html=file/run.html", "--report-markdown=run.md")
+    assert result.ret == 12
+    result.stdout.fnmatch_lines(["ERROR: cannot write *file*"])
+    assert (project.path / "run.md").exists()
+
+
+def test_a_missing_library_ends_the_run_before_it_measures(project, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "vl_convert", None)
+    result = project.judge("--report-html=run.html")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: the HTML report needs vl_convert: pip install *"])
+
+
+def test_the_summary_of_a_github_step_is_appended_to(project, monkeypatch):
+    summary = project.write("summary.md", "what another step said\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    project.judge()
+    said = summary.read_text()
+    assert said.startswith("what another step said\n### 1 engine: 1 on hold\n")
+
+
+def test_a_summary_that_cannot_be_written_is_told(project, monkeypatch):
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.path))
+    result = project.judge()
+    assert result.ret == 12
+    result.stdout.fnmatch_lines(["ERROR: cannot write *: Is a directory"])
