@@ -91,7 +91,7 @@ class Ending:
     ) -> None:
         """The reports that were asked for."""
         report = functools.cache(lambda: render_json(results, this_machine(), condition, seed))
-        makers = {
+        makers: dict[Path | None, Callable[[], str]] = {
             self.options.report_text: lambda: render_text(results) + "\n",
             self.options.report_json: report,
             self.options.report_html: lambda: run_html(report(), self.options.baselines),

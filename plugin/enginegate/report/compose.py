@@ -7,9 +7,10 @@ from pathlib import Path
 from enginegate.report.changes import against_baseline, over_time
 from enginegate.report.decision import Decision, decide
 from enginegate.report.overview import all_rows, changed_rows
-from enginegate.report.page import Matrix, Page, Section
+from enginegate.report.page import Chart, Matrix, Page, Section
 from enginegate.report.proof import proof
 from enginegate.report.saved_run import SavedRun
+from enginegate.report.sweeps import Sweep, load_charts, what_sweeps_say
 from enginegate.report.tradeoff import speed_against_quality
 from enginegate.report.wording import counted, listed
 from enginegate.results import Result
@@ -21,7 +22,7 @@ _WORDS = {Decision.SHIP: "may ship", Decision.HOLD: "on hold", Decision.BLOCK: "
 def compose(run: SavedRun, baselines: Path | None) -> Page:
     """The page of a run. `baselines` is the folder that holds the history; None for none."""
     matrix = matrix_of(run.results)
-    sections = (proof(run), _speed(run), _changes(run, baselines))
+    sections = (proof(run), _speed(run), _load(run), _changes(run, baselines))
     return Page(
         title="May these engines ship?",
         headline=headline(matrix),
@@ -68,3 +69,18 @@ def _changes(run: SavedRun, baselines: Path | None) -> Section:
     past = over_time(run.machine.id, models, baselines) if baselines else ()
     charts = (*against_baseline(run.results), *past)
     return Section("change", "Change against the baseline", charts=charts)
+
+
+def _load(run: SavedRun) -> Section:
+    findings: list[str] = []
+    charts: list[Chart] = []
+    for model, members in groupby(run.results, key=lambda result: result.variant.model):
+        sweeps = [
+            Sweep(str(r.variant.precision), r.load.levels, r.load.analysis)
+            for r in members
+            if r.load
+        ]
+        if sweeps:
+            findings += [f"{model} {line}" for line in what_sweeps_say(sweeps)]
+            charts += load_charts(model, sweeps)
+    return Section("load", "What load they carry", findings=tuple(findings), charts=tuple(charts))
