@@ -53,7 +53,7 @@ def sections(results: Iterable[Result]) -> Iterator[Section]:
             facts=_facts(members[0]),
             rows=tuple(_row(result) for result in members),
             notes=tuple(_merged(note for result in members for note in _notes(result))),
-            blame=tuple(blame_table(_asked(r.variant), r.blame) for r in members if r.blame),
+            blame=tuple(blame_table(engine_name(r.variant), r.blame) for r in members if r.blame),
         )
 
 

@@ -152,3 +152,13 @@ def test_a_missing_library_is_named_with_what_installs_it(saved, monkeypatch, ca
     assert main(["report", str(saved), "--html", "run.html", "--markdown", "run.md"]) == 1
     said = capsys.readouterr().err
     assert "the HTML report needs vl_convert: pip install 'pytest-enginegate[report]'" in said
+
+
+def test_a_run_of_an_older_version_is_read(tmp_path, capsys):
+    whole = report(schema=3)
+    for found in whole["results"]:
+        del found["blame"]
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(whole))
+    render(path)
+    assert capsys.readouterr().out.startswith("5 engines: ")

@@ -10,20 +10,24 @@ from enginegate.errors import BaselineError
 from enginegate.history import Note, Series, read_history
 from enginegate.report.drawing import colours
 from enginegate.report.page import Chart, Row, Table
-from enginegate.report.wording import NOTHING, times
+from enginegate.report.wording import times
 from enginegate.results import Result, Speed
+from enginegate.stats import Change
 from enginegate.table import engine_name, milliseconds
 from enginegate.variants import SERVED, precision_of
 from enginegate.verdict import describe
 
 _ROW_HEIGHT = 26  # pixels
-_WIDEST = 1.0  # of a logarithm: an interval is drawn up to here, and told in the table
+_BEYOND = 1.1
+_LETTER = 7  # pixels of a label, so that the widest font has room
+
+Ends = tuple[float, float]
 
 
 def against_baseline(results: Sequence[Result]) -> Iterator[Chart]:
     """A forest plot per model: ratio of time with its interval, a row per engine and batch size."""
     for model, members in groupby(results, key=lambda result: result.variant.model):
-        rows = [(r, speed) for r in members for speed in r.speeds if speed.change]
+        rows = [(r, speed, speed.change) for r in members for speed in r.speeds if speed.change]
         if rows:
             yield _forest(model, rows)
 
@@ -32,14 +36,15 @@ def _label(result: Result, speed: Speed) -> str:
     return f"{engine_name(result.variant)}, {result.cell} {speed.batch}"
 
 
-def _forest(model: str, rows: Sequence[tuple[Result, Speed]]) -> Chart:
+def _forest(model: str, rows: Sequence[tuple[Result, Speed, Change]]) -> Chart:
+    edges = _edges([change for _, _, change in rows])
     return Chart(
         title=f"{model}: time now / time in the baseline",
         reading=(
             "Right of the line at 0 is slower. The bar is the interval that the verdict is made "
             "of: wholly beyond the limit is regressed."
         ),
-        spec=_forest_spec([_forest_value(*row) for row in rows]),
+        spec=_forest_spec([_forest_value(*row, edges) for row in rows]),
         table=Table(
             f"{model}: change against the baseline",
             ("engine", "change with interval", "p50 ms", "verdict"),
@@ -49,40 +54,44 @@ def _forest(model: str, rows: Sequence[tuple[Result, Speed]]) -> Chart:
     )
 
 
-def _forest_row(result: Result, speed: Speed) -> Row:
-    said = describe(speed.change) if speed.change else NOTHING
-    return _label(result, speed), said, milliseconds(speed.p50_s), str(speed.verdict)
+def _forest_row(result: Result, speed: Speed, change: Change) -> Row:
+    verdict = str(speed.verdict)
+    return _label(result, speed), describe(change), milliseconds(speed.p50_s), verdict
 
 
-def _forest_value(result: Result, speed: Speed) -> dict[str, Any]:
-    change = speed.change
-    ratios = (change.ratio, change.low, change.high) if change else (1.0, 1.0, 1.0)
-    middle, low, high = (100 * math.expm1(_bounded(ratio)) for ratio in ratios)
+def _forest_value(result: Result, speed: Speed, change: Change, edges: Ends) -> dict[str, Any]:
+    low, high = change.low, change.high
     return {
         "label": _label(result, speed),
         "name": str(result.variant.precision),
-        "change": middle,
-        "low": low,
-        "high": high,
-        "said": f"{_label(result, speed)}: {describe(change)}" if change else "",
+        "change": _per_cent(change.ratio),
+        "low": _per_cent(low if low > 0 else edges[0]),
+        "high": _per_cent(high if math.isfinite(high) else edges[1]),
+        "said": f"{_label(result, speed)}: {describe(change)}",
     }
 
 
-def _bounded(ratio: float) -> float:
-    """Logarithm of a ratio within what is drawn; an unknown end lies at the edge."""
-    if not math.isfinite(ratio):
-        return _WIDEST
-    return max(-_WIDEST, min(_WIDEST, math.log(ratio))) if ratio > 0 else -_WIDEST
+def _per_cent(ratio: float) -> float:
+    return 100 * (ratio - 1)
+
+
+def _edges(changes: Sequence[Change]) -> Ends:
+    """As far as an end is drawn that is not known: a little beyond all that are known."""
+    known = [end for c in changes for end in (c.ratio, c.low, c.high) if 0 < end < math.inf]
+    return min(known) / _BEYOND, max(known) * _BEYOND
 
 
 def _forest_spec(values: list[dict[str, Any]]) -> dict[str, Any]:
     names = list(dict.fromkeys(value["name"] for value in values))
-    y = {"field": "label", "type": "nominal", "sort": None, "title": None}
+    room = _LETTER * max(len(value["label"]) for value in values)
+    y_axis = {"labelLimit": 0, "ticks": False, "minExtent": room}
+    y = {"field": "label", "type": "nominal", "sort": None, "title": None, "axis": y_axis}
     colour = {"field": "name", "scale": colours(names), "legend": None}
-    axis = {"type": "quantitative", "title": "change of time, per cent"}
+    x_axis = {"format": "+d", "tickCount": 6, "labelOverlap": True}
+    axis = {"type": "quantitative", "title": "change of time, per cent", "axis": x_axis}
     return {
         "data": {"values": values},
-        "encoding": {"y": {**y, "axis": {"labelLimit": 220, "ticks": False}}},
+        "encoding": {"y": y},
         "layer": [
             {"mark": {"type": "rule"}, "encoding": {"x": {"datum": 0}, "y": None}},
             {

@@ -1,6 +1,7 @@
 """Vega-Lite to static SVG that a page can hold in both themes. vl-convert is imported here only."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 from xml.etree import ElementTree
 
@@ -55,6 +56,18 @@ def check_drawable() -> None:
 def colours(names: list[str]) -> dict[str, Any]:
     """A Vega-Lite scale that gives each precision its colour, on every picture the same."""
     return {"domain": names, "range": [f"var({_INK.get(_precision(n), '--other')})" for n in names]}
+
+
+def decades(values: Iterable[float]) -> dict[str, Any]:
+    """A logarithmic Vega-Lite axis with ticks at 1, 2 and 5 of the decades that `values` span."""
+    found = [value for value in values if value > 0]
+    powers = range(math.floor(math.log10(min(found))), math.ceil(math.log10(max(found))) + 1)
+    ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    return {
+        "type": "quantitative",
+        "scale": {"type": "log"},
+        "axis": {"values": ticks, "format": "~s", "labelOverlap": True},
+    }
 
 
 def shapes(names: list[str]) -> dict[str, Any]:

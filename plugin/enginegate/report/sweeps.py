@@ -7,7 +7,7 @@ from typing import Any
 
 from enginegate.cliffs import Analysis
 from enginegate.levels import Breakdown, Level
-from enginegate.report.drawing import colours
+from enginegate.report.drawing import colours, decades
 from enginegate.report.page import Chart, Row, Table
 from enginegate.report.wording import times, whole
 from enginegate.sweep_text import analysis_lines, compare_engines
@@ -15,7 +15,6 @@ from enginegate.table import milliseconds
 
 _PARTS = ("compute", "queue", "network")
 _HEADER = ("engine", "concurrency", "texts/s", "mean ms", "p50 ms", "p99 ms", "windows", "marks")
-_LOG = {"type": "quantitative", "scale": {"type": "log"}}
 _RING = {
     "condition": {"test": "datum.slow", "value": "var(--limit)"},
     "value": "var(--card)",
@@ -104,7 +103,7 @@ def _points(sweeps: Sequence[Sweep], x: dict[str, Any], y: dict[str, Any]) -> di
         "encoding": {
             "x": x,
             "y": y,
-            "fill": {"field": "name", "scale": colours(names), "legend": None},
+            "color": {"field": "name", "type": "nominal", "scale": colours(names)},
             "stroke": _RING,
             "shape": {"condition": {"test": "datum.slow", "value": "diamond"}, "value": "circle"},
             "description": {"field": "said"},
@@ -135,11 +134,14 @@ def _cliffs_in_words(sweeps: Sequence[Sweep]) -> str:
 def _against_spec(sweeps: Sequence[Sweep]) -> dict[str, Any]:
     names = [sweep.name for sweep in sweeps]
     colour = {"field": "name", "type": "nominal", "scale": colours(names)}
-    x = {"field": "throughput", **_LOG, "title": "texts per second"}
-    y = {"field": "latency", **_LOG, "title": "latency, ms"}
+    values = _values(sweeps)
+    throughputs = decades(value["throughput"] for value in values)
+    latencies = decades(value["latency"] for value in values)
+    x = {"field": "throughput", "title": "texts per second", **throughputs}
+    y = {"field": "latency", "title": "latency, ms", **latencies}
     thin = {"type": "rule", "opacity": 0.55}
     return {
-        "data": {"values": _values(sweeps)},
+        "data": {"values": values},
         "layer": [
             {
                 "mark": thin,

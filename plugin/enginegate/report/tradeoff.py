@@ -158,11 +158,18 @@ def _spec(points: Sequence[Point]) -> dict[str, Any]:
                 "mark": {"type": "point", "filled": True, "size": 130, "opacity": 1},
                 "encoding": {"y": y, "color": colour, "shape": shape, **_DESCRIBED},
             },
-            {
-                "mark": {"type": "text", "align": "left", "dx": 11, "dy": -9, "fontWeight": 600},
-                "encoding": {"y": y, "text": {"field": "name"}},
-            },
+            _labels(y, "datum.name != 'best'", dy=-9),
+            _labels(y, "datum.name == 'best'", dy=14),
         ],
+    }
+
+
+def _labels(y: dict[str, Any], which: str, dy: int) -> dict[str, Any]:
+    """Names beside the points; `best` lies where the precision lies that it took."""
+    return {
+        "transform": [{"filter": which}],
+        "mark": {"type": "text", "align": "left", "dx": 11, "dy": dy, "fontWeight": 600},
+        "encoding": {"y": y, "text": {"field": "name"}},
     }
 
 
