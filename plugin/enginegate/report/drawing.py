@@ -32,6 +32,7 @@ _CONFIG: Mapping[str, Any] = {
         "labelColor": "var(--ink)",
         "labelFontSize": 12,
         "orient": "top",
+        "symbolOpacity": 1,
         "symbolSize": 90,
         "title": None,
     },
