@@ -58,7 +58,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     report = commands.add_parser("report", help="render saved runs without running anything")
-    report.add_argument("files", type=Path, nargs="+", help="what --report-json wrote")
+    report.add_argument(
+        "files",
+        type=Path,
+        nargs="+",
+        help="what --report-json wrote; the last is shown, beside those before it",
+    )
     report.add_argument("--html", type=Path, help="write a page to look at")
     report.add_argument("--markdown", type=Path, help="write a pull-request comment")
     report.add_argument("--text", action="store_true", help="print it, also beside files")

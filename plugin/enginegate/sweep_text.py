@@ -88,14 +88,26 @@ def _pair(faster: str, slower: str, sweeps: Mapping[str, Sequence[Level]]) -> st
         return f"{slower} equals {faster} within a few per cent ({difference:+.1%} typically)"
     return (
         f"{slower}'s largest throughput ({largest[0]:.0f} infer/sec) is below {faster}'s "
-        f"({largest[1]:.0f})"
+        f"({largest[1]:.0f}){_everywhere(sweeps[slower], sweeps[faster])}"
     )
+
+
+def _everywhere(slower: Sequence[Level], faster: Sequence[Level]) -> str:
+    ratios = throughput_ratios(slower, faster)
+    if len(ratios) < len(slower) or max(ratios) >= 1:
+        return ""
+    return f", and so is its throughput at each of {len(ratios)} concurrencies"
+
+
+def throughput_ratios(one: Sequence[Level], other: Sequence[Level]) -> list[float]:
+    """Throughput of one / other at their common concurrencies."""
+    theirs = {level.concurrency: level.throughput_per_s for level in other}
+    return [x.throughput_per_s / theirs[x.concurrency] for x in one if x.concurrency in theirs]
 
 
 def _typical_difference(one: Sequence[Level], other: Sequence[Level]) -> float:
     """Median over the common concurrencies of one / other - 1; NaN without any."""
-    theirs = {level.concurrency: level.throughput_per_s for level in other}
-    ratios = [x.throughput_per_s / theirs[x.concurrency] for x in one if x.concurrency in theirs]
+    ratios = throughput_ratios(one, other)
     return sorted(ratios)[len(ratios) // 2] - 1 if ratios else math.nan
 
 

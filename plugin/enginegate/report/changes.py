@@ -8,8 +8,9 @@ from typing import Any
 
 from enginegate.errors import BaselineError
 from enginegate.history import Note, Series, read_history
-from enginegate.report.drawing import colours
-from enginegate.report.page import Chart, Row, Table
+from enginegate.report.drawing import colours, titled
+from enginegate.report.forest import Compared, forest
+from enginegate.report.page import Chart, Table
 from enginegate.report.wording import times
 from enginegate.results import Result, Speed
 from enginegate.stats import Change
@@ -17,101 +18,26 @@ from enginegate.table import engine_name, milliseconds
 from enginegate.variants import SERVED, precision_of
 from enginegate.verdict import describe
 
-_ROW_HEIGHT = 26  # pixels
-_BEYOND = 1.1
-_LETTER = 7  # pixels of a label, so that the widest font has room
-
-Ends = tuple[float, float]
+_READING = (
+    "Right of the line at 0 is slower. The bar is the interval that the verdict is made of: "
+    "wholly beyond the limit is regressed."
+)
 
 
 def against_baseline(results: Sequence[Result]) -> Iterator[Chart]:
     """A forest plot per model: ratio of time with its interval, a row per engine and batch size."""
     for model, members in groupby(results, key=lambda result: result.variant.model):
-        rows = [(r, speed, speed.change) for r in members for speed in r.speeds if speed.change]
-        if rows:
-            yield _forest(model, rows)
+        known = [(r, s, s.change) for r in members for s in r.speeds if s.change]
+        if known:
+            header = ("engine", "change with interval", "p50 ms", "verdict")
+            title = titled(model, "time now / time in the baseline")
+            yield forest(title, _READING, [_compared(*row) for row in known], header)
 
 
-def _label(result: Result, speed: Speed) -> str:
-    return f"{engine_name(result.variant)}, {result.cell} {speed.batch}"
-
-
-def _forest(model: str, rows: Sequence[tuple[Result, Speed, Change]]) -> Chart:
-    edges = _edges([change for _, _, change in rows])
-    return Chart(
-        title=f"{model}: time now / time in the baseline",
-        reading=(
-            "Right of the line at 0 is slower. The bar is the interval that the verdict is made "
-            "of: wholly beyond the limit is regressed."
-        ),
-        spec=_forest_spec([_forest_value(*row, edges) for row in rows]),
-        table=Table(
-            f"{model}: change against the baseline",
-            ("engine", "change with interval", "p50 ms", "verdict"),
-            tuple(_forest_row(*row) for row in rows),
-        ),
-        height=_ROW_HEIGHT * len(rows) + 60,
-    )
-
-
-def _forest_row(result: Result, speed: Speed, change: Change) -> Row:
-    verdict = str(speed.verdict)
-    return _label(result, speed), describe(change), milliseconds(speed.p50_s), verdict
-
-
-def _forest_value(result: Result, speed: Speed, change: Change, edges: Ends) -> dict[str, Any]:
-    low, high = change.low, change.high
-    return {
-        "label": _label(result, speed),
-        "name": str(result.variant.precision),
-        "change": _per_cent(change.ratio),
-        "low": _per_cent(low if low > 0 else edges[0]),
-        "high": _per_cent(high if math.isfinite(high) else edges[1]),
-        "said": f"{_label(result, speed)}: {describe(change)}",
-    }
-
-
-def _per_cent(ratio: float) -> float:
-    return 100 * (ratio - 1)
-
-
-def _edges(changes: Sequence[Change]) -> Ends:
-    """As far as an end is drawn that is not known: a little beyond all that are known."""
-    known = [end for c in changes for end in (c.ratio, c.low, c.high) if 0 < end < math.inf]
-    return min(known) / _BEYOND, max(known) * _BEYOND
-
-
-def _forest_spec(values: list[dict[str, Any]]) -> dict[str, Any]:
-    names = list(dict.fromkeys(value["name"] for value in values))
-    room = _LETTER * max(len(value["label"]) for value in values)
-    y_axis = {"labelLimit": 0, "ticks": False, "minExtent": room}
-    y = {"field": "label", "type": "nominal", "sort": None, "title": None, "axis": y_axis}
-    colour = {"field": "name", "scale": colours(names), "legend": None}
-    x_axis = {"format": "+d", "tickCount": 6, "labelOverlap": True}
-    axis = {"type": "quantitative", "title": "change of time, per cent", "axis": x_axis}
-    return {
-        "data": {"values": values},
-        "encoding": {"y": y},
-        "layer": [
-            {"mark": {"type": "rule"}, "encoding": {"x": {"datum": 0}, "y": None}},
-            {
-                "mark": {"type": "rule", "strokeWidth": 3},
-                "encoding": {
-                    "x": {"field": "low", **axis},
-                    "x2": {"field": "high"},
-                    "color": colour,
-                },
-            },
-            {
-                "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
-                "encoding": {
-                    "x": {"field": "change", **axis},
-                    "color": colour,
-                    "description": {"field": "said"},
-                },
-            },
-        ],
-    }
+def _compared(result: Result, speed: Speed, change: Change) -> Compared:
+    label = f"{engine_name(result.variant)}, {result.cell} {speed.batch}"
+    told = (describe(change), milliseconds(speed.p50_s), str(speed.verdict))
+    return Compared(label, str(result.variant.precision), change, told)
 
 
 def over_time(machine: str, models: Sequence[str], baselines: Path) -> Iterator[Chart]:
@@ -145,10 +71,10 @@ def _history(model: str, series: Sequence[Series]) -> Chart:
     )
     header = ("date", "commit", "engine", "batch", "speed to reference")
     return Chart(
-        title=f"{model}: speed over the runs on this machine",
+        title=titled(model, "speed over the runs on this machine"),
         reading="One point a run, oldest first; up is faster than the reference.",
         spec=_history_spec(series),
-        table=Table(f"{model}: history", header, rows),
+        table=Table(titled(model, "history"), header, rows),
         height=240,
     )
 

@@ -1,19 +1,20 @@
 """From saved runs to a page: which sections there are, and in which order."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
 from enginegate.report.changes import against_baseline, over_time
 from enginegate.report.decision import Decision, decide
 from enginegate.report.overview import all_rows, changed_rows
-from enginegate.report.page import Chart, Matrix, Page, Section
+from enginegate.report.page import Matrix, Page, Section
 from enginegate.report.proof import proof
 from enginegate.report.saved_run import SavedRun
 from enginegate.report.sweeps import Sweep, load_charts, what_sweeps_say
 from enginegate.report.tradeoff import speed_against_quality
 from enginegate.report.wording import counted, listed
 from enginegate.results import Result
+from enginegate.sweep_text import cliff_lines
 from enginegate.variants import Precision
 
 _WORDS = {Decision.SHIP: "may ship", Decision.HOLD: "on hold", Decision.BLOCK: "blocked"}
@@ -29,7 +30,9 @@ def compose(run: SavedRun, baselines: Path | None) -> Page:
         subtitle=_subtitle(run),
         matrix=matrix,
         sections=tuple(section for section in sections if not section.is_empty),
+        said=tuple(_said(run)),
         changed=tuple(changed_rows(run.results)),
+        unchanged="No engine is called slower, faster or wrong.",
         details=tuple(all_rows(run.results)),
     )
 
@@ -72,15 +75,29 @@ def _changes(run: SavedRun, baselines: Path | None) -> Section:
 
 
 def _load(run: SavedRun) -> Section:
-    findings: list[str] = []
-    charts: list[Chart] = []
+    found = list(_sweeps(run))
+    charts = (chart for model, sweeps in found for chart in load_charts(_shown(run, model), sweeps))
+    said = (f"{model} {line}" for model, sweeps in found for line in what_sweeps_say(sweeps))
+    return Section("load", "What load they carry", findings=tuple(said), charts=tuple(charts))
+
+
+def _sweeps(run: SavedRun) -> Iterator[tuple[str, list[Sweep]]]:
+    """The served engines of each model that has some."""
     for model, members in groupby(run.results, key=lambda result: result.variant.model):
-        sweeps = [
-            Sweep(str(r.variant.precision), r.load.levels, r.load.analysis)
-            for r in members
-            if r.load
-        ]
+        loaded = [(r.variant.precision, r.load) for r in members if r.load]
+        sweeps = [Sweep(str(p), load.levels, load.analysis) for p, load in loaded]
         if sweeps:
-            findings += [f"{model} {line}" for line in what_sweeps_say(sweeps)]
-            charts += load_charts(model, sweeps)
-    return Section("load", "What load they carry", findings=tuple(findings), charts=tuple(charts))
+            yield model, sweeps
+
+
+def _shown(run: SavedRun, model: str) -> str:
+    """The model's name where a run has several; the page is about the only one."""
+    return model if len({result.variant.model for result in run.results}) > 1 else ""
+
+
+def _said(run: SavedRun) -> Iterator[str]:
+    """Cliffs, with their causes."""
+    for model, sweeps in _sweeps(run):
+        for sweep in sweeps:
+            for cliff in sweep.analysis.cliffs:
+                yield f"{model} {sweep.name}: {'; '.join(cliff_lines(cliff))}"

@@ -9,6 +9,7 @@ from enginegate.errors import ReportError
 from enginegate.report.page import Chart
 
 WIDE, SLIM = 736, 328  # pixels: a page's column, and a phone's
+_ROOM = 1.3  # factor beside the outermost points of a logarithmic axis
 _SVG = "http://www.w3.org/2000/svg"
 _ARIA = "aria-label"
 _CONFIG: Mapping[str, Any] = {
@@ -61,14 +62,29 @@ def colours(names: list[str]) -> dict[str, Any]:
 
 def decades(values: Iterable[float]) -> dict[str, Any]:
     """A logarithmic Vega-Lite axis with ticks at 1, 2 and 5 of the decades that `values` span."""
+    return _log(values, (1, 2, 5), "~s")
+
+
+def powers_of_ten(values: Iterable[float]) -> dict[str, Any]:
+    """A logarithmic Vega-Lite axis with ticks at the powers of ten around `values`."""
+    return _log(values, (1,), ".0e")
+
+
+def _log(values: Iterable[float], digits: Iterable[int], form: str) -> dict[str, Any]:
     found = [value for value in values if value > 0]
-    powers = range(math.floor(math.log10(min(found))), math.ceil(math.log10(max(found))) + 1)
-    ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    low, high = min(found) / _ROOM, max(found) * _ROOM
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [digit * 10.0**power for power in powers for digit in digits]
     return {
         "type": "quantitative",
-        "scale": {"type": "log"},
-        "axis": {"values": ticks, "format": "~s", "labelOverlap": True},
+        "scale": {"type": "log", "domain": [low, high], "nice": False},
+        "axis": {"values": ticks, "format": form, "labelOverlap": True},
     }
+
+
+def titled(model: str, title: str) -> str:
+    """The title of a chart of one of several models, or of the only one, which is then empty."""
+    return f"{model}: {title}" if model else title[:1].upper() + title[1:]
 
 
 def shapes(names: list[str]) -> dict[str, Any]:

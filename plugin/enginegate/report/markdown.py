@@ -25,15 +25,23 @@ def render_markdown(page: Page) -> str:
 def _lines(page: Page) -> Iterator[str]:
     yield f"### {escaped(page.headline)}"
     yield from ("", escaped(page.subtitle), "")
-    yield from _rows(("", *page.matrix.precisions), _decisions(page))
+    yield from _rows(("", *map(escaped, page.matrix.precisions)), _decisions(page))
+    yield from ("", *_bullets(page.said))
     yield from _folded("Reasons", _reasons(page))
     for table in page.changed:
         yield from ("", f"**{escaped(table.caption)}**", "")
         yield from _table(table)
-    if not page.changed:
-        yield from ("", "No engine is called slower, faster or wrong.")
+    if page.unchanged and not page.changed:
+        yield from ("", page.unchanged)
     for table in page.details:
         yield from _folded(table.caption, _table(table))
+    for section in page.sections:
+        if section.findings:
+            yield from _folded(section.title, _bullets(section.findings))
+
+
+def _bullets(statements: Iterable[str]) -> Iterator[str]:
+    return (f"- {escaped(statement)}" for statement in statements)
 
 
 def _decisions(page: Page) -> Iterator[Row]:
@@ -51,7 +59,7 @@ def _decisions(page: Page) -> Iterator[Row]:
 
 def _reasons(page: Page) -> Iterator[str]:
     for model, precision, cell in page.matrix.decisions:
-        yield f"- **{escaped(model)} {precision}: {cell.decision}**"
+        yield f"- **{escaped(f'{model} {precision}')}: {cell.decision}**"
         yield from (f"  - {escaped(detail)}" for detail in cell.details)
 
 

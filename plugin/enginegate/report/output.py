@@ -2,16 +2,20 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from enginegate.errors import ReportError
 from enginegate.files import write_atomic
+from enginegate.report.compare import Source, comparison
 from enginegate.report.compose import compose
+from enginegate.report.figures import MARK, Figures, parse_figures
 from enginegate.report.html import render_html
 from enginegate.report.markdown import render_markdown
 from enginegate.report.page import Page
 from enginegate.report.plain import render_page_text
-from enginegate.report.saved_run import parse_run, read_run
+from enginegate.report.published import compose_figures
+from enginegate.report.saved_run import decode_run, parse_object, parse_run, read_text
 
 SUMMARY = "GITHUB_STEP_SUMMARY"
 _THIS_RUN = "the report of this run"
@@ -30,11 +34,20 @@ def run_markdown(report: str) -> str:
     return render_markdown(compose(parse_run(report, "this run", _THIS_RUN), None))
 
 
+def read(path: Path) -> Source:
+    """A saved run, or published figures. Raises ReportError."""
+    whole = parse_object(read_text(path), str(path))
+    return parse_figures(whole, path) if MARK in whole else decode_run(whole, path.stem, str(path))
+
+
 def report_files(
     files: Sequence[Path], html: Path | None, markdown: Path | None, baselines: Path, *, text: bool
 ) -> Iterator[str]:
-    """Render saved runs; the lines to print. Raises ReportError once all that can be is written."""
-    page, problems = compose(read_run(files[0]), baselines), []
+    """Render the last of the files beside the others; the lines to print.
+
+    Raises ReportError, once all that can be written is.
+    """
+    page, problems = _page([read(path) for path in files], baselines), list[str]()
     for path, render in ((html, render_html), (markdown, render_markdown)):
         if path:
             problem = _problem(path, render, page)
@@ -44,6 +57,13 @@ def report_files(
         yield from render_page_text(page)
     if problems:
         raise ReportError("; ".join(problems))
+
+
+def _page(sources: Sequence[Source], baselines: Path) -> Page:
+    *older, newest = sources
+    page = compose_figures(newest) if isinstance(newest, Figures) else compose(newest, baselines)
+    compared = comparison(newest, older)
+    return page if compared.is_empty else replace(page, sections=(compared, *page.sections))
 
 
 def _problem(path: Path, render: Callable[[Page], str], page: Page) -> str:

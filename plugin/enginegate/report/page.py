@@ -106,7 +106,9 @@ class Page:
         subtitle: what was run, where and when.
         matrix: the decisions.
         sections: the rest, in order.
+        said: what matters most beside the decisions, a statement each.
         changed: the rows that say something new.
+        unchanged: what to say where there are none.
         details: every row.
     """
 
@@ -115,5 +117,7 @@ class Page:
     subtitle: str
     matrix: Matrix
     sections: tuple[Section, ...]
+    said: tuple[str, ...] = ()
     changed: tuple[Table, ...] = ()
+    unchanged: str = ""
     details: tuple[Table, ...] = ()

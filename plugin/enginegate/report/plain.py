@@ -9,6 +9,7 @@ from enginegate.report.page import Page, Section, Table
 def render_page_text(page: Page) -> Iterator[str]:
     """The decisions, what is said of them, and every table."""
     yield from (page.headline, page.subtitle)
+    yield from page.said
     for model, precision, cell in page.matrix.decisions:
         yield from ("", f"{model} {precision}: {cell.decision}: {cell.reason}")
         yield from (f"  {detail}" for detail in cell.details)

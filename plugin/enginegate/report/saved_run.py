@@ -47,11 +47,6 @@ class SavedRun:
         return raw
 
 
-def read_run(path: Path) -> SavedRun:
-    """Read a file that `--report-json` wrote. Raises ReportError, which says what is wrong."""
-    return parse_run(read_text(path), path.stem, str(path))
-
-
 def read_text(path: Path) -> str:
     """The text of a file. Raises ReportError."""
     try:
@@ -61,8 +56,12 @@ def read_text(path: Path) -> str:
 
 
 def parse_run(text: str, name: str, where: str) -> SavedRun:
-    """Check and decode the text of a JSON report. Raises ReportError."""
-    whole = parse_object(text, where)
+    """Check and decode the text of a JSON report. Raises ReportError, which says what is wrong."""
+    return decode_run(parse_object(text, where), name, where)
+
+
+def decode_run(whole: Mapping[str, Any], name: str, where: str) -> SavedRun:
+    """Check and decode a JSON report. Raises ReportError."""
     _check_schema(whole, where)
     return SavedRun(
         name=name,

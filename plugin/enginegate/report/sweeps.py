@@ -7,13 +7,14 @@ from typing import Any
 
 from enginegate.cliffs import Analysis
 from enginegate.levels import Breakdown, Level
-from enginegate.report.drawing import colours, decades
+from enginegate.report.drawing import colours, decades, titled
 from enginegate.report.page import Chart, Row, Table
 from enginegate.report.wording import times, whole
 from enginegate.sweep_text import analysis_lines, compare_engines
 from enginegate.table import milliseconds
 
 _PARTS = ("compute", "queue", "network")
+_FEW = 12  # levels: more are drawn with smaller points
 _HEADER = ("engine", "concurrency", "texts/s", "mean ms", "p50 ms", "p99 ms", "windows", "marks")
 _RING = {
     "condition": {"test": "datum.slow", "value": "var(--limit)"},
@@ -34,6 +35,11 @@ class Sweep:
         return any(c.first <= level.concurrency <= c.last for c in self.analysis.cliffs)
 
 
+def largest(sweep: Sweep) -> float:
+    """Its largest throughput, texts per second."""
+    return max(level.throughput_per_s for level in sweep.levels)
+
+
 def load_charts(model: str, sweeps: Sequence[Sweep]) -> Iterator[Chart]:
     """Throughput against latency, both over concurrency, and the parts of the latency."""
     table = _table(model, sweeps)
@@ -47,7 +53,7 @@ def load_charts(model: str, sweeps: Sequence[Sweep]) -> Iterator[Chart]:
 
 def _table(model: str, sweeps: Sequence[Sweep]) -> Table:
     rows = (_row(sweep, level) for sweep in sweeps for level in sweep.levels)
-    return Table(f"{model}: levels of load", _HEADER, tuple(rows))
+    return Table(titled(model, "levels of load"), _HEADER, tuple(rows))
 
 
 def _row(sweep: Sweep, level: Level) -> Row:
@@ -98,8 +104,10 @@ def _known(seconds: float, otherwise: float) -> float:
 def _points(sweeps: Sequence[Sweep], x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
     """Points, those in a cliff hollow and ringed in the colour of limits."""
     names = [sweep.name for sweep in sweeps]
+    crowded = max(len(sweep.levels) for sweep in sweeps) > _FEW
+    size = {"size": 28, "strokeWidth": 1} if crowded else {"size": 70, "strokeWidth": 2}
     return {
-        "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1, "strokeWidth": 2},
+        "mark": {"type": "point", "filled": True, "opacity": 1, **size},
         "encoding": {
             "x": x,
             "y": y,
@@ -113,7 +121,7 @@ def _points(sweeps: Sequence[Sweep], x: dict[str, Any], y: dict[str, Any]) -> di
 
 def _against(model: str, sweeps: Sequence[Sweep], table: Table) -> Chart:
     return Chart(
-        title=f"{model}: throughput against latency",
+        title=titled(model, "throughput against latency"),
         reading=(
             "Each point is a level of load, joined in the order of concurrency; down and right is "
             "better. Bars: latency from p50 to p99, throughput as far as its windows spread. "
@@ -173,7 +181,7 @@ def _against_spec(sweeps: Sequence[Sweep]) -> dict[str, Any]:
 def _over(model: str, sweeps: Sequence[Sweep], table: Table, figure: str) -> Chart:
     band = "p50 to p99" if figure == "latency" else "how far its windows spread"
     return Chart(
-        title=f"{model}: {figure} over concurrency",
+        title=titled(model, f"{figure} over concurrency"),
         reading=f"Band: {band}. Shaded: cliffs.",
         spec=_over_spec(sweeps, figure),
         table=table,
@@ -223,12 +231,12 @@ def _over_spec(sweeps: Sequence[Sweep], figure: str) -> dict[str, Any]:
 def _parts(model: str, sweep: Sweep) -> Chart:
     known = [(level, level.breakdown) for level in sweep.levels if level.breakdown]
     return Chart(
-        title=f"{model} {sweep.name}: where a request's time goes",
+        title=titled(model, f"{sweep.name}, where a request's time goes"),
         reading="Mean milliseconds of a request: computing, waiting in the server's queue, and "
         "what the server did not count.",
         spec=_parts_spec([(level.concurrency, parts) for level, parts in known]),
         table=Table(
-            f"{model} {sweep.name}: mean milliseconds of a request",
+            titled(model, f"{sweep.name}, mean milliseconds of a request"),
             ("concurrency", *_PARTS, "together"),
             tuple(_parts_row(level, parts) for level, parts in known),
         ),

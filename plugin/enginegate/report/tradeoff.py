@@ -7,12 +7,12 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any
 
-from enginegate.report.drawing import colours, shapes
+from enginegate.accuracy import Deltas
+from enginegate.report.drawing import colours, powers_of_ten, shapes, titled
 from enginegate.report.page import Chart, Table
 from enginegate.report.wording import listed, loss, span, times, whole
 from enginegate.results import Result, Speed
 from enginegate.stats import Errors, bounds
-from enginegate.variants import SERVED
 
 _LEAST_LOSS = 1e-7  # what float32 leaves of 1 - cosine; the axis is logarithmic
 _SIDES = Errors(0.025, 0.025)
@@ -24,44 +24,63 @@ class Point:
 
     Attributes:
         name: as on every picture.
-        cosine: of the worst text.
-        speed: times as fast as the reference.
-        low, high: its 95 % interval over the replicates.
-        texts_per_s: at the same batch size.
-        batch: texts per call.
+        loss: distance to the reference, above 0.
+        speed: more is faster.
+        said: both in words.
+        low, high: interval of the speed; NaN where it is not known.
     """
 
     name: str
-    cosine: float
+    loss: float
     speed: float
-    low: float
-    high: float
-    texts_per_s: float
-    batch: int
+    said: str
+    low: float = math.nan
+    high: float = math.nan
 
-    @property
-    def loss(self) -> float:
-        """1 - cosine, as drawn."""
-        return max(1 - self.cosine, _LEAST_LOSS)
+
+@dataclass(frozen=True)
+class Axes:
+    """Titles; `even` is the speed of the reference, where it is known."""
+
+    loss: str
+    speed: str
+    even: float | None = None
+
+
+_AXES = Axes("1 - cosine of the worst text", "times as fast as the reference", 1.0)
 
 
 def speed_against_quality(results: Sequence[Result]) -> Iterator[Chart]:
     """One chart per model that has two engines at least, each with deltas and speeds."""
     for model, members in groupby(results, key=lambda result: result.variant.model):
-        points = [point for result in members for point in _point(result)]
-        if len(points) > 1:
-            yield _chart(model, points)
+        found = [found for result in members for found in _measured(result)]
+        if len(found) > 1:
+            yield pareto(model, [_point(*engine) for engine in found], _AXES, _table(model, found))
 
 
-def _point(result: Result) -> Iterator[Point]:
+def _measured(result: Result) -> Iterator[tuple[Result, Deltas, Speed]]:
+    """The engine with its deltas and its speed at the largest batch, beside the reference."""
     deltas = result.accuracy.deltas if result.accuracy else None
-    beside_reference = not (result.variant.key.endswith(SERVED) or result.context.against)
+    beside_reference = not (result.variant.served or result.context.against)
     if deltas and result.speeds and beside_reference:
-        speed = max(result.speeds, key=lambda speed: speed.batch)
+        yield result, deltas, max(result.speeds, key=lambda speed: speed.batch)
+
+
+def _point(result: Result, deltas: Deltas, speed: Speed) -> Point:
+    name, (estimate, low, high) = str(result.variant.precision), relative_speed(speed)
+    said = f"{name}: {times(estimate)}, 1 - worst cosine {loss(deltas.cosine_worst)}"
+    return Point(name, max(1 - deltas.cosine_worst, _LEAST_LOSS), estimate, said, low, high)
+
+
+def _table(model: str, found: Sequence[tuple[Result, Deltas, Speed]]) -> Table:
+    rows = []
+    for result, deltas, speed in found:
         estimate, low, high = relative_speed(speed)
-        name = str(result.variant.precision)
-        per_s, batch = speed.texts_per_s, speed.batch
-        yield Point(name, deltas.cosine_worst, estimate, low, high, per_s, batch)
+        told = (loss(deltas.cosine_worst), times(estimate), span(low, high))
+        measured = (whole(speed.texts_per_s), str(speed.batch))
+        rows.append((str(result.variant.precision), *told, *measured))
+    header = ("engine", "1 - worst cosine", "speed to reference", "95 % interval", "texts/s")
+    return Table(titled(model, "speed against quality"), (*header, "batch"), tuple(rows))
 
 
 def relative_speed(speed: Speed) -> tuple[float, float, float]:
@@ -84,35 +103,24 @@ def frontier(points: Sequence[Point]) -> list[Point]:
     return best
 
 
-def _chart(model: str, points: Sequence[Point]) -> Chart:
+def pareto(model: str, points: Sequence[Point], axes: Axes, table: Table) -> Chart:
+    """Engines by loss and speed, with the line of those that no other one beats in both."""
     kept = [point.name for point in frontier(points)]
     beaten = [point.name for point in points if point.name not in kept]
     said = f"Worth having: {listed(kept)}."
     if beaten:
-        said += f" Another engine is both nearer and faster than {listed(beaten)}."
+        said += f" Another engine is as near and faster, or nearer and as fast, as {_any(beaten)}."
     return Chart(
-        title=f"{model}: speed against quality",
+        title=titled(model, "speed against quality"),
         reading=f"Up is faster, left is nearer to the reference. {said}",
-        spec=_spec(points),
-        table=_table(model, points),
+        spec=_spec(points, axes),
+        table=table,
         height=320,
     )
 
 
-def _table(model: str, points: Sequence[Point]) -> Table:
-    rows = (
-        (
-            point.name,
-            loss(point.cosine),
-            times(point.speed),
-            span(point.low, point.high),
-            whole(point.texts_per_s),
-            str(point.batch),
-        )
-        for point in points
-    )
-    header = ("engine", "1 - worst cosine", "speed to reference", "95 % interval", "texts/s")
-    return Table(f"{model}: speed against quality", (*header, "batch"), tuple(rows))
+def _any(names: Sequence[str]) -> str:
+    return f"each of {listed(names)}" if len(names) > 1 else names[0]
 
 
 def _values(points: Sequence[Point]) -> list[dict[str, Any]]:
@@ -123,44 +131,58 @@ def _values(points: Sequence[Point]) -> list[dict[str, Any]]:
             "speed": point.speed,
             "low": point.low if math.isfinite(point.low) else point.speed,
             "high": point.high if math.isfinite(point.high) else point.speed,
-            "said": f"{point.name}: {times(point.speed)}, 1 - worst cosine {loss(point.cosine)}",
+            "said": point.said,
         }
         for point in points
     ]
 
 
-def _spec(points: Sequence[Point]) -> dict[str, Any]:
+def _spec(points: Sequence[Point], axes: Axes) -> dict[str, Any]:
     names = [point.name for point in points]
-    edge = [{"loss": point.loss, "speed": point.speed} for point in frontier(points)]
-    x = {"field": "loss", "type": "quantitative", "scale": {"type": "log"}, **_LOSS_AXIS}
-    y = {"field": "speed", "type": "quantitative", "title": "times as fast as the reference"}
+    x = {"field": "loss", "title": axes.loss, **powers_of_ten(p.loss for p in points)}
+    y = {"field": "speed", "type": "quantitative", "title": axes.speed}
     colour = {"field": "name", "scale": colours(names), "legend": None}
     shape = {"field": "name", "scale": shapes(names), "legend": None}
     return {
         "data": {"values": _values(points)},
         "encoding": {"x": x},
         "layer": [
-            {
-                "data": {"values": [{"one": 1}]},
-                "mark": {"type": "rule", "strokeDash": [4, 4]},
-                "encoding": {"x": None, "y": {"datum": 1}},
-            },
-            {
-                "data": {"values": edge},
-                "mark": {"type": "line", "color": "var(--soft)", "interpolate": "step-after"},
-                "encoding": {"y": y, "order": {"field": "loss"}},
-            },
+            *([] if axes.even is None else [_even(axes.even)]),
+            _edge(points, y),
             {
                 "mark": {"type": "rule", "strokeWidth": 2},
                 "encoding": {"y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
             },
             {
                 "mark": {"type": "point", "filled": True, "size": 130, "opacity": 1},
-                "encoding": {"y": y, "color": colour, "shape": shape, **_DESCRIBED},
+                "encoding": {
+                    "y": y,
+                    "color": colour,
+                    "shape": shape,
+                    "description": {"field": "said"},
+                },
             },
             _labels(y, "datum.name != 'best'", dy=-9),
             _labels(y, "datum.name == 'best'", dy=14),
         ],
+    }
+
+
+def _even(speed: float) -> dict[str, Any]:
+    """A line where the reference is."""
+    return {
+        "data": {"values": [{"one": 1}]},
+        "mark": {"type": "rule", "strokeDash": [4, 4]},
+        "encoding": {"x": None, "y": {"datum": speed}},
+    }
+
+
+def _edge(points: Sequence[Point], y: dict[str, Any]) -> dict[str, Any]:
+    edge = [{"loss": point.loss, "speed": point.speed} for point in frontier(points)]
+    return {
+        "data": {"values": edge},
+        "mark": {"type": "line", "color": "var(--soft)", "interpolate": "step-after"},
+        "encoding": {"y": y, "order": {"field": "loss"}},
     }
 
 
@@ -171,11 +193,3 @@ def _labels(y: dict[str, Any], which: str, dy: int) -> dict[str, Any]:
         "mark": {"type": "text", "align": "left", "dx": 11, "dy": dy, "fontWeight": 600},
         "encoding": {"y": y, "text": {"field": "name"}},
     }
-
-
-_DESCRIBED = {"description": {"field": "said"}}
-_DECADES = [10.0**power for power in range(-7, 1)]
-_LOSS_AXIS = {
-    "title": "1 - cosine of the worst text",
-    "axis": {"format": ".0e", "values": _DECADES},
-}

@@ -1,0 +1,133 @@
+"""Figures that someone published of a deployment: deltas and sweeps, without raw measurements."""
+
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from enginegate.cliffs import analyse
+from enginegate.errors import ReportError, ServingError
+from enginegate.report.decision import Decided, Decision
+from enginegate.report.saved_run import check_against
+from enginegate.report.sweeps import Sweep
+from enginegate.report.wording import percent, short
+from enginegate.sweep_text import read_sweep_csv, throughput_ratios
+
+MARK = "figures"  # the key that tells such a file from the report of a run
+_VERSION = 1
+_SCHEMA = "figures.schema.json"
+_ALIKE = 0.05  # typical difference in throughput of engines that are called equal
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Published figures of one model's engines.
+
+    Attributes:
+        name: where they were read from, in a word.
+        title: of the page.
+        source: how they were made.
+        model: what was deployed.
+        reference: the engine that the others are compared with; empty if unknown.
+        deltas: of each engine to the reference, in the source's own statistic.
+        sweeps: of each engine.
+        whole: the file itself.
+    """
+
+    name: str
+    title: str
+    source: str
+    model: str
+    reference: str
+    deltas: Mapping[str, float]
+    sweeps: tuple[Sweep, ...]
+    whole: Mapping[str, Any]
+
+    def sweep(self, engine: str) -> Sweep:
+        """The sweep of an engine that has one."""
+        return next(sweep for sweep in self.sweeps if sweep.name == engine)
+
+
+def parse_figures(whole: Mapping[str, Any], path: Path) -> Figures:
+    """Check and read a figures file and its sweep. Raises ReportError."""
+    if isinstance(whole[MARK], int) and whole[MARK] > _VERSION:
+        raise ReportError(f"{path} has version {whole[MARK]} of figures: update pytest-enginegate")
+    check_against(_SCHEMA, whole, str(path))
+    try:
+        read = read_sweep_csv(path.parent / whole["sweep"])
+    except ServingError as error:
+        raise ReportError(f"{path}: {error}") from error
+    return Figures(
+        name=path.stem,
+        title=whole["title"],
+        source=whole["source"],
+        model=whole["model"],
+        reference=whole.get("reference", ""),
+        deltas=whole.get("embedding_delta", {}),
+        sweeps=tuple(Sweep(name, found, analyse(found, None)) for name, found in read.items()),
+        whole=whole,
+    )
+
+
+def judge(figures: Figures) -> dict[str, Decided | None]:
+    """A decision per engine. Without limits or a baseline none may ship by these figures alone.
+
+    BLOCK where another engine is nearer to the reference and faster at every level; else HOLD.
+    """
+    return {
+        sweep.name: None if sweep.name == figures.reference else _decide(figures, sweep.name)
+        for sweep in figures.sweeps
+    }
+
+
+def _decide(figures: Figures, name: str) -> Decided:
+    cliffs = [f"cliff at {c.first} to {c.last}" for c in figures.sweep(name).analysis.cliffs]
+    twins = [f"it is {other}: {said}" for other, said in _twins(figures, name)]
+    if better := [other for other in figures.deltas if _dominates(figures, other, name)]:
+        said = f"{better[0]} is nearer to the reference and faster at every concurrency"
+        return Decided(Decision.BLOCK, said, (said, *cliffs, *twins))
+    unknown = "no limits and no baseline are known to judge it by"
+    return Decided(Decision.HOLD, twins[0] if twins else unknown, (*twins, unknown, *cliffs))
+
+
+def _dominates(figures: Figures, one: str, other: str) -> bool:
+    """Whether `one` has the smaller delta and more throughput at every level of `other`."""
+    deltas = figures.deltas
+    if one == other or one not in deltas or other not in deltas or deltas[one] >= deltas[other]:
+        return False
+    ratios = throughput_ratios(figures.sweep(one).levels, figures.sweep(other).levels)
+    return bool(ratios) and min(ratios) > 1
+
+
+def _twins(figures: Figures, name: str) -> Iterator[tuple[str, str]]:
+    """Precisions that a `best` engine equals in delta and, typically, in throughput."""
+    others = figures.deltas if name == "best" and name in figures.deltas else {}
+    for other, delta in others.items():
+        if other != name and delta == figures.deltas[name]:
+            pair = (figures.sweep(name).levels, figures.sweep(other).levels)
+            apart = abs(statistics.median(throughput_ratios(*pair)) - 1)
+            if apart <= _ALIKE:
+                said = f"the same delta of {short(delta)}, throughput typically {percent(apart)}"
+                yield other, f"{said} apart"
+
+
+def findings(figures: Figures) -> Iterator[str]:
+    """What deltas and sweeps say together, in words."""
+    for name in figures.deltas:
+        twins = list(_twins(figures, name))
+        for other, said in twins:
+            yield f"{name.upper()} is {other.upper()}: {said}, as if it took no other precision"
+        if not twins:
+            beaten = (other for other in figures.deltas if _dominates(figures, name, other))
+            yield from (_beaten(figures, other, name) for other in beaten)
+
+
+def _beaten(figures: Figures, slower: str, faster: str) -> str:
+    ratios = throughput_ratios(figures.sweep(slower).levels, figures.sweep(faster).levels)
+    deltas = figures.deltas
+    return (
+        f"{slower.upper()} is slower than {faster.upper()} everywhere: {percent(min(ratios))} to "
+        f"{percent(max(ratios))} of its throughput at {len(ratios)} concurrencies, with a delta "
+        f"{short(deltas[slower] / deltas[faster])} times as large"
+    )

@@ -1,0 +1,104 @@
+"""A forest plot: ratios of time with their intervals, a row each."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from enginegate.report.drawing import colours
+from enginegate.report.page import Chart, Row, Table
+from enginegate.stats import Change
+from enginegate.verdict import describe
+
+_ROW_HEIGHT = 26  # pixels
+_BEYOND = 1.1
+_LETTER = 7  # pixels of a label, so that the widest font has room
+
+Ends = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A row.
+
+    Attributes:
+        label: what changed.
+        precision: gives the colour.
+        change: the ratio with its interval.
+        told: the cells of the table beside the label.
+    """
+
+    label: str
+    precision: str
+    change: Change
+    told: Row
+
+
+def forest(title: str, reading: str, rows: Sequence[Compared], header: Row) -> Chart:
+    """The plot and its table. `header` names the label and what is told."""
+    return Chart(
+        title=title,
+        reading=reading,
+        spec=_spec(rows),
+        table=Table(title, header, tuple((row.label, *row.told) for row in rows)),
+        height=_ROW_HEIGHT * len(rows) + 60,
+    )
+
+
+def _values(rows: Sequence[Compared]) -> list[dict[str, Any]]:
+    least, most = _edges([row.change for row in rows])
+    return [
+        {
+            "label": row.label,
+            "name": row.precision,
+            "change": _per_cent(row.change.ratio),
+            "low": _per_cent(row.change.low if row.change.low > 0 else least),
+            "high": _per_cent(row.change.high if math.isfinite(row.change.high) else most),
+            "said": f"{row.label}: {describe(row.change)}",
+        }
+        for row in rows
+    ]
+
+
+def _per_cent(ratio: float) -> float:
+    return 100 * (ratio - 1)
+
+
+def _edges(changes: Sequence[Change]) -> Ends:
+    """As far as an end is drawn that is not known: a little beyond all that are known."""
+    known = [end for c in changes for end in (c.ratio, c.low, c.high) if 0 < end < math.inf]
+    return min(known) / _BEYOND, max(known) * _BEYOND
+
+
+def _spec(rows: Sequence[Compared]) -> dict[str, Any]:
+    values = _values(rows)
+    names = list(dict.fromkeys(row.precision for row in rows))
+    room = _LETTER * max(len(row.label) for row in rows)
+    y_axis = {"labelLimit": 0, "ticks": False, "minExtent": room}
+    y = {"field": "label", "type": "nominal", "sort": None, "title": None, "axis": y_axis}
+    colour = {"field": "name", "scale": colours(names), "legend": None}
+    x_axis = {"format": "+d", "tickCount": 6, "labelOverlap": True}
+    axis = {"type": "quantitative", "title": "change of time, per cent", "axis": x_axis}
+    return {
+        "data": {"values": values},
+        "encoding": {"y": y},
+        "layer": [
+            {"mark": {"type": "rule"}, "encoding": {"x": {"datum": 0}, "y": None}},
+            {
+                "mark": {"type": "rule", "strokeWidth": 3},
+                "encoding": {
+                    "x": {"field": "low", **axis},
+                    "x2": {"field": "high"},
+                    "color": colour,
+                },
+            },
+            {
+                "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
+                "encoding": {
+                    "x": {"field": "change", **axis},
+                    "color": colour,
+                    "description": {"field": "said"},
+                },
+            },
+        ],
+    }
