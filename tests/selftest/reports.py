@@ -49,7 +49,7 @@ def change(ratio=1.0, **other):
 
 
 def speed(batch, ratio=1.0, **other):
-    fields = {"change": change(ratio), "judgement": PASS}
+    fields = {"change": change(ratio), "judgement": PASS, "log_ratios": {"p50": LOGS}}
     return Speed(
         batch=batch,
         calls=500,
@@ -57,7 +57,6 @@ def speed(batch, ratio=1.0, **other):
         p99_s=None,
         texts_per_s=1e3,
         yardstick_p50_s=1.6e-3 * batch,
-        log_ratios={"p50": LOGS},
         blocks=4,
         disturbed=(),
         **{**fields, **other},

@@ -121,8 +121,8 @@ def spoiled_result(**other):
         ('{"a": NaN}', "NaN is not JSON"),
         ("[1]", "is not a report: list instead of an object"),
         ("{}", "is not a report of a run: give a file that --report-json wrote"),
-        ({"schema": 99}, "has schema 99, this version reads up to"),
-        ({"schema": 1}, "has schema 1, too old"),
+        ({"schema": 99}, "has schema 99, this version reads"),
+        ({"schema": 1}, "has schema 1, of an older version"),
         ({**report(), "results": "x"}, "is damaged at results: 'x' is not of type 'array'"),
         (spoiled_result(size_bytes=-1), "is damaged at results/0/size_bytes"),
         (spoiled_result(speeds=[{}]), "is damaged at results/0/speeds/0"),
@@ -152,13 +152,3 @@ def test_a_missing_library_is_named_with_what_installs_it(saved, monkeypatch, ca
     assert main(["report", str(saved), "--html", "run.html", "--markdown", "run.md"]) == 1
     said = capsys.readouterr().err
     assert "the HTML report needs vl_convert: pip install 'pytest-enginegate[report]'" in said
-
-
-def test_a_run_of_an_older_version_is_read(tmp_path, capsys):
-    whole = report(schema=3)
-    for found in whole["results"]:
-        del found["blame"]
-    path = tmp_path / "run.json"
-    path.write_text(json.dumps(whole))
-    render(path)
-    assert capsys.readouterr().out.startswith("5 engines: ")

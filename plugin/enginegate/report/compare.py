@@ -89,7 +89,8 @@ def _difference(newest: SavedRun, older: SavedRun, now: Result, then: Result) ->
         return f"machine was {older.machine.id}, is {newest.machine.id}"
     after, before = asdict(now.context), asdict(then.context)
     changed = [name for name in _SAME if after[name] != before[name]]
-    return ", ".join(f"{name} was {before[name]}, is {after[name]}" for name in changed)
+    words = (f"{n} was {before[n] or NOTHING}, is {after[n] or NOTHING}" for n in changed)
+    return ", ".join(words)
 
 
 def _changes(newest: SavedRun, older: SavedRun) -> Iterator[Chart]:

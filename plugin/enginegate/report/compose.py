@@ -6,6 +6,9 @@ from pathlib import Path
 
 from enginegate.report.changes import against_baseline, over_time
 from enginegate.report.decision import Decision, decide
+from enginegate.report.embeddings import distributions, rankings, worst_texts
+from enginegate.report.hardware import bound_tables, cost_tables, rooflines
+from enginegate.report.layers import blame_charts, repairs
 from enginegate.report.overview import all_rows, changed_rows
 from enginegate.report.page import Matrix, Page, Section
 from enginegate.report.proof import proof
@@ -23,7 +26,15 @@ _WORDS = {Decision.SHIP: "may ship", Decision.HOLD: "on hold", Decision.BLOCK: "
 def compose(run: SavedRun, baselines: Path | None) -> Page:
     """The page of a run. `baselines` is the folder that holds the history; None for none."""
     matrix = matrix_of(run.results)
-    sections = (proof(run), _speed(run), _load(run), _changes(run, baselines))
+    sections = (
+        proof(run),
+        _speed(run),
+        _load(run),
+        _hardware(run),
+        _embeddings(run),
+        _layers(run),
+        _changes(run, baselines),
+    )
     return Page(
         title="May these engines ship?",
         headline=headline(matrix),
@@ -58,8 +69,14 @@ def headline(matrix: Matrix) -> str:
 
 
 def _subtitle(run: SavedRun) -> str:
-    models = listed(list(dict.fromkeys(result.variant.model for result in run.results)))
-    return f"{models} on {run.machine.cpu}, {counted(run.machine.cores, 'processor')}"
+    return (
+        f"{listed(models_of(run))} on {run.machine.cpu}, {counted(run.machine.cores, 'processor')}"
+    )
+
+
+def models_of(run: SavedRun) -> list[str]:
+    """Names of its models, in order."""
+    return list(dict.fromkeys(result.variant.model for result in run.results))
 
 
 def _speed(run: SavedRun) -> Section:
@@ -68,10 +85,27 @@ def _speed(run: SavedRun) -> Section:
 
 
 def _changes(run: SavedRun, baselines: Path | None) -> Section:
-    models = list(dict.fromkeys(result.variant.model for result in run.results))
-    past = over_time(run.machine.id, models, baselines) if baselines else ()
+    past = over_time(run.machine.id, models_of(run), baselines) if baselines else ()
     charts = (*against_baseline(run.results), *past)
     return Section("change", "Change against the baseline", charts=charts)
+
+
+def _hardware(run: SavedRun) -> Section:
+    tables = (*cost_tables(run), *bound_tables(run))
+    return Section(
+        "hardware", "What the hardware allows", charts=tuple(rooflines(run)), tables=tables
+    )
+
+
+def _embeddings(run: SavedRun) -> Section:
+    charts = tuple(distributions(run, models_of(run)))
+    tables = (*rankings(run), *worst_texts(run))
+    return Section("embeddings", "How near the embeddings are", charts=charts, tables=tables)
+
+
+def _layers(run: SavedRun) -> Section:
+    charts, tables = tuple(blame_charts(run)), tuple(repairs(run))
+    return Section("layers", "Which layers do the damage", charts=charts, tables=tables)
 
 
 def _load(run: SavedRun) -> Section:
@@ -92,7 +126,7 @@ def _sweeps(run: SavedRun) -> Iterator[tuple[str, list[Sweep]]]:
 
 def _shown(run: SavedRun, model: str) -> str:
     """The model's name where a run has several; the page is about the only one."""
-    return model if len({result.variant.model for result in run.results}) > 1 else ""
+    return model if len(models_of(run)) > 1 else ""
 
 
 def _said(run: SavedRun) -> Iterator[str]:

@@ -67,12 +67,15 @@ def decades(values: Iterable[float]) -> dict[str, Any]:
 
 def powers_of_ten(values: Iterable[float]) -> dict[str, Any]:
     """A logarithmic Vega-Lite axis with ticks at the powers of ten around `values`."""
-    return _log(values, (1,), ".0e")
+    return _log(values, (1,), ".0e", room=3.0)
 
 
-def _log(values: Iterable[float], digits: Iterable[int], form: str) -> dict[str, Any]:
+def _log(
+    values: Iterable[float], digits: Iterable[int], form: str, room: float = _ROOM
+) -> dict[str, Any]:
+    """`room`: factor to the right of the values, where their names may stand."""
     found = [value for value in values if value > 0]
-    low, high = min(found) / _ROOM, max(found) * _ROOM
+    low, high = min(found) / _ROOM, max(found) * room
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [digit * 10.0**power for power in powers for digit in digits]
     return {

@@ -58,6 +58,8 @@ def parse_figures(whole: Mapping[str, Any], path: Path) -> Figures:
         read = read_sweep_csv(path.parent / whole["sweep"])
     except ServingError as error:
         raise ReportError(f"{path}: {error}") from error
+    if unknown := [name for name in whole.get("embedding_delta", {}) if name not in read]:
+        raise ReportError(f"{path}: {unknown[0]} has a delta and no sweep in {whole['sweep']}")
     return Figures(
         name=path.stem,
         title=whole["title"],

@@ -20,6 +20,7 @@ def render_page_text(page: Page) -> Iterator[str]:
 
 def _section(section: Section) -> Iterator[str]:
     yield from (*section.lead, *section.findings)
+    yield from (f"{name}: {value}" for name, value in section.facts)
     for chart in section.charts:
         yield from ("", chart.title, chart.reading, *aligned(_rows(chart.table)))
     for table in section.tables:

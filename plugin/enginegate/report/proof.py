@@ -11,7 +11,6 @@ from enginegate.table import engine_name
 
 _HASH_DIGITS = 12
 _EXECUTED = (
-    "model",
     "asked",
     "built",
     "matrix multiplications ran in",
@@ -27,22 +26,22 @@ def proof(run: SavedRun) -> Section:
         anchor="proof",
         title="Proof",
         lead=("What every figure on this page goes with, as the run recorded it.",),
-        tables=(_executed(run), _origins(run.results), *_machine(run), _versions(run)),
+        tables=(*_executed(run), _origins(run.results), *_machine(run), _versions(run)),
     )
 
 
-def _executed(run: SavedRun) -> Table:
-    return Table(
-        "Precision that was asked for, and what ran",
-        _EXECUTED,
-        tuple(_ran(run, result) for result in run.results),
-    )
+def _executed(run: SavedRun) -> Iterator[Table]:
+    """A table per model; served engines are the same ones, and shown where they are alone."""
+    for model, members in groupby(run.results, key=lambda result: result.variant.model):
+        found = list(members)
+        here = [result for result in found if not result.variant.served]
+        rows = tuple(_ran(run, result) for result in here or found)
+        yield Table(f"{model}: precision that was asked for, and what ran", _EXECUTED, rows)
 
 
 def _ran(run: SavedRun, result: Result) -> Row:
     time_share = run.raw(result).get("time_share")
     return (
-        result.variant.model,
         engine_name(result.variant),
         result.chosen,
         result.ran,

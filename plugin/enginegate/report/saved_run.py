@@ -1,11 +1,10 @@
 """Runs that were saved as JSON: read, checked against the schema, decoded into their records."""
 
-import dataclasses
 import importlib.resources
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,7 @@ from enginegate.errors import ReportError
 from enginegate.files import parse_json
 from enginegate.machine import Machine
 from enginegate.render import REPORT_SCHEMA
-from enginegate.results import Accuracy, Result
-
-OLDEST_SCHEMA = 3
+from enginegate.results import Result
 
 
 @dataclass(frozen=True)
@@ -91,33 +88,15 @@ def _check_schema(whole: Mapping[str, Any], where: str) -> None:
         raise ReportError(f"{where} is not a report of a run: give a file that --report-json wrote")
     if found > REPORT_SCHEMA:
         raise ReportError(
-            f"{where} has schema {found}, this version reads up to {REPORT_SCHEMA}: "
+            f"{where} has schema {found}, this version reads {REPORT_SCHEMA}: "
             "update pytest-enginegate"
         )
-    if found < OLDEST_SCHEMA:
-        raise ReportError(f"{where} has schema {found}, too old: run pytest with --report-json")
-    check_against("report.schema.json", _upgraded(whole), where)
-
-
-def _upgraded(whole: Mapping[str, Any]) -> dict[str, Any]:
-    """An older report with the fields that it could not have yet, as they are without a finding."""
-    if whole["schema"] == REPORT_SCHEMA or not isinstance(whole.get("results"), list):
-        return dict(whole)
-    results = [_filled(result, Result) for result in whole["results"]]
-    return {**whole, "schema": REPORT_SCHEMA, "results": results}
-
-
-def _filled(record: Any, kind: type[Any]) -> Any:
-    if not isinstance(record, dict):
-        return record
-    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
-    missing = {name: _plain(value) for name, value in defaults.items() if value is not MISSING}
-    accuracy = {"accuracy": _filled(record.get("accuracy"), Accuracy)} if kind is Result else {}
-    return {**missing, **record, **accuracy}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    if found < REPORT_SCHEMA:
+        raise ReportError(
+            f"{where} has schema {found}, of an older version; this one reads {REPORT_SCHEMA}: "
+            "run pytest with --report-json again"
+        )
+    check_against("report.schema.json", whole, where)
 
 
 def check_against(schema_file: str, whole: Mapping[str, Any], where: str) -> None:

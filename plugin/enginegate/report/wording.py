@@ -39,6 +39,11 @@ def span(low: float | None, high: float | None) -> str:
     return f"{short(low)} to {short(high)}"
 
 
+def interval(value: float, low: float, high: float) -> str:
+    """`0.984 (0.971 to 0.993)`."""
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
 def size(count: int) -> str:
     """`21.3 MiB`."""
     power = min(int(math.log(count, _KIBI)), len(_UNITS) - 1) if count else 0

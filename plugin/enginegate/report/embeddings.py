@@ -1,0 +1,152 @@
+"""How far the embeddings are off: the distribution over the texts, the worst ones, rankings."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from enginegate.report.drawing import colours, powers_of_ten, titled
+from enginegate.report.page import Chart, Row, Table
+from enginegate.report.saved_run import SavedRun
+from enginegate.report.wording import NOTHING, interval, loss, percent, short, whole
+from enginegate.results import Result
+from enginegate.table import engine_name
+
+_LEAST_LOSS = 1e-7  # what float32 leaves of 1 - cosine; the axis is logarithmic
+_SHOWN = 160  # letters of a text
+_SHARES = (0.5, 0.9, 0.99, 1.0)
+_RANKS = ("recall_at_1", "recall_at_10", "spearman", "kendall")
+_RANKING = ("model", "engine", "recall@1", "recall@10", "Spearman", "Kendall", "false ties")
+_STEADY = ("model", "engine", "changes with its batch by", "allowed", "same input, twice")
+
+Accuracy = Mapping[str, Any]
+
+
+def distributions(run: SavedRun, several: Sequence[str]) -> Iterator[Chart]:
+    """Per model: which share of the texts is nearer than a loss. `several` are the models shown."""
+    for model, members in groupby(_in_process(run), key=lambda result: result.variant.model):
+        found = [(str(r.variant.precision), _of(run, r).get("cosines", ())) for r in members]
+        known = [(name, sorted(1 - c for c in cosines)) for name, cosines in found if cosines]
+        if known:
+            yield _distribution(model if len(several) > 1 else "", known)
+
+
+def _in_process(run: SavedRun) -> list[Result]:
+    return [result for result in run.results if not result.variant.served]
+
+
+def _of(run: SavedRun, result: Result) -> Accuracy:
+    return run.raw(result)["accuracy"] or {}
+
+
+def _distribution(model: str, known: Sequence[tuple[str, Sequence[float]]]) -> Chart:
+    rows = tuple(
+        (name, *(loss(1 - _quantile(losses, share)) for share in _SHARES)) for name, losses in known
+    )
+    return Chart(
+        title=titled(model, "how near each text stays"),
+        reading="Share of the texts whose loss is at most that far right: a line further left is "
+        "nearer to the reference, a long tail means that a few texts suffer.",
+        spec=_distribution_spec(known),
+        table=Table(
+            titled(model, "1 - cosine of the texts"),
+            ("engine", "median", "90 %", "99 %", "worst"),
+            rows,
+        ),
+        height=260,
+    )
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def _distribution_spec(known: Sequence[tuple[str, Sequence[float]]]) -> dict[str, Any]:
+    values = [
+        {"name": name, "loss": max(value, _LEAST_LOSS), "share": rank / len(losses)}
+        for name, losses in known
+        for rank, value in enumerate(losses, start=1)
+    ]
+    axis = powers_of_ten(max(each, _LEAST_LOSS) for _, losses in known for each in losses)
+    return {
+        "data": {"values": values},
+        "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 2},
+        "encoding": {
+            "x": {"field": "loss", "title": "1 - cosine", **axis},
+            "y": {
+                "field": "share",
+                "type": "quantitative",
+                "title": "share of texts",
+                "axis": {"format": "%", "tickCount": 5},
+            },
+            "color": {
+                "field": "name",
+                "type": "nominal",
+                "scale": colours([name for name, _ in known]),
+            },
+        },
+    }
+
+
+def rankings(run: SavedRun) -> Iterator[Table]:
+    """What is left of nearest texts and of their order, and how steady an embedding is."""
+    rows = tuple(row for result in _in_process(run) for row in _ranking(run, result))
+    if rows:
+        yield Table("Rankings, with intervals over the queries", _RANKING, rows)
+    steady = tuple(row for result in _in_process(run) for row in _steadiness(run, result))
+    if steady:
+        yield Table("Does an embedding depend on its batch, or on the moment?", _STEADY, steady)
+
+
+def _ranking(run: SavedRun, result: Result) -> Iterator[Row]:
+    found = _of(run, result).get("retrieval")
+    if found:
+        told = (interval(**found[name]) for name in _RANKS)
+        name = engine_name(result.variant)
+        yield (result.variant.model, name, *told, whole(found["false_ties"]))
+
+
+def _steadiness(run: SavedRun, result: Result) -> Iterator[Row]:
+    accuracy = _of(run, result)
+    batch, again = accuracy.get("invariance"), accuracy.get("determinism")
+    if batch or again:
+        moved = short(batch["max_abs"]) if batch else NOTHING
+        limit = percent(batch["limit"]) if batch else NOTHING
+        yield (
+            result.variant.model,
+            engine_name(result.variant),
+            moved,
+            f"{limit} of the largest value" if batch else NOTHING,
+            _again(again) if again else NOTHING,
+        )
+
+
+def _again(found: Mapping[str, Any]) -> str:
+    return "bit for bit" if found["bitwise"] else f"differs by {short(found['max_abs'])}"
+
+
+def worst_texts(run: SavedRun) -> Iterator[Table]:
+    """Per model: the texts that the engine with the smallest cosine treats worst."""
+    for model, members in groupby(_in_process(run), key=lambda result: result.variant.model):
+        found = [(r, _of(run, r).get("worst_texts") or []) for r in members]
+        known = [(r, texts) for r, texts in found if texts]
+        if known:
+            worst, texts = min(known, key=lambda pair: float(pair[1][0]["cosine"]))
+            yield Table(
+                f"{model} {engine_name(worst.variant)}: the texts that suffer most",
+                ("text", "tokens", "cosine", "nearest before", "nearest after"),
+                tuple(_text_row(text) for text in texts),
+            )
+
+
+def _text_row(text: Mapping[str, Any]) -> Row:
+    neighbours = (_first(text["neighbours_before"]), _first(text["neighbours_after"]))
+    return (cut(text["text"]), str(text["tokens"]), f"{text['cosine']:.6f}", *neighbours)
+
+
+def _first(texts: Sequence[str]) -> str:
+    return cut(texts[0]) if texts else NOTHING
+
+
+def cut(text: str) -> str:
+    """The beginning of a text."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} …"

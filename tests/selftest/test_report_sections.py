@@ -1,0 +1,163 @@
+"""The parts of a page that a run may lack: shown where it has them, left out where not."""
+
+import copy
+import dataclasses
+
+import pytest
+
+from enginegate.report.compose import compose
+from enginegate.report.drawing import draw_both
+from enginegate.report.saved_run import decode_run
+from enginegate.stats import Change
+
+from .reports import change, report, result, speed
+
+ROUNDED = {"value": 0.98, "low": 0.97, "high": 0.99}
+RETRIEVAL = {
+    **dict.fromkeys(("recall_at_1", "recall_at_10", "spearman", "kendall"), ROUNDED),
+    "false_ties": 2,
+}
+WORST = {
+    "index": 3,
+    "text": "a text that suffers",
+    "tokens": 7,
+    "cosine": 0.91,
+    "neighbours_before": ["near before"],
+    "neighbours_after": [],
+}
+QUALITY = {
+    "cosines": [0.9, 0.99, 0.999, 1.0],
+    "retrieval": RETRIEVAL,
+    "worst_texts": [WORST],
+    "invariance": {"max_abs": 1e-3, "limit": 0.002, "worst": {}},
+    "determinism": {"bitwise": False, "max_abs": 1e-6, "rebuilds": []},
+}
+BLAME = [
+    {"layer": "encoder/layer.0/attention", "kind": "MatMul", "position": 3}
+    | {"local_error": 1e-3, "repaired_share": 0.6},
+    {"layer": "head", "kind": "Gemm", "position": 9, "local_error": 1e-4, "repaired_share": -0.1},
+]
+REPAIR = {"kept": ["head"], "recovered_share": 0.5, "speedup_before": 3.0, "speedup_after": 2.5}
+POINT = {"intensity": 20.0, "floor_s": 1e-3, "measured_s": 2e-3, "flops_per_s": 5e10}
+ENGINE = {
+    "precision": "fp32",
+    "ridge_flops_per_byte": 6.0,
+    "peak_per_s": 1e11,
+    "bytes_per_s": 3e10,
+    "points": [
+        {"batch": 1, **POINT, "efficiency": 0.5},
+        {"batch": 8, **POINT, "measured_s": None, "flops_per_s": None, "efficiency": None},
+    ],
+    "parts": [{"name": "head", "memory_bound": "up to", "up_to_batch": 78, "intensities": []}],
+}
+ROOFLINE = {
+    "device": {"name": "Test CPU", "source": "measured"},
+    "traffic": "fused",
+    "engines": [ENGINE],
+}
+FLOPS = {"total": 3, "backbone": 2, "head": 1}
+COSTS = {
+    "small": {"seq_len": 8, "parameters": 100, "flops": {"true": FLOPS, "thop": FLOPS}},
+    "other": {"not_counted": "an operator without a rule"},
+}
+
+
+@pytest.fixture
+def rich():
+    """A run with every field that some runs lack; its first engine has them all."""
+    whole = report()
+    run = decode_run(copy.deepcopy(whole), "run", "here")
+    first = whole["results"][0]
+    first["accuracy"] |= QUALITY
+    first |= {"blame": BLAME, "repair": REPAIR, "time_share": {"bf16": 0.9, "f32": 0.1}}
+    whole |= {"costs": COSTS, "rooflines": {"small": ROOFLINE}}
+    return dataclasses.replace(run, whole=whole)
+
+
+def section(run, anchor):
+    (found,) = (section for section in compose(run, None).sections if section.anchor == anchor)
+    return found
+
+
+def cells(found):
+    tables = (*found.tables, *(chart.table for chart in found.charts))
+    return [cell for table in tables for row in table.rows for cell in row]
+
+
+def test_embeddings_show_distribution_rankings_and_worst_texts(rich):
+    shown = cells(section(rich, "embeddings"))
+    for expected in (
+        "1.0e-01",  # the worst loss
+        "0.980 (0.970 to 0.990)",
+        "a text that suffers",
+        "near before",
+        "differs by 1e-06",
+    ):
+        assert expected in shown
+
+
+def test_layers_show_what_repairing_gives_back(rich):
+    shown = cells(section(rich, "layers"))
+    assert "60.0 %" in shown
+    assert "3.00 x to 2.50 x" in shown
+
+
+def test_hardware_shows_costs_ceilings_and_limits(rich):
+    shown = cells(section(rich, "hardware"))
+    for expected in (
+        "all arithmetic",
+        "an operator without a rule",
+        "50 GFLOP/s",
+        "up to batch 78",
+    ):
+        assert expected in shown
+
+
+def test_the_proof_shows_the_share_of_time(rich):
+    assert "bf16 90.0 %, f32 10.0 %" in cells(section(rich, "proof"))
+
+
+def test_every_picture_of_it_can_be_drawn(rich):
+    for number, chart in enumerate(c for s in compose(rich, None).sections for c in s.charts):
+        for svg in draw_both(chart, number).values():
+            assert svg.startswith("<svg")
+            assert "NaN" not in svg
+            assert f'id="c{number}' in svg or "id=" not in svg  # ids differ between pictures
+
+
+def test_a_run_without_them_has_no_such_parts():
+    bare = decode_run(report([result("fp32", accuracy=None, speeds=())]), "run", "here")
+    anchors = [section.anchor for section in compose(bare, None).sections]
+    assert anchors == ["proof"]
+
+
+def test_an_interval_without_an_end_is_drawn_to_the_edge():
+    endless = speed(1, change=Change(1.1, 0.0, float("inf"), 1.0, float("inf")))
+    run = decode_run(report([result("fp32", speeds=(endless, speed(8)))]), "run", "here")
+    (chart,) = section(run, "change").charts
+    first, second = chart.spec["data"]["values"]
+    assert first["low"] < second["low"] < second["high"] < first["high"] < 100
+    assert chart.table.rows[0][1].endswith("(-100.0 … ? %)") or "?" in chart.table.rows[0][1]
+
+
+def test_history_is_drawn_where_there_is_one(tmp_path):
+    run = decode_run(report(), "run", "here")
+    folder = tmp_path / "history" / run.machine.id
+    folder.mkdir(parents=True)
+    note = (
+        '{{"date": "2026-01-0{0}T00:00:00+00:00", "commit": "c{0}", "variant": "openvino-fp32", '
+        '"batch": 8, "p50_s": 0.01, "log_ratio": -0.{0}, "reference": "r"}}\n'
+    )
+    (folder / "small.jsonl").write_text("".join(note.format(day) for day in (1, 2, 3)))
+    charts = [c for s in compose(run, tmp_path).sections for c in s.charts]
+    (drawn,) = [chart for chart in charts if "over the runs" in chart.title]
+    assert [row[1] for row in drawn.table.rows] == ["c1", "c2", "c3"]
+    (folder / "small.jsonl").write_text("{broken\n")
+    charts = [c for s in compose(run, tmp_path).sections for c in s.charts]
+    assert not [chart for chart in charts if "over the runs" in chart.title]
+
+
+def test_a_change_in_the_forest_is_what_the_run_said(tmp_path):
+    run = decode_run(report([result("fp32", speeds=(speed(1, change=change(1.25)),))]), "r", "h")
+    (chart,) = section(run, "change").charts
+    assert chart.spec["data"]["values"][0]["change"] == pytest.approx(25)
