@@ -7,6 +7,9 @@ from typing import Any
 
 from enginegate.engines import (
     EXPECTED_TYPES,
+    Backend,
+    Demand,
+    Demanding,
     Embeddings,
     Engine,
     Executed,
@@ -26,6 +29,7 @@ _RECIPE = 1  # raise when the same key would build another engine
 _CHOICE_BATCH = 8
 _CHOICE_CALLS = 9
 _PROBE_ROWS = 2
+_NO_DEMAND = Demand()
 
 Accept = Callable[[Embeddings], tuple[str, ...]]
 
@@ -68,13 +72,19 @@ class Built:
             yield engine
 
 
-def build_engine(store: Store, variant: Variant, model: Exported, workload: Workload) -> Built:
+def build_engine(
+    store: Store,
+    variant: Variant,
+    model: Exported,
+    workload: Workload,
+    demand: Demand = _NO_DEMAND,
+) -> Built:
     """Build a variant of one precision, or take it from the store. Raises EngineError."""
     if variant.precision is Precision.BEST:
         raise ValueError("best is chosen among built engines: use choose_best")
     stand_in = get_backend(variant.backend).stand_in(variant.precision)
     name = stand_in or variant.backend
-    backend = get_backend(name)
+    backend = _meeting(demand, get_backend(name))
 
     def build(folder: Any) -> Mapping[str, Any]:
         try:
@@ -82,9 +92,16 @@ def build_engine(store: Store, variant: Variant, model: Exported, workload: Work
         except (RuntimeError, ValueError, TypeError) as error:
             raise EngineError(f"{name} cannot build {variant.id}: {error}") from error
 
-    entry = store.get_or_build("engine", _key(name, variant, model, workload), build)
+    key = _key(name, variant, model, workload)
+    if isinstance(backend, Demanding):
+        key["demand"] = demand.key
+    entry = store.get_or_build("engine", key, build)
     notes = (entry.note,) if entry.note else ()
     return Built(variant, variant.precision, name, entry, notes)
+
+
+def _meeting(demand: Demand, backend: Backend) -> Backend:
+    return backend.for_demand(demand) if isinstance(backend, Demanding) else backend
 
 
 def _key(backend: str, variant: Variant, model: Exported, workload: Workload) -> dict[str, Any]:

@@ -20,10 +20,15 @@ def write_atomic(path: Path, text: str) -> None:
 
     Raises OSError if the folder cannot be written or the disk is full; `path` is then untouched.
     """
+    write_atomic_bytes(path, text.encode())
+
+
+def write_atomic_bytes(path: Path, content: bytes) -> None:
+    """The same for bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _temporary_beside(path) as (descriptor, temporary):
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.chmod(0o644)

@@ -15,9 +15,10 @@ def add_options(parser: pytest.Parser) -> None:
         help="precisions to judge: fp32, fp16, bf16, int8, best (comma-separated), or all",
     )
     add("--model", metavar="NAME", help="models to judge, comma-separated")
-    add("--backend", metavar="NAME", help="auto (default), openvino or onnxruntime")
+    add("--backend", metavar="NAME", help="auto (default), openvino, onnxruntime or tensorrt")
     add("--workload", metavar="FILE", help="your own texts: .txt or .jsonl, one a line")
     add("--threads", metavar="N", help="threads an engine may use (default 1)")
+    add("--tf32", action="store_true", default=None, help="fp32 on a GPU may multiply in TF32")
     add("--batches", metavar="N,N", help="batch sizes to time (default 1,8,16,32)")
     add("--replicates", metavar="N", help="times all engines are loaded anew (default 8)")
     add("--measure-s", metavar="S", help="seconds to spend on each batch size (default 8)")

@@ -6,13 +6,26 @@ import importlib.metadata
 import os
 import platform
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from enginegate.gpu.driver import find_gpus
+
 _CPUINFO = Path("/proc/cpuinfo")
 _SPEED_FLAGS = re.compile(r"^(avx.*|amx.*|fma|f16c|sse4.*|asimd.*|sve.*|fphp|bf16|i8mm)$")
-_LIBRARIES = ("numpy", "nncf", "onnx", "onnxruntime", "openvino", "torch", "transformers")
+_LIBRARIES = (
+    "numpy",
+    "nncf",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "pycuda",
+    "tensorrt",
+    "torch",
+    "transformers",
+)
 
 
 @dataclass(frozen=True)
@@ -24,23 +37,30 @@ class Machine:
         cores: processors this process may use.
         isa: instruction sets that matter to engines, sorted.
         system: operating system and architecture.
+        gpu: name of the first GPU, empty where CUDA has none.
     """
 
     cpu: str
     cores: int
     isa: tuple[str, ...]
     system: str
+    gpu: str = field(default="", repr=False)  # ids of machines without one stay as they were
 
     @property
     def id(self) -> str:
         """Folder name of its baselines: readable, with a hash that makes it unique."""
-        digest = hashlib.sha256(repr(self).encode()).hexdigest()[:8]
-        slug = re.sub(r"[^a-z0-9]+", "-", self.cpu.lower()).strip("-")[:40]
-        return f"{slug}-{self.cores}c-{digest}"
+        digest = hashlib.sha256(f"{self!r}{self.gpu}".encode()).hexdigest()[:8]
+        names = [_slug(self.cpu), f"{self.cores}c", _slug(self.gpu), digest]
+        return "-".join(name for name in names if name)
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return {**asdict(self), "isa": list(self.isa)}
+        """The fields as JSON values; without `gpu` where there is none."""
+        fields = {**asdict(self), "isa": list(self.isa)}
+        return {name: value for name, value in fields.items() if name != "gpu" or value}
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
 
 
 @functools.cache
@@ -55,6 +75,7 @@ def this_machine() -> Machine:
         cores=_usable_cores(),
         isa=tuple(sorted(word for word in words if _SPEED_FLAGS.match(word))),
         system=f"{platform.system().lower()}-{platform.machine()}",
+        gpu=gpus[0].name if (gpus := find_gpus().gpus) else "",
     )
 
 

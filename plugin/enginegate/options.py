@@ -33,6 +33,7 @@ _TABLE_KEYS = frozenset(
         "models",
         "replicates",
         "serve",
+        "tf32",
         "threads",
         "workload",
     ]
@@ -51,6 +52,7 @@ class Options:
         specs: every model definition by name.
         workload: file of texts, or None for the default corpus.
         threads: threads an engine may use.
+        tf32: fp32 engines on a GPU may multiply in TF32, which flags them.
         batches: batch sizes to time.
         replicates: times that all engines are loaded anew at first.
         measure_s: seconds to spend on each batch size at first.
@@ -87,6 +89,7 @@ class Options:
     specs: Mapping[str, ModelSpec]
     workload: Path | None
     threads: int
+    tf32: bool
     batches: tuple[int, ...]
     replicates: int
     measure_s: float
@@ -136,7 +139,8 @@ class Options:
             "engine-cache": str(self.engine_cache),
         }
         named = [f"--{name}={value}" for name, value in given.items() if value]
-        return [*named, "-p", "no:cacheprovider", "-q"]
+        allowed = ["--tf32"] if self.tf32 else []
+        return [*named, *allowed, "-p", "no:cacheprovider", "-q"]
 
     def fails(self, verdict: Verdict) -> bool:
         """Whether a test with this verdict on its speed fails."""
@@ -170,6 +174,7 @@ class Options:
             specs=specs,
             workload=get.path("workload"),
             threads=threads,
+            tf32=bool(get.raw("tf32")),
             batches=get.counts("batches", _DEFAULT_BATCHES),
             replicates=get.count("replicates", 8),
             measure_s=get.seconds("measure_s", 8.0),

@@ -14,7 +14,15 @@ import numpy as np
 
 from enginegate.accuracy import check_sane, compare, limits_for, violations
 from enginegate.build import Built, build_engine, choose_best
-from enginegate.engines import Embeddings, Engine, embed_all, get_backend, target_of
+from enginegate.engines import (
+    EMBEDDED_AT_ONCE,
+    Demand,
+    Embeddings,
+    Engine,
+    embed_all,
+    get_backend,
+    target_of,
+)
 from enginegate.engines.onnxruntime import open_onnx, run_onnx
 from enginegate.errors import EmbeddingError
 from enginegate.export import export_model, tokenize_with
@@ -105,7 +113,7 @@ class Preparation:
         """The variant's engine in the store; for `best`, the one chosen among all precisions."""
         with self._progress(f"engine {variant.id}"):
             if variant.precision is not Precision.BEST:
-                built = build_engine(self.store, variant, model, workload)
+                built = build_engine(self.store, variant, model, workload, self._demand)
             else:
                 built = self._best(variant, model, workload, reference)
         if self._options.save_engines:
@@ -113,13 +121,29 @@ class Preparation:
             save_engine(built, named, self._options.save_engines)
         return built
 
+    @functools.cached_property
+    def _demand(self) -> Demand:
+        """Batch sizes that this run gives to engines."""
+        options = self._options
+        served = options.serve.deployment.max_batch_size if options.serve else 1
+        return Demand(
+            usual_batch=max(options.batches),
+            largest_batch=max(*options.batches, served, EMBEDDED_AT_ONCE),
+            tf32=options.tf32,
+            timings=options.engine_cache / "timing",
+        )
+
     def _best(
         self, variant: Variant, model: Exported, workload: Workload, reference: Reference
     ) -> Built:
         limits = limits_for(Precision.BEST, model.spec.limits)
         candidates = {
             precision: build_engine(
-                self.store, dataclasses.replace(variant, precision=precision), model, workload
+                self.store,
+                dataclasses.replace(variant, precision=precision),
+                model,
+                workload,
+                self._demand,
             )
             for precision in get_backend(variant.backend).offers
         }

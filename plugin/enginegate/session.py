@@ -51,13 +51,13 @@ class Session:
     """State of one pytest run with `--precision`."""
 
     def __init__(self, options: Options, progress: Progress) -> None:
-        backend = resolve(options.backend)
+        backend, why = resolve(options.backend)
         check_installed(backend)
         precisions = offered(backend, options.precisions)
         self.options = dataclasses.replace(options, backend=backend, precisions=precisions)
         self.baselines = Baselines(options.baselines, this_machine())
         self.results: dict[str, Result] = {}
-        self.ending = Ending(self.options, self.baselines)
+        self.ending = Ending(self.options, self.baselines, lines=[why] if why else [])
         self._asked: dict[str, Variant] = {}
         self._started_s = time.monotonic()
         self._measured_s = 0.0

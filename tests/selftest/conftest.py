@@ -1,6 +1,8 @@
 """Projects to run the plugin in, with a tiny model and a backend that can be spoiled."""
 
+import gc
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,33 @@ def _load(name):
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    """A machine with a GPU, TensorRT and pycuda, all of them fake; its state."""
+    monkeypatch.syspath_prepend(HERE / "fake_gpu")
+    import fake_device
+
+    from enginegate.gpu.driver import find_gpus
+    from enginegate.machine import this_machine
+
+    known = set(sys.modules)
+    fake_device.reset()
+    monkeypatch.setattr("enginegate.gpu.driver.load_library", fake_device.FakeDriver)
+    find_gpus.cache_clear()
+    this_machine.cache_clear()
+    yield fake_device.STATE
+    gc.collect()
+    faults = list(fake_device.STATE.faults)
+    for name in set(sys.modules) - known:
+        if name.startswith(
+            ("tensorrt", "pycuda", "enginegate.gpu.", "enginegate.engines.tensorrt")
+        ):
+            del sys.modules[name]
+    find_gpus.cache_clear()
+    this_machine.cache_clear()
+    assert faults == []
 
 
 @pytest.fixture

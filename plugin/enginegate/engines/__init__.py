@@ -16,12 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from enginegate.errors import EngineError, OptionError
+from enginegate.gpu.driver import find_gpus
 from enginegate.models import Exported
 from enginegate.variants import Precision
 from enginegate.workload import Batch, take
 
 Embeddings = npt.NDArray[np.float32]
 ONNX_FILE = "engine.onnx"  # of an engine that is an ONNX graph
+EMBEDDED_AT_ONCE = 32  # texts
 
 EXPECTED_TYPES: Mapping[Precision, frozenset[str]] = MappingProxyType(
     {
@@ -122,21 +124,62 @@ class Keeps(Protocol):
 
 
 @dataclass(frozen=True)
+class Demand:
+    """What is known before an engine is built, for backends that build for it.
+
+    Attributes:
+        usual_batch: batch size to be fastest at.
+        largest_batch: largest batch size it will be given.
+        tf32: fp32 matrix multiplications may run in TF32.
+        timings: folder for timings that make a later build quicker; None keeps none.
+    """
+
+    usual_batch: int = 32
+    largest_batch: int = 32
+    tf32: bool = False
+    timings: Path | None = None
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What another engine would be built for."""
+        return {"usual": self.usual_batch, "largest": self.largest_batch, "tf32": self.tf32}
+
+
+@runtime_checkable
+class Demanding(Protocol):
+    """A backend whose engines are built for given batch sizes."""
+
+    def for_demand(self, demand: Demand) -> Backend:
+        """A backend that builds for it."""
+
+
+@dataclass(frozen=True)
 class Registration:
-    """Where a backend's class is, which packages it needs, and how to install them."""
+    """Where a backend's class is, which packages it needs, and how to install them.
+
+    `gpu`: whether it needs an NVIDIA GPU.
+    """
 
     target: str
     packages: tuple[str, ...]
     install: str
+    gpu: bool = False
 
 
 _CPU = "pip install 'pytest-enginegate[cpu]'"
+_GPU = "pip install 'pytest-enginegate[gpu]' in an environment without the extra cpu"
 _REGISTERED: dict[str, Registration] = {
     "openvino": Registration(
         "enginegate.engines.openvino:OpenVino", ("openvino", "nncf", "onnxruntime"), _CPU
     ),
     "onnxruntime": Registration(
         "enginegate.engines.onnxruntime:OnnxRuntime", ("onnxruntime",), _CPU
+    ),
+    "tensorrt": Registration(
+        "enginegate.engines.tensorrt:TensorRt",
+        ("tensorrt", "pycuda", "onnxruntime"),
+        _GPU,
+        gpu=True,
     ),
 }
 
@@ -151,19 +194,34 @@ def target_of(name: str) -> str:
     return _REGISTERED[name].target
 
 
-def resolve(name: str) -> str:
-    """The backend that `auto` stands for, OpenVINO; any other name as it is."""
-    return "openvino" if name == "auto" else name
+def resolve(name: str) -> tuple[str, str]:
+    """The backend that `auto` stands for, and why; any other name as it is, without a reason.
+
+    `auto` is TensorRT where it can run, else OpenVINO.
+    """
+    if name != "auto":
+        return name, ""
+    if lacking := what_lacks("tensorrt"):
+        return "openvino", f"backend auto: openvino, on the CPU; no tensorrt: {lacking}"
+    return "tensorrt", "backend auto: tensorrt, on the GPU"
+
+
+def what_lacks(name: str) -> str:
+    """What a known backend lacks on this machine, GPU first; empty if it can run."""
+    entry = _REGISTERED[name]
+    lacking = [] if not entry.gpu or find_gpus().gpus else [find_gpus().reason]
+    if missing := [package for package in entry.packages if find_spec(package) is None]:
+        lacking.append(f"{', '.join(missing)} not installed: {entry.install}")
+    return "; ".join(lacking)
 
 
 def check_installed(name: str) -> None:
-    """Raise OptionError unless the backend is known and its packages are installed."""
+    """Raise OptionError unless the backend is known, and its GPU and packages are there."""
     if name not in _REGISTERED:
         raise OptionError(f"unknown backend {name!r}: use auto, {', '.join(_REGISTERED)}")
-    entry = _REGISTERED[name]
-    if missing := [package for package in entry.packages if find_spec(package) is None]:
+    if lacking := what_lacks(name):
         raise OptionError(
-            f"backend {name} needs {', '.join(missing)}, not installed: {entry.install}"
+            f"backend {name} cannot run here: {lacking}; `enginegate doctor` says more"
         )
 
 
@@ -186,11 +244,14 @@ def get_backend(name: str) -> Backend:
     """The backend of that name, its module imported. Raises OptionError if it is not installed."""
     check_installed(name)
     module, _, attribute = _REGISTERED[name].target.partition(":")
-    backend: Backend = getattr(importlib.import_module(module), attribute)()
+    try:
+        backend: Backend = getattr(importlib.import_module(module), attribute)()
+    except (ImportError, OSError) as error:  # a library that is found and cannot be loaded
+        raise OptionError(f"backend {name} is installed and cannot be loaded: {error}") from error
     return backend
 
 
-def embed_all(engine: Engine, batch: Batch, size: int = 32) -> Embeddings:
+def embed_all(engine: Engine, batch: Batch, size: int = EMBEDDED_AT_ONCE) -> Embeddings:
     """Embeddings of every row, `size` rows at a time: float32 [rows, dim]."""
     rows = len(next(iter(batch.values())))
     starts = range(0, rows, size)

@@ -1,9 +1,11 @@
 """Conversions of an ONNX file to lower precision, for every runtime that takes ONNX."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 
+import ml_dtypes
 import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
@@ -14,6 +16,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from enginegate.workload import Batch, take
 
+MATMULS = ("MatMul", "Gemm")
 _CALIBRATION_ROWS = 8
 
 
@@ -21,6 +24,76 @@ def to_fp16(source: Path, target: Path) -> None:
     """Convert weights and arithmetic to fp16; inputs and outputs keep their types."""
     converted = convert_float_to_float16(onnx.load(str(source)), keep_io_types=True)
     onnx.save(converted, str(target))
+
+
+def to_bf16(source: Path, target: Path) -> None:
+    """Multiply matrices in bfloat16: weights stored so, other operands and results cast.
+
+    All else, and inputs and outputs, keeps its type. MatMul and Gemm take bfloat16 from opset 13.
+    """
+    model = onnx.load(str(source))
+    weights = {w.name: w for w in model.graph.initializer if w.data_type == TensorProto.FLOAT}
+    stored: dict[str, TensorProto] = {}
+    nodes = [n for node in model.graph.node for n in _in_bf16(node, weights, stored)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(stored.values())
+    _drop_unused(model)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(target))
+
+
+def _in_bf16(
+    node: NodeProto, weights: Mapping[str, TensorProto], stored: MutableMapping[str, TensorProto]
+) -> Iterator[NodeProto]:
+    """The node itself, or casts of its operands, it in bf16, and the cast of its result."""
+    if node.op_type not in MATMULS:
+        yield node
+        return
+    for index, name in enumerate(node.input):
+        cast = f"{name}_bf16_of_{node.output[0]}"
+        if name in weights:
+            node.input[index] = f"{name}_bf16"
+            stored[name] = stored.get(name) or _bf16_of(weights[name])
+        elif name:
+            yield helper.make_node("Cast", [name], [cast], cast, to=TensorProto.BFLOAT16)
+            node.input[index] = cast
+    (result,) = node.output
+    node.output[0] = f"{result}_bf16"
+    yield node
+    yield helper.make_node(
+        "Cast", [node.output[0]], [result], f"{result}_f32", to=TensorProto.FLOAT
+    )
+
+
+def _bf16_of(weight: TensorProto) -> TensorProto:
+    values = numpy_helper.to_array(weight).astype(ml_dtypes.bfloat16)
+    return helper.make_tensor(
+        f"{weight.name}_bf16", TensorProto.BFLOAT16, values.shape, values.tobytes(), raw=True
+    )
+
+
+def _drop_unused(model: ModelProto) -> None:
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [weight for weight in model.graph.initializer if weight.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+def copy_onnx(source: Path, target: Path) -> None:
+    """Write the model as it is, with external weights gathered."""
+    onnx.save(onnx.load(str(source)), str(target))
+
+
+def name_nodes(path: Path) -> list[str]:
+    """Give every node of the file a name of its own; the names of those that multiply matrices."""
+    model = onnx.load(str(path))
+    taken: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        node.name = node.name if node.name and node.name not in taken else f"{node.op_type}_{index}"
+        taken.add(node.name)
+    onnx.save(model, str(path))
+    return [node.name for node in model.graph.node if node.op_type in MATMULS]
 
 
 def quantize_qdq(source: Path, target: Path, calibration: Batch) -> None:
@@ -32,7 +105,7 @@ def quantize_qdq(source: Path, target: Path, calibration: Batch) -> None:
         quant_format=QuantFormat.QDQ,
         activation_type=QuantType.QInt8,
         weight_type=QuantType.QInt8,
-        op_types_to_quantize=["MatMul", "Gemm"],
+        op_types_to_quantize=list(MATMULS),
         extra_options={
             "ActivationSymmetric": True,
             "WeightSymmetric": True,

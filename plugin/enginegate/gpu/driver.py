@@ -1,0 +1,126 @@
+"""Which GPUs there are, asked of the CUDA driver alone, through ctypes.
+
+TensorRT's bindings abort or segfault in some ways on a machine without a device. So this is asked
+before any of them is imported. Error numbers and calls: CUDA Driver API, `cuda.h`.
+"""
+
+import ctypes
+import functools
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from enginegate.errors import EngineError
+
+LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+_VERSION_FILE = Path("/proc/driver/nvidia/version")
+_NAME_BYTES = 256
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+_SUCCESS = 0
+_FAULTS = {
+    100: "no GPU is visible: look at `nvidia-smi` and at $CUDA_VISIBLE_DEVICES",
+    101: "no such GPU: look at $CUDA_VISIBLE_DEVICES",
+    802: "the GPU's fabric is not ready: start nvidia-fabricmanager",
+    803: "the driver's library and its kernel module differ in version: restart the machine",
+    804: "the driver is too old for the CUDA compatibility package: update the driver",
+    999: "the driver cannot reach the GPU: look at `nvidia-smi`, restart the machine",
+}
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that CUDA can use.
+
+    Attributes:
+        name: as the driver says it, `NVIDIA H100 80GB HBM3`.
+        capability: compute capability, `9.0`.
+        memory_bytes: all of its memory.
+        driver: version of the driver, `580.65.06`; where unknown the CUDA version it has.
+    """
+
+    name: str
+    capability: str
+    memory_bytes: int
+    driver: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """The GPUs, in CUDA's order, or the reason why there is none."""
+
+    gpus: tuple[Gpu, ...]
+    reason: str = ""
+
+
+@functools.cache
+def find_gpus() -> Found:
+    """Ask the driver once in a process. Never raises: a machine without a GPU is an answer."""
+    try:
+        library = load_library()
+    except OSError:
+        return Found((), f"no CUDA driver is installed: {LIBRARY} is not found")
+    try:
+        return Found(_gpus(library))
+    except EngineError as error:
+        return Found((), str(error))
+
+
+def first_gpu() -> Gpu:
+    """The GPU that engines run on: CUDA's device 0. Raises EngineError if there is none."""
+    found = find_gpus()
+    if not found.gpus:
+        raise EngineError(f"no GPU can be used: {found.reason}")
+    return found.gpus[0]
+
+
+def load_library() -> Any:
+    """The driver's library. Raises OSError if it is not installed."""
+    return ctypes.CDLL(LIBRARY)
+
+
+def _gpus(library: Any) -> tuple[Gpu, ...]:
+    _check(library.cuInit(0))
+    count = ctypes.c_int()
+    _check(library.cuDeviceGetCount(ctypes.byref(count)))
+    if count.value == 0:
+        raise EngineError(_FAULTS[100])
+    driver = _driver_version(library)
+    return tuple(_gpu(library, index, driver) for index in range(count.value))
+
+
+def _gpu(library: Any, index: int, driver: str) -> Gpu:
+    device, total = ctypes.c_int(), ctypes.c_size_t()
+    name = ctypes.create_string_buffer(_NAME_BYTES)
+    _check(library.cuDeviceGet(ctypes.byref(device), index))
+    _check(library.cuDeviceGetName(name, _NAME_BYTES, device))
+    _check(library.cuDeviceTotalMem_v2(ctypes.byref(total), device))
+    major, minor = (
+        _attribute(library, device, which) for which in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR)
+    )
+    return Gpu(name.value.decode(), f"{major}.{minor}", total.value, driver)
+
+
+def _attribute(library: Any, device: ctypes.c_int, which: int) -> int:
+    value = ctypes.c_int()
+    _check(library.cuDeviceGetAttribute(ctypes.byref(value), which, device))
+    return value.value
+
+
+def _driver_version(library: Any) -> str:
+    """`580.65.06` from the kernel module, else `CUDA 13.0`, the newest that the driver has."""
+    try:
+        found = re.search(r"\b\d+\.\d+(\.\d+)?\b", _VERSION_FILE.read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    if found:
+        return found[0]
+    version = ctypes.c_int()
+    _check(library.cuDriverGetVersion(ctypes.byref(version)))
+    return f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def _check(code: int) -> None:
+    if code != _SUCCESS:
+        raise EngineError(_FAULTS.get(code, f"the CUDA driver answers error {code}"))

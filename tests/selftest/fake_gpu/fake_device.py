@@ -1,0 +1,200 @@
+"""A GPU that is not there: CUDA's rules, checked, on host memory.
+
+Work on a stream is done only when something synchronises it; until then its results are poison.
+What a real GPU would answer with a crash or with garbage is a `Misuse` here.
+"""
+
+import contextlib
+import ctypes
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+POISON = 0xFF  # NaN in every float type
+_FIRST_ADDRESS, _ALIGNMENT = 0x7F0000000000, 256
+
+
+class Misuse(BaseException):
+    """What would be undefined on real hardware. Not an Exception: no `except` may swallow it."""
+
+
+@dataclass
+class State:
+    """The device and all that is done to it; `reset` for a new test."""
+
+    gpu: str = "NVIDIA Fake 9000"
+    gpus: int = 1
+    cuda_init: int = 0
+    capability: tuple[int, int] = (9, 0)
+    tensorrt: str = "11.4.0.106"
+    run_instead: str = ""  # type that the builder's kernels compute in, whatever is asked for
+    fails: set[str] = field(default_factory=set)  # calls that answer False or None
+    contexts: list[object] = field(default_factory=list)  # stack of this thread
+    retained: int = 0
+    streams: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
+    memory: dict[int, np.ndarray] = field(default_factory=dict)
+    pinned: list[tuple[int, int]] = field(default_factory=list)  # first and last address
+    next_address: int = _FIRST_ADDRESS
+    alive: dict[str, int] = field(default_factory=dict)  # TensorRT's objects by kind
+    freed: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)  # of destructors, which cannot raise
+    log: list[str] = field(default_factory=list)  # calls worth asserting on
+
+
+STATE = State()
+
+
+def reset() -> None:
+    """A new device, with nothing on it."""
+    STATE.__dict__.update(State().__dict__)
+
+
+def need_context(what: str) -> None:
+    """Every call of CUDA and TensorRT needs a current context in this thread."""
+    if not STATE.contexts:
+        raise Misuse(f"{what} without a current CUDA context: push the primary context first")
+
+
+def allocate(size: int) -> int:
+    need_context("cuMemAlloc")
+    address = STATE.next_address
+    STATE.next_address += -(-size // _ALIGNMENT) * _ALIGNMENT
+    STATE.memory[address] = np.full(size, POISON, np.uint8)
+    return address
+
+
+def free(address: int) -> None:
+    need_context("cuMemFree")
+    if any(STATE.streams.values()):
+        raise Misuse("device memory freed while a stream uses it")
+    if STATE.memory.pop(address, None) is None:
+        raise Misuse("device memory freed twice")
+    STATE.freed.append("memory")
+
+
+def memory_at(address: int, size: int) -> np.ndarray:
+    if address not in STATE.memory:
+        raise Misuse(f"illegal address {address:#x}: not allocated, or freed")
+    if STATE.memory[address].size < size:
+        raise Misuse(f"illegal access: {size} bytes in a buffer of {STATE.memory[address].size}")
+    return STATE.memory[address][:size]
+
+
+def pin(array: np.ndarray) -> np.ndarray:
+    array.view(np.uint8).fill(POISON)
+    STATE.pinned.append(_range_of(array))
+    return array
+
+
+def need_pinned(array: np.ndarray) -> None:
+    first, last = _range_of(array)
+    if not any(low <= first and last <= high for low, high in STATE.pinned):
+        raise Misuse("asynchronous copy of pageable memory, which may be gone when it happens")
+
+
+def _range_of(array: np.ndarray) -> tuple[int, int]:
+    start = array.__array_interface__["data"][0]
+    return start, start + array.nbytes
+
+
+def enqueue(handle: int, work: Callable[[], None]) -> None:
+    if handle not in STATE.streams:
+        raise Misuse(f"{handle} is not a stream")
+    STATE.streams[handle].append(work)
+
+
+def synchronize(handle: int) -> None:
+    need_context("cuStreamSynchronize")
+    queue = STATE.streams[handle]
+    while queue:
+        queue.pop(0)()
+
+
+def copy_in(address: int, source: np.ndarray, handle: int) -> None:
+    need_context("cuMemcpyHtoDAsync")
+    need_pinned(source)
+
+    def work() -> None:
+        memory_at(address, source.nbytes)[...] = np.ascontiguousarray(source).view(np.uint8).ravel()
+
+    enqueue(handle, work)
+
+
+def copy_out(target: np.ndarray, address: int, handle: int) -> None:
+    need_context("cuMemcpyDtoHAsync")
+    need_pinned(target)
+    flat = target.reshape(-1).view(np.uint8)
+    flat.fill(POISON)
+
+    def work() -> None:
+        flat[...] = memory_at(address, target.nbytes)
+
+    enqueue(handle, work)
+
+
+class Moment:
+    """When a stream came by."""
+
+    def __init__(self) -> None:
+        self.time_s: float | None = None
+
+    def record(self, handle: int) -> None:
+        need_context("cuEventRecord")
+        self.time_s = None
+        enqueue(handle, lambda: setattr(self, "time_s", time.perf_counter()))
+
+
+class Counted:
+    """A TensorRT object: counted while alive, and checked when it goes."""
+
+    kind = ""
+
+    def _born(self) -> None:
+        STATE.alive[self.kind] = STATE.alive.get(self.kind, 0) + 1
+        self._lives = True
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):
+            if self._lives:
+                self._gone()
+
+    def _gone(self) -> None:
+        self._lives = False
+        STATE.alive[self.kind] -= 1
+        STATE.freed.append(self.kind)
+        if not STATE.contexts:
+            STATE.faults.append(f"{self.kind} freed after its CUDA context")
+
+
+class FakeDriver:
+    """Stands for `libcuda.so.1` as ctypes shows it."""
+
+    def cuInit(self, flags: int) -> int:  # noqa: N802
+        return STATE.cuda_init
+
+    def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
+        count._obj.value = STATE.gpus
+        return 0
+
+    def cuDeviceGet(self, device: Any, index: int) -> int:  # noqa: N802
+        device._obj.value = index
+        return 0
+
+    def cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:  # noqa: N802
+        name.value = STATE.gpu.encode()
+        return 0
+
+    def cuDeviceTotalMem_v2(self, total: Any, device: Any) -> int:  # noqa: N802
+        total._obj.value = 80 << 30
+        return 0
+
+    def cuDeviceGetAttribute(self, value: Any, which: int, device: ctypes.c_int) -> int:  # noqa: N802
+        value._obj.value = STATE.capability[{75: 0, 76: 1}[which]]
+        return 0
+
+    def cuDriverGetVersion(self, version: Any) -> int:  # noqa: N802
+        version._obj.value = 13000
+        return 0

@@ -1,0 +1,1 @@
+"""A fake pycuda on the fake device."""

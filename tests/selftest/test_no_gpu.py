@@ -1,0 +1,57 @@
+"""A machine without a driver, without a GPU, or with a driver that cannot: one clear error."""
+
+import pytest
+
+from enginegate.engines import check_installed, resolve
+from enginegate.errors import EngineError, OptionError
+from enginegate.gpu.driver import find_gpus, first_gpu
+
+
+@pytest.fixture
+def no_driver(monkeypatch):
+    def missing():
+        raise OSError("libcuda.so.1: cannot open shared object file")
+
+    monkeypatch.setattr("enginegate.gpu.driver.load_library", missing)
+    find_gpus.cache_clear()
+    yield
+    find_gpus.cache_clear()
+
+
+def test_without_a_driver_tensorrt_is_one_clear_error(project, no_driver):
+    result = project.judge("--backend=tensorrt")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    (line,) = result.stderr.lines[:1]
+    assert line.startswith("ERROR: backend tensorrt cannot run here: no CUDA driver is installed")
+    assert "pip install 'pytest-enginegate[gpu]'" in line
+    assert "enginegate doctor" in line
+
+
+def test_without_a_driver_auto_is_the_cpu_and_says_so(project, no_driver):
+    result = project.judge("--backend=auto", "-k", "embeddings")
+    result.assert_outcomes(passed=1, deselected=2)
+    result.stdout.fnmatch_lines(
+        ["backend auto: openvino, on the CPU; no tensorrt: no CUDA driver is installed: *"]
+    )
+
+
+def test_with_a_gpu_auto_is_tensorrt(fake_gpu):
+    assert resolve("auto") == ("tensorrt", "backend auto: tensorrt, on the GPU")
+    check_installed("tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("code", "gpus", "said"),
+    [
+        (100, 0, "no GPU is visible"),
+        (0, 0, "no GPU is visible"),
+        (804, 1, "update the driver"),
+        (35, 1, "the CUDA driver answers error 35"),
+    ],
+)
+def test_a_driver_that_cannot_says_why(fake_gpu, code, gpus, said):
+    fake_gpu.cuda_init, fake_gpu.gpus = code, gpus
+    with pytest.raises(EngineError, match=f"no GPU can be used: .*{said}"):
+        first_gpu()
+    with pytest.raises(OptionError, match=said):
+        check_installed("tensorrt")
