@@ -11,6 +11,7 @@ from typing import Any
 from enginegate.baselines import Baselines
 from enginegate.calibration import calibrate_results, calibration_lines, save_calibration
 from enginegate.completeness import unjudged
+from enginegate.cost.ledger import Ledger
 from enginegate.errors import EngineGateError
 from enginegate.files import write_atomic
 from enginegate.history import append_history
@@ -87,12 +88,14 @@ class Ending:
             self.lines.append(f"calibration: wrote {os.path.relpath(path)}")
 
     def write_reports(
-        self, results: Sequence[Result], condition: Mapping[str, Any], seed: int
+        self, results: Sequence[Result], condition: Mapping[str, Any], seed: int, ledger: Ledger
     ) -> None:
         """The reports that were asked for."""
-        report = functools.cache(lambda: render_json(results, this_machine(), condition, seed))
+        report = functools.cache(
+            lambda: render_json(results, this_machine(), condition, seed, ledger.costs(), {})
+        )
         makers: dict[Path | None, Callable[[], str]] = {
-            self.options.report_text: lambda: render_text(results) + "\n",
+            self.options.report_text: lambda: render_text(results, ledger.lines()) + "\n",
             self.options.report_json: report,
             self.options.report_html: lambda: run_html(report(), self.options.baselines),
             self.options.report_markdown: lambda: run_markdown(report()),

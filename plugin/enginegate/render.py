@@ -19,14 +19,19 @@ def summary_lines(results: Iterable[Result]) -> list[str]:
     return [line for block in blocks for line in [*block, ""]][:-1]
 
 
-def render_text(results: Sequence[Result]) -> str:
-    """The text report: the summary, then every batch size."""
+def render_text(results: Sequence[Result], costs: Sequence[str]) -> str:
+    """The text report: the summary, then every batch size, then what the models cost."""
     details = [line for result in results for line in latency_lines(result)]
-    return "\n".join([*summary_lines(results), "", *details])
+    return "\n".join([*summary_lines(results), "", *details, *costs])
 
 
 def render_json(
-    results: Sequence[Result], machine: Machine, condition: Mapping[str, Any], seed: int
+    results: Sequence[Result],
+    machine: Machine,
+    condition: Mapping[str, Any],
+    seed: int,
+    costs: Mapping[str, Any],
+    rooflines: Mapping[str, Any],
 ) -> str:
     """The JSON report; `docs/report.schema.json` describes it."""
     return readable_json(
@@ -37,6 +42,8 @@ def render_json(
             "seed": seed,
             "versions": library_versions(),
             "results": [_result(result) for result in results],
+            "costs": dict(costs),
+            "rooflines": dict(rooflines),
         }
     )
 

@@ -17,6 +17,7 @@ from enginegate.blame.rebuild import rebuilder_of
 from enginegate.build import Built, execution_flags
 from enginegate.calibration import REPLICATES
 from enginegate.condition import describe_machine
+from enginegate.cost.ledger import Ledger
 from enginegate.ending import Ending
 from enginegate.engines import (
     Embeddings,
@@ -65,6 +66,7 @@ class Session:
         self.planned: dict[Variant, tuple[int, ...]] = {}
         self.evidence: dict[str, float] = {}
         self.notices: list[tuple[Verdict, str, bool]] = []
+        self.ledger = Ledger()
         self._engines: dict[str, str] = {}
         self._beside: dict[str, str] = {}
         self.seed = options.seed if options.seed is not None else secrets.randbelow(1 << 32)
@@ -122,6 +124,7 @@ class Session:
         )
         self._refuse_second(built.variant, variant.id)
         self._engines[variant.id] = built.entry.folder.name
+        self.ledger.note(model)
         return self.record(result)
 
     def _refuse_second(self, asked: Variant, name: str) -> None:
@@ -286,7 +289,7 @@ class Session:
         ending.look_for_missing(results, narrowed)
         ending.settle_baselines(results, interrupted=interrupted)
         ending.calibrate(results, self._gating, self._measured_s, self.seed)
-        ending.write_reports(results, self._condition, self.seed)
+        ending.write_reports(results, self._condition, self.seed, self.ledger)
         self.prepare.close()
 
     def exit_status(self) -> int:

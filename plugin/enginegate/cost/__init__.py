@@ -1,0 +1,1 @@
+"""What the work of a model costs, and what the hardware allows."""
