@@ -41,6 +41,8 @@ REFERENCE = {"total": 2_720_759_808, BACKBONE: 2_720_464_896, HEAD: 294_912}
 def encoders(torch_loaded):
     path = Path(__file__).with_name("encoder.py")
     spec = importlib.util.spec_from_file_location("enginegate_selftest_encoder", path)
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -181,6 +183,7 @@ def test_a_file_that_is_no_model_is_an_error(tmp_path):
 
 def test_a_polynomial_is_found_exactly_and_anything_else_refused():
     found = fit(lambda at: 3 + 5 * at[0] * at[1] + 7 * at[0] * at[1] ** 2)
+    assert found
     assert found(128, 512) == 3 + 5 * 128 * 512 + 7 * 128 * 512**2
     assert str(found) == "3 + 5 batch seq + 7 batch seq^2"
     assert fit(lambda at: at[1] ** 3) is None

@@ -160,7 +160,7 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _may_make_shapes(tensor: onnx.TensorProto) -> bool:
     most = _MOST_INDICES if tensor.data_type in _INTEGERS else 1
-    return math.prod(tensor.dims) <= most
+    return bool(math.prod(tensor.dims) <= most)
 
 
 def _bind(value: onnx.ValueInfoProto, point: Point, path: Path) -> None:
