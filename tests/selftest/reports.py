@@ -125,7 +125,7 @@ def run():
 
 def report(results=None, **other):
     """The JSON report, as an object."""
-    text = render_json(run() if results is None else results, MACHINE, CONDITION, 7)
+    text = render_json(run() if results is None else results, MACHINE, CONDITION, 7, {}, {})
     return {**json.loads(text), **other}
 
 
