@@ -1,10 +1,13 @@
 """From a variant to an engine in the store, and what it took to get there."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from enginegate.blame.layers import Layer, matching, nodes_of, read_layers
+from enginegate.blame.search import Repair
 from enginegate.engines import (
     EXPECTED_TYPES,
     Backend,
@@ -13,6 +16,7 @@ from enginegate.engines import (
     Embeddings,
     Engine,
     Executed,
+    Keeps,
     embed_all,
     get_backend,
 )
@@ -23,9 +27,9 @@ from enginegate.models import Exported
 from enginegate.store import Entry, Store
 from enginegate.timing import median_call_s
 from enginegate.variants import Precision, Variant
-from enginegate.workload import Workload, take
+from enginegate.workload import Batch, Workload, take
 
-_RECIPE = 1  # raise when the same key would build another engine
+_RECIPE = 2  # raise when the same key would build another engine
 _CHOICE_BATCH = 8
 _CHOICE_CALLS = 9
 _PROBE_ROWS = 2
@@ -45,6 +49,8 @@ class Built:
             another precision.
         entry: its files.
         notes: what to say about the way here.
+        kept: layers that were kept in fp32.
+        repair: how they were found; None where nothing was sought.
     """
 
     variant: Variant
@@ -52,6 +58,8 @@ class Built:
     backend: str
     entry: Entry
     notes: tuple[str, ...] = ()
+    kept: tuple[Layer, ...] = ()
+    repair: Repair | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -78,35 +86,61 @@ def build_engine(
     model: Exported,
     workload: Workload,
     demand: Demand = _NO_DEMAND,
+    keep: Sequence[str] | None = None,
 ) -> Built:
-    """Build a variant of one precision, or take it from the store. Raises EngineError."""
+    """Build a variant of one precision, or take it from the store. Raises EngineError.
+
+    `keep` names layers to keep in fp32; by default those of the model's definition.
+    """
     if variant.precision is Precision.BEST:
         raise ValueError("best is chosen among built engines: use choose_best")
     stand_in = get_backend(variant.backend).stand_in(variant.precision)
     name = stand_in or variant.backend
     backend = _meeting(demand, get_backend(name))
+    patterns = model.spec.keep.get(variant.precision, ()) if keep is None else keep
+    kept = matching(read_layers(model.onnx), patterns) if patterns else ()
 
-    def build(folder: Any) -> Mapping[str, Any]:
+    def build(folder: Path) -> Mapping[str, Any]:
         try:
-            return backend.build(model, variant.precision, workload.calibration, folder)
+            return _write(backend, variant.precision, model, workload.calibration, kept, folder)
         except (RuntimeError, ValueError, TypeError) as error:
             raise EngineError(f"{name} cannot build {variant.id}: {error}") from error
 
-    key = _key(name, variant, model, workload)
+    key = _key(name, variant, model, workload, kept)
     if isinstance(backend, Demanding):
         key["demand"] = demand.key
     entry = store.get_or_build("engine", key, build)
     notes = (entry.note,) if entry.note else ()
-    return Built(variant, variant.precision, name, entry, notes)
+    return Built(variant, variant.precision, name, entry, notes, kept)
 
 
 def _meeting(demand: Demand, backend: Backend) -> Backend:
     return backend.for_demand(demand) if isinstance(backend, Demanding) else backend
 
 
-def _key(backend: str, variant: Variant, model: Exported, workload: Workload) -> dict[str, Any]:
+def _write(
+    backend: Backend,
+    precision: Precision,
+    model: Exported,
+    calibration: Batch,
+    kept: Sequence[Layer],
+    folder: Path,
+) -> Mapping[str, Any]:
+    if not kept:
+        return backend.build(model, precision, calibration, folder)
+    if not isinstance(backend, Keeps):
+        raise EngineError(
+            f"{backend.version()} cannot keep single layers in fp32: remove `keep` of {precision} "
+            f"from [tool.enginegate.models.{model.spec.name}]"
+        )
+    return backend.keeping(model, precision, calibration).build(nodes_of(kept), folder)
+
+
+def _key(
+    backend: str, variant: Variant, model: Exported, workload: Workload, kept: Sequence[Layer]
+) -> dict[str, Any]:
     calibrated = variant.precision is Precision.INT8
-    return {
+    key = {
         "recipe": _RECIPE,
         "backend": backend,
         "precision": variant.precision,
@@ -117,6 +151,7 @@ def _key(backend: str, variant: Variant, model: Exported, workload: Workload) ->
         "versions": library_versions(),
         "machine": this_machine().as_json(),
     }
+    return {**key, "kept": [layer.name for layer in kept]} if kept else key
 
 
 def choose_best(
@@ -159,20 +194,37 @@ def _try(built: Built, workload: Workload, threads: int, accept: Accept) -> dict
 
 
 def execution_flags(built: Built, executed: Executed) -> tuple[str, ...]:
-    """Why what ran is not what was asked for; empty if it is."""
+    """Why what ran is not what was asked for; empty if it is.
+
+    Layers that were kept are named. What else ran in another type is flagged as it is without
+    them; a runtime may count two multiplications of a layer as one, so they may be fewer.
+    """
     expected = EXPECTED_TYPES[built.precision]
     total = sum(executed.matmuls.values())
     proven = executed.count_of(expected)
-    if total and proven == total:
-        return ()
+    kept = sum(layer.matmuls for layer in built.kept)
+    named = (_kept_flag(built, executed),) if built.kept else ()
+    if total and 0 <= total - proven <= kept and (proven < total or not kept):
+        return named
+    if kept and proven == total:
+        return (*named, f"nothing was kept: {executed.summary} ran everywhere")
+    return (*named, _other_flag(built, executed, total - proven - kept))
+
+
+def _kept_flag(built: Built, executed: Executed) -> str:
+    names = ", ".join(layer.name for layer in built.kept)
+    return f"kept in fp32: {names}; ran as {executed.summary}"
+
+
+def _other_flag(built: Built, executed: Executed, elsewhere: int) -> str:
+    total = sum(executed.matmuls.values())
     reason = get_backend(built.backend).limitation(built.precision)
-    asked = _limitation_asked(built)
-    if proven == 0:
+    if executed.count_of(EXPECTED_TYPES[built.precision]) == 0:
         ran = executed.summary or "no matrix multiplication"
-        return (f"{built.precision} requested, {ran} ran: {asked}{reason}",)
+        return f"{built.precision} requested, {ran} ran: {_limitation_asked(built)}{reason}"
     return (
         f"{built.precision} requested, ran as {executed.summary} "
-        f"({total - proven} of {total} matrix multiplications elsewhere): {reason}",
+        f"({elsewhere} of {total} matrix multiplications elsewhere): {reason}"
     )
 
 

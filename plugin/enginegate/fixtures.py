@@ -90,9 +90,13 @@ def built(
     exported: "Exported",
     workload: "Workload",
     reference: "Reference",
+    limits: "Limits",
 ) -> "Built":
     """The variant's engine in the store."""
-    return enginegate.prepare.build(enginegate_variant, exported, workload, reference)
+    from enginegate.blame.clinic import Clinic
+
+    made = enginegate.prepare.build(enginegate_variant, exported, workload, reference)
+    return Clinic(enginegate).mended(made, exported, workload, reference, limits)
 
 
 @pytest.fixture(scope="session")
@@ -122,9 +126,11 @@ def result(
     limits: "Limits",
 ) -> "Result":
     """The variant's record, its embeddings judged."""
+    from enginegate.blame.clinic import Clinic
+
     opened = enginegate.start(built, engine.executed, exported, workload)
     judged = enginegate.judge_embeddings(opened, embeddings, reference, limits)
-    return enginegate.blame(judged, built, exported, workload, embeddings, reference)
+    return Clinic(enginegate).examined(judged, built, exported, workload, embeddings, reference)
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,7 @@ def add_options(parser: pytest.Parser) -> None:
     add("--require-baseline", action="store_true", help="fail where there is none to compare with")
     add("--engine-cache", metavar="DIR", help="folder of exported models and built engines")
     add("--blame", action="store_true", help="say which layers do the damage to the embeddings")
+    add("--repair", action="store_true", help="keep the fewest layers in fp32 that it takes")
     _add_serving(parser)
     add("--report-text", metavar="FILE", help="write the report as text")
     add("--report-json", metavar="FILE", help="write the report as JSON")

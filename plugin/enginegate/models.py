@@ -1,6 +1,6 @@
 """What to deploy: model definitions, shipped or named by the user. No model is loaded here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -47,6 +47,7 @@ class ModelSpec:
         output: the ONNX output that is the embedding, where there are several.
         architecture: configuration to seed when `source` is not at hand; None is an error then.
         limits: accuracy limits by precision that replace the default ones.
+        keep: layers to keep in fp32 by precision: names, groups or wildcards.
     """
 
     name: str
@@ -63,6 +64,7 @@ class ModelSpec:
     output: str | None = None
     architecture: Mapping[str, Any] | None = None
     limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    keep: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 SHIPPED = MappingProxyType(
@@ -146,6 +148,7 @@ def _refuse_bad_values(spec: ModelSpec) -> None:
     roles_fit = isinstance(spec.inputs, Mapping) and set(spec.inputs.values()) <= set(TOKEN_ROLES)
     _require(spec, "inputs", roles_fit, f"a table of roles {', '.join(TOKEN_ROLES)}")
     _require(spec, "limits", _are_limits(spec.limits), "a table of numbers for each precision")
+    _require(spec, "keep", _are_layers(spec.keep), "a table with a list of layers a precision")
 
 
 def _are_limits(value: object) -> bool:
@@ -153,6 +156,15 @@ def _are_limits(value: object) -> bool:
     return all(
         isinstance(table, Mapping) and all(isinstance(n, int | float) for n in table.values())
         for table in tables
+    )
+
+
+def _are_layers(value: object) -> bool:
+    known = isinstance(value, Mapping) and set(value) <= set(Precision)
+    lists = list(value.values()) if isinstance(value, Mapping) else []
+    return known and all(
+        isinstance(layers, list | tuple) and all(isinstance(layer, str) for layer in layers)
+        for layers in lists
     )
 
 

@@ -72,6 +72,7 @@ class Options:
         seed: of the order and the placement in memory; None for another one in every run.
         history: append the figures to the history.
         blame: say which layers do the damage.
+        repair: of a variant beyond its limits, keep the fewest layers in fp32 that it takes.
         rootpath: pytest's root folder.
         baselines: folder of the baselines.
         engine_cache: folder of exported models and built engines.
@@ -109,6 +110,7 @@ class Options:
     seed: int | None
     history: bool
     blame: bool
+    repair: bool
     rootpath: Path
     baselines: Path
     engine_cache: Path
@@ -196,6 +198,7 @@ class Options:
             seed=config.getoption("--measure-seed"),
             history=bool(get.raw("history")),
             blame=config.getoption("--blame"),
+            repair=config.getoption("--repair"),
             rootpath=config.rootpath,
             baselines=get.path("baselines") or config.rootpath / "baselines",
             engine_cache=get.path("engine_cache") or _default_cache(),

@@ -108,12 +108,20 @@ class Preparation:
         return loaded
 
     def build(
-        self, variant: Variant, model: Exported, workload: Workload, reference: Reference
+        self,
+        variant: Variant,
+        model: Exported,
+        workload: Workload,
+        reference: Reference,
+        keep: Sequence[str] | None = None,
     ) -> Built:
-        """The variant's engine in the store; for `best`, the one chosen among all precisions."""
+        """The variant's engine in the store; for `best`, the one chosen among all precisions.
+
+        `keep` names layers to keep in fp32; by default those of the model's definition.
+        """
         with self._progress(f"engine {variant.id}"):
             if variant.precision is not Precision.BEST:
-                built = build_engine(self.store, variant, model, workload, self._demand)
+                built = build_engine(self.store, variant, model, workload, self._demand, keep)
             else:
                 built = self._best(variant, model, workload, reference)
         if self._options.save_engines:

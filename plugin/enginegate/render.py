@@ -50,8 +50,8 @@ def render_json(
 
 def _block(section: Section) -> list[str]:
     lines = aligned([HEADER, *section.rows])
-    blame = [line for table in section.blame for line in [table.title, *aligned(table.rows)]]
-    return [section.title, "; ".join(section.facts), *lines, *section.notes, *blame]
+    layers = [line for table in section.layers for line in [table.title, *aligned(table.rows)]]
+    return [section.title, "; ".join(section.facts), *lines, *section.notes, *layers]
 
 
 def aligned(rows: Iterable[Sequence[str]]) -> Iterator[str]:

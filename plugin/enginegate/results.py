@@ -1,12 +1,13 @@
 """Records of a run: what was asked, what ran, how far off, how fast, and what is said of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from enginegate.accuracy import Deltas, Limits
-from enginegate.blame.search import Blamed
+from enginegate.blame.search import Blamed, Repair
 from enginegate.cliffs import Analysis
 from enginegate.levels import Capacity, Deployment, Level, OpenLevel
+from enginegate.profiles import Kernel
 from enginegate.stats import Change
 from enginegate.variants import Variant
 from enginegate.verdict import Judgement
@@ -152,6 +153,10 @@ class Result:
         speeds: by batch size, of a served engine by concurrency.
         load: what a served engine carries; None until loaded.
         blame: layers by what repairing each gives back; None where that was not sought.
+        repair: layers kept in fp32 so that it is within its limits; None where none were sought.
+        time_share: of its time by the element type computed in, largest first; None if not known.
+        states: what else decides what it computes: providers, denormals, TF32, AMX.
+        kernels: the operations that take most of its time.
     """
 
     variant: Variant
@@ -167,6 +172,10 @@ class Result:
     speeds: tuple[Speed, ...] = ()
     load: Load | None = None
     blame: tuple[Blamed, ...] | None = None
+    repair: Repair | None = None
+    time_share: Mapping[str, float] | None = None
+    states: Mapping[str, str] = field(default_factory=dict)
+    kernels: tuple[Kernel, ...] = ()
 
     @property
     def cell(self) -> str:

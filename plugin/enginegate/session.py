@@ -12,8 +12,6 @@ from typing import Any
 
 from enginegate.accuracy import DEFAULT_LIMITS, Limits, compare
 from enginegate.baselines import Baseline, Baselines
-from enginegate.blame.diagnosis import blame_layers
-from enginegate.blame.rebuild import rebuilder_of
 from enginegate.build import Built, execution_flags
 from enginegate.calibration import REPLICATES
 from enginegate.condition import describe_machine
@@ -121,6 +119,7 @@ class Session:
             flags=execution_flags(built, executed),
             notes=tuple(note for note in (*built.notes, model.note) if note),
             size_bytes=built.size_bytes,
+            repair=built.repair,
         )
         self._refuse_second(built.variant, variant.id)
         self._engines[variant.id] = built.entry.folder.name
@@ -161,24 +160,6 @@ class Session:
         except EmbeddingError as error:
             accuracy = Accuracy(None, limits, Judgement(Verdict.FAIL, (str(error),)))
         return self.record(dataclasses.replace(result, accuracy=accuracy))
-
-    def blame(
-        self,
-        result: Result,
-        built: Built,
-        model: Exported,
-        workload: Workload,
-        embeddings: Embeddings,
-        reference: Reference,
-    ) -> Result:
-        """With --blame, record which layers do the damage."""
-        if not self.options.blame:
-            return result
-        with self.progress(f"blame {result.variant.id}"):
-            rebuilder = rebuilder_of(built, model, workload, self.options.threads)
-            found = blame_layers(rebuilder, model, embeddings, reference.embeddings)
-        notes = (*result.notes, *found.notes)
-        return self.record(dataclasses.replace(result, blame=found.layers, notes=notes))
 
     def plan(self, parameters: Iterable[Mapping[str, Any]]) -> None:
         """Note the batch sizes that tests will ask for, by their parameters."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from enginegate.blame.text import Table, blame_table
+from enginegate.blame.text import Table, blame_table, repair_lines, repair_table
 from enginegate.levels import Capacity, Deployment, OpenLevel
 from enginegate.results import Load, Result, Speed
 from enginegate.sweep_text import analysis_lines, level_line
@@ -28,20 +28,21 @@ HEADER = (
     "speed",
 )
 _NOTHING = "-"
+_TOLD = 0.02  # a smaller share of the time is not told
 
 
 @dataclass(frozen=True)
 class Section:
     """The table of one model: what its figures go with, a row per variant, and explanations.
 
-    With --blame also a table of layers for each variant that was damaged.
+    `layers` are the tables of --blame and --repair.
     """
 
     title: str
     facts: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
-    blame: tuple[Table, ...] = ()
+    layers: tuple[Table, ...] = ()
 
 
 def sections(results: Iterable[Result]) -> Iterator[Section]:
@@ -53,8 +54,16 @@ def sections(results: Iterable[Result]) -> Iterator[Section]:
             facts=_facts(members[0]),
             rows=tuple(_row(result) for result in members),
             notes=tuple(_merged(note for result in members for note in _notes(result))),
-            blame=tuple(blame_table(engine_name(r.variant), r.blame) for r in members if r.blame),
+            layers=tuple(table for result in members for table in _layer_tables(result)),
         )
+
+
+def _layer_tables(result: Result) -> Iterator[Table]:
+    asked = engine_name(result.variant)
+    if result.blame:
+        yield blame_table(asked, result.blame)
+    if result.repair:
+        yield repair_table(asked, result.repair)
 
 
 def _facts(result: Result) -> tuple[str, ...]:
@@ -156,10 +165,19 @@ def _notes(result: Result) -> Iterator[tuple[str, str]]:
     if result.accuracy and result.accuracy.judgement.reasons:
         judgement = result.accuracy.judgement
         yield name, f"embeddings {judgement.verdict}: {'; '.join(judgement.reasons)}"
-    yield from ((name, note) for note in result.notes)
+    yield from ((name, note) for note in (*result.notes, *_time_notes(result)))
+    if result.repair:
+        yield from ((name, line) for line in repair_lines(result.repair))
     yield from ((name, text) for text in _speed_notes(result))
     if result.load:
         yield from ((name, text) for text in _load_notes(result.load))
+
+
+def _time_notes(result: Result) -> Iterator[str]:
+    """Time by the type it was spent in, where that is not one type alone."""
+    shares = {kind: share for kind, share in (result.time_share or {}).items() if share >= _TOLD}
+    if len(shares) > 1:
+        yield "time by type: " + ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
 
 
 def _speed_notes(result: Result) -> Iterator[str]:

@@ -1,13 +1,20 @@
-"""From an engine to the layers that damage its embeddings, and what is to be said of that."""
+"""What an engine spends its time on, and which of its layers damage its embeddings."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from enginegate.blame.layers import read_layers
-from enginegate.blame.rebuild import BLAME_TEXTS, Rebuilder
+from enginegate.blame.layers import Layer, read_layers
+from enginegate.blame.rebuild import BLAME_TEXTS, Rebuilder, rebuilder_of
 from enginegate.blame.search import ROUNDING, Array, Blamed, damage, rank
+from enginegate.build import Built
+from enginegate.engines import Profiles, get_backend
+from enginegate.errors import EngineError
 from enginegate.models import Exported
+from enginegate.results import Result
+from enginegate.workload import Workload
 
+PROFILED_BATCH = 8
+_KERNELS = 10  # told of each engine
 _SAME = 0.1  # two damages that differ by less, relative to the larger, are of the same engine
 _CULPRIT = 0.1  # share that makes a layer worth naming
 _DIVERGED = 0.1  # local error, as a share of the damage, that makes a divergence
@@ -21,16 +28,43 @@ class Diagnosis:
     notes: tuple[str, ...]
 
 
+def profiled(result: Result, built: Built, workload: Workload, threads: int) -> Result:
+    """The result with where the engine's time goes, if its backend tells."""
+    backend = get_backend(built.backend)
+    if not isinstance(backend, Profiles):
+        return result
+    entry, batch = built.entry, workload.batch(PROFILED_BATCH)
+    found = backend.profile(entry.folder, entry.properties, batch, threads)
+    kernels = found.kernels[:_KERNELS]
+    return replace(result, time_share=found.time_share, states=found.states, kernels=kernels)
+
+
+def blamed(
+    result: Result,
+    built: Built,
+    model: Exported,
+    workload: Workload,
+    embeddings: Array,
+    reference: Array,
+    threads: int,
+) -> Result:
+    """The result with its layers blamed, or a note why they cannot be."""
+    try:
+        rebuilder = rebuilder_of(built, model, workload, threads)
+    except EngineError as error:
+        return replace(result, notes=(*result.notes, f"blame: not possible: {error}"))
+    found = blame_layers(rebuilder, read_layers(model.onnx), embeddings, reference)
+    return replace(result, blame=found.layers, notes=(*result.notes, *found.notes))
+
+
 def blame_layers(
-    rebuilder: Rebuilder, model: Exported, embeddings: Array, reference: Array
+    rebuilder: Rebuilder, layers: Sequence[Layer], embeddings: Array, reference: Array
 ) -> Diagnosis:
     """Blame the layers of an engine that gave `embeddings` for texts of which `reference` is right.
 
-    Both float32 [texts, dim]; the first `BLAME_TEXTS` are used. Raises EngineError if it cannot be
-    rebuilt.
+    Both float32 [texts, dim]; the first `BLAME_TEXTS` are used.
     """
     found, expected = embeddings[:BLAME_TEXTS], reference[:BLAME_TEXTS]
-    layers = read_layers(model.onnx)
     whole = damage(found, expected)
     again = damage(rebuilder.embed(frozenset()), expected)
     ranked = rank(layers, rebuilder.keeping.touched, rebuilder.embed, expected)

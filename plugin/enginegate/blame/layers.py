@@ -5,6 +5,7 @@ older ones in its name. A graph that tells neither has a layer per node.
 """
 
 import ast
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,12 +35,14 @@ class Layer:
         kind: the operation that tells most of what it does.
         nodes: its nodes by the name of their first output, which conversions of a graph keep.
         matmuls: how many of them multiply matrices.
+        weights: elements of the weights that those multiply by, as a measure of what it costs.
     """
 
     name: str
     kind: str
     nodes: tuple[str, ...]
     matmuls: int
+    weights: int = 0
 
     @property
     def group(self) -> str:
@@ -51,23 +54,26 @@ def read_layers(path: Path) -> tuple[Layer, ...]:
     """The layers of an ONNX file in order of execution; weights outside the file are not read."""
     import onnx
 
-    return layers_of(onnx.load(str(path), load_external_data=False).graph.node)
+    graph = onnx.load(str(path), load_external_data=False).graph
+    return layers_of(graph.node, {t.name: math.prod(t.dims) for t in graph.initializer})
 
 
-def layers_of(nodes: Sequence[Any]) -> tuple[Layer, ...]:
-    """The layers of ONNX nodes, which are in order of execution."""
+def layers_of(nodes: Sequence[Any], sizes: Mapping[str, int]) -> tuple[Layer, ...]:
+    """The layers of ONNX nodes, which are in order of execution; `sizes` are those of weights."""
     names = _names([_module(node) for node in nodes], nodes)
     members: dict[str, list[Any]] = {}
     for name, node in zip(names, nodes, strict=True):
         members.setdefault(name, []).append(node)
-    return tuple(_layer(name, found) for name, found in members.items())
+    return tuple(_layer(name, found, sizes) for name, found in members.items())
 
 
-def _layer(name: str, nodes: Sequence[Any]) -> Layer:
+def _layer(name: str, nodes: Sequence[Any], sizes: Mapping[str, int]) -> Layer:
     kinds = [node.op_type for node in nodes]
     kind = next((kind for kind in _TELLING if kind in kinds), kinds[-1])
     outputs = tuple(node.output[0] for node in nodes)
-    return Layer(name, kind, outputs, sum(kind in _MULTIPLIES for kind in kinds))
+    matmuls = [node for node in nodes if node.op_type in _MULTIPLIES]
+    weights = sum(sizes.get(value, 0) for node in matmuls for value in node.input)
+    return Layer(name, kind, outputs, len(matmuls), weights)
 
 
 def _module(node: Any) -> Module:

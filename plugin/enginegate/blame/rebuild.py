@@ -1,6 +1,8 @@
 """One engine built again and again, each time with other layers kept in fp32."""
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from enginegate.engines import (
     ONNX_FILE,
     Backend,
     Embeddings,
+    Engine,
     Keeping,
     Keeps,
     embed_all,
@@ -19,36 +22,49 @@ from enginegate.engines import (
 from enginegate.engines.graphs import keeping_in
 from enginegate.errors import EngineError
 from enginegate.models import Exported
-from enginegate.workload import Batch, Workload, take
+from enginegate.timing import median_call_s
+from enginegate.workload import Workload, take
 
 BLAME_TEXTS = 64  # enough to rank layers by, few enough for a minute
+CALL_BATCH, CALLS = 8, 9
 _PROBE_ROWS = 2
 
 
 @dataclass(frozen=True)
 class Rebuilder:
-    """Embeds a few texts with engines that are built for that and thrown away.
+    """Makes engines that are thrown away after use.
 
     Attributes:
         backend: builds and loads them.
         keeping: how they are built.
-        texts: tokens, int64 [texts, seq].
+        workload: what they embed.
         threads: threads an engine may use.
     """
 
     backend: Backend
     keeping: Keeping
-    texts: Batch
+    workload: Workload
     threads: int
 
     def embed(self, nodes: frozenset[str]) -> Embeddings:
-        """Embeddings float32 [texts, dim] of the engine with those nodes in fp32."""
+        """Embeddings of the first texts, float32 [BLAME_TEXTS, dim], those nodes in fp32."""
+        with self._loaded(nodes) as engine:
+            return embed_all(engine, take(self.workload.evaluation, slice(BLAME_TEXTS)))
+
+    def timed(self, nodes: frozenset[str]) -> tuple[Embeddings, float]:
+        """Embeddings of all texts, and the seconds of a call at batch 8."""
+        with self._loaded(nodes) as engine:
+            call_s = median_call_s(engine, self.workload.batch(CALL_BATCH), CALLS)
+            return embed_all(engine, self.workload.evaluation), call_s
+
+    @contextlib.contextmanager
+    def _loaded(self, nodes: frozenset[str]) -> Iterator[Engine]:
         with tempfile.TemporaryDirectory(prefix="enginegate-") as name:
             folder = Path(name)
             properties = self.keeping.build(nodes, folder)
-            probe = take(self.texts, slice(_PROBE_ROWS))
+            probe = take(self.workload.evaluation, slice(_PROBE_ROWS))
             with self.backend.load(folder, properties, probe, self.threads) as engine:
-                return embed_all(engine, self.texts)
+                yield engine
 
 
 def rebuilder_of(built: Built, model: Exported, workload: Workload, threads: int) -> Rebuilder:
@@ -57,8 +73,7 @@ def rebuilder_of(built: Built, model: Exported, workload: Workload, threads: int
     Raises EngineError where neither can be done.
     """
     backend = get_backend(built.backend)
-    texts = take(workload.evaluation, slice(BLAME_TEXTS))
-    return Rebuilder(backend, _keeping(built, backend, model, workload), texts, threads)
+    return Rebuilder(backend, _keeping(built, backend, model, workload), workload, threads)
 
 
 def _keeping(built: Built, backend: Backend, model: Exported, workload: Workload) -> Keeping:

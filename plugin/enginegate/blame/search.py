@@ -12,6 +12,7 @@ Array = npt.NDArray[np.floating]
 Embed = Callable[[frozenset[str]], Array]
 
 _WORTH_REFINING = 0.25  # of what the best group repairs
+_LEAST_COST = 0.01
 ROUNDING = 1e-10  # a damage of fp32's own rounding; fp16's is a thousand times as much
 
 
@@ -32,6 +33,43 @@ class Blamed:
     position: int
     local_error: float
     repaired_share: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """An engine that was tried on the way to a repair.
+
+    Attributes:
+        kept: layers in fp32.
+        recovered_share: share of the damage that is gone.
+        speedup: time of the reference / its own.
+        enough: whether it is within the limits.
+    """
+
+    kept: tuple[str, ...]
+    recovered_share: float
+    speedup: float
+    enough: bool
+
+
+@dataclass(frozen=True)
+class Repair:
+    """The fewest layers to keep in fp32, found by search.
+
+    Attributes:
+        kept: their names; empty where no set of layers is enough.
+        recovered_share: share of the damage that goes with them.
+        speedup_before, speedup_after: time of the reference / the engine's, at batch 8.
+        configuration: lines for pyproject.toml that keep them; empty where none is enough.
+        steps: what was tried, fewest layers first.
+    """
+
+    kept: tuple[str, ...]
+    recovered_share: float
+    speedup_before: float
+    speedup_after: float
+    configuration: str
+    steps: tuple[Step, ...]
 
 
 def damage(found: Array, reference: Array) -> float:
@@ -81,3 +119,51 @@ def _worth_trying(
     shares = {name: repaired(nodes_of(members)) for name, members in groups.items()}
     least = _WORTH_REFINING * max(shares.values(), default=0)
     return [layer for name, members in groups.items() if shares[name] >= least for layer in members]
+
+
+def by_worth(layers: Sequence[Layer], blamed: Sequence[Blamed], whole: float) -> tuple[Layer, ...]:
+    """The layers that do any of the damage `whole`, first those that do most for what they cost.
+
+    What a layer does is the mean of what goes when it is the first to be repaired and of what stays
+    when it is the last, a short form of its Shapley value. Its cost is the share of the weights
+    that it multiplies by, plus a hundredth.
+    """
+    weights = sum(layer.weights for layer in layers) or 1
+    known = {layer.name: layer for layer in layers}
+
+    def does(found: Blamed) -> float:
+        return (found.repaired_share + found.local_error / whole) / 2
+
+    def worth(found: Blamed) -> float:
+        return does(found) / (known[found.layer].weights / weights + _LEAST_COST)
+
+    harmful = [found for found in blamed if does(found) > 0]
+    return tuple(known[found.layer] for found in sorted(harmful, key=worth, reverse=True))
+
+
+def fewest(
+    order: Sequence[Layer], enough: Callable[[tuple[Layer, ...]], bool]
+) -> tuple[Layer, ...] | None:
+    """The shortest beginning of `order` that is enough, less the layers it does not need.
+
+    Its length is found by doubling and halving. None where even all are not enough.
+    """
+    short, long = 0, min(1, len(order))
+    while not enough(tuple(order[:long])):
+        if long == len(order):
+            return None
+        short, long = long, min(2 * long, len(order))
+    while long - short > 1:
+        middle = (short + long) // 2
+        short, long = (short, middle) if enough(tuple(order[:middle])) else (middle, long)
+    return _pruned(tuple(order[:long]), enough)
+
+
+def _pruned(
+    kept: tuple[Layer, ...], enough: Callable[[tuple[Layer, ...]], bool]
+) -> tuple[Layer, ...]:
+    """Without each layer that is not needed, tried from the costliest on."""
+    for layer in sorted(kept, key=lambda layer: -layer.weights):
+        rest = tuple(other for other in kept if other != layer)
+        kept = rest if rest and enough(rest) else kept
+    return kept

@@ -1,11 +1,12 @@
 """What is said of blamed layers. Their numbers are formatted here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from enginegate.blame.search import Blamed
+from enginegate.blame.search import Blamed, Repair, Step
 
 _HEADER = ("layer", "kind", "alone", "repairs")
+_STEP_HEADER = ("kept", "damage gone", "x ref", "limits")
 _SHOWN = 10
 
 
@@ -23,6 +24,33 @@ def blame_table(asked: str, layers: Sequence[Blamed]) -> Table:
     rest = f", first {_SHOWN} of {len(layers)} tried" if len(layers) > _SHOWN else ""
     title = f"{asked}: layers by the share of the damage that goes when one runs in fp32{rest}"
     return Table(title, (_HEADER, *map(_row, shown)))
+
+
+def repair_table(asked: str, repair: Repair) -> Table:
+    """What was tried on the way to a repair, fewest layers first."""
+    title = f"{asked}: layers kept in fp32, and what that gives"
+    return Table(title, (_STEP_HEADER, *map(_step_row, repair.steps)))
+
+
+def repair_lines(repair: Repair) -> Iterator[str]:
+    """What to commit, and what it does to the speed; nothing where no layers were enough."""
+    if repair.configuration:
+        speeds = f"{repair.speedup_before:.2f} to {repair.speedup_after:.2f} x reference"
+        yield f"repair: {_count(repair.kept)} kept in fp32, {speeds} at batch 8; keep them so with"
+        yield from repair.configuration.splitlines()
+
+
+def _step_row(step: Step) -> tuple[str, ...]:
+    return (
+        str(len(step.kept)),
+        f"{100 * step.recovered_share:.0f} %",
+        f"{step.speedup:.2f}",
+        "within" if step.enough else "beyond",
+    )
+
+
+def _count(names: Sequence[str]) -> str:
+    return f"{len(names)} layer{'' if len(names) == 1 else 's'}"
 
 
 def _row(layer: Blamed) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from enginegate.errors import EngineError, OptionError
 from enginegate.gpu.driver import find_gpus
 from enginegate.models import Exported
+from enginegate.profiles import Profile
 from enginegate.variants import Precision
 from enginegate.workload import Batch, take
 
@@ -121,6 +122,16 @@ class Keeps(Protocol):
 
         Raises EngineError where this precision cannot keep layers.
         """
+
+
+@runtime_checkable
+class Profiles(Protocol):
+    """A backend that tells where an engine's time goes; optional."""
+
+    def profile(
+        self, folder: Path, properties: Mapping[str, Any], batch: Batch, threads: int
+    ) -> Profile:
+        """Load a built engine, watched, and run `batch` a few times. Raises EngineError."""
 
 
 @dataclass(frozen=True)

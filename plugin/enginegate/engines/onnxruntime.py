@@ -4,7 +4,7 @@ import collections
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,11 +13,18 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from enginegate.engines import ONNX_FILE, Embeddings, Executed, Keeping, check_shape
+from enginegate.engines import (
+    ONNX_FILE,
+    Embeddings,
+    Executed,
+    Keeping,
+    check_shape,
+)
 from enginegate.engines.graphs import keeping_in
 from enginegate.engines.quantize import quantize_qdq, to_fp16
 from enginegate.errors import EngineError
 from enginegate.models import Exported
+from enginegate.profiles import Kernel, Profile, profile_of
 from enginegate.variants import Precision
 from enginegate.workload import Batch
 
@@ -33,6 +40,13 @@ _ELEMENT_TYPES = MappingProxyType(
         "double": "f64",
     }
 )
+_KERNEL = "_kernel_time"  # at the end of an event's name
+_PROFILED_RUNS = 10
+_US_PER_S = 1e6
+_STATES = MappingProxyType(
+    {"denormals": "kept", "TF32": "none on a CPU", "AMX": "not told by ONNX Runtime"}
+)
+Event = Mapping[str, Any]
 _MATMULS = ("MatMul", "Gemm", "Attention", "Conv")
 
 
@@ -99,21 +113,40 @@ class OnnxRuntime:
         """Load `engine.onnx` of a built engine."""
         yield open_onnx(folder / ONNX_FILE, properties["output"], probe, threads)
 
+    def profile(
+        self, folder: Path, properties: Mapping[str, Any], batch: Batch, threads: int
+    ) -> Profile:
+        """Where its time goes, by the runtime's own profile."""
+        with _profiled(folder / ONNX_FILE, threads) as (session, events):
+            for _ in range(_PROFILED_RUNS):
+                session.run([properties["output"]], dict(batch))
+        states = {"provider": ", ".join(session.get_providers()), **_STATES}
+        return profile_of(map(_kernel, events), states)
+
 
 def open_onnx(path: Path, output: str, probe: Batch, threads: int) -> OnnxRuntimeEngine:
     """Any ONNX file as an engine; `probe` runs once, profiled, to prove what executes.
 
     Raises EngineError if the file does not load or the probe does not run.
     """
+    with _profiled(path, threads) as (session, events):
+        session.run([output], dict(probe))
+    return OnnxRuntimeEngine(session, output, _executed(events))
+
+
+@contextlib.contextmanager
+def _profiled(path: Path, threads: int) -> Iterator[tuple[Any, list[Event]]]:
+    """A session, profiled inside; the list then holds an event per kernel that ran."""
+    events: list[Event] = []
     with tempfile.TemporaryDirectory(prefix="enginegate-") as folder:
         options = _session_options(threads, Path(folder) / "profile")
         try:
             session = ort.InferenceSession(str(path), options, providers=_PROVIDERS)
-            session.run([output], dict(probe))
+            yield session, events
         except Exception as error:  # the runtime raises its own, unrelated kinds
             raise EngineError(f"ONNX Runtime cannot run {path}: {error}") from error
-        executed = _read_profile(Path(session.end_profiling()))
-    return OnnxRuntimeEngine(session, output, executed)
+        written = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    events += [event for event in written if event["name"].endswith(_KERNEL)]
 
 
 def run_onnx(path: Path, batch: Batch) -> Embeddings:
@@ -134,13 +167,22 @@ def _session_options(threads: int, profile: Path | None) -> Any:
     return options
 
 
-def _read_profile(path: Path) -> Executed:
-    events = json.loads(path.read_text(encoding="utf-8"))
-    kernels = (event["args"] for event in events if event["name"].endswith("_kernel_time"))
+def _executed(events: Sequence[Event]) -> Executed:
+    kernels = (event["args"] for event in events)
     types = (_compute_type(k) for k in kernels if any(m in k["op_name"] for m in _MATMULS))
     return Executed(dict(collections.Counter(types)))
 
 
-def _compute_type(kernel: Mapping[str, Any]) -> str:
-    name = next(iter(kernel["input_type_shape"][0]))
-    return _ELEMENT_TYPES.get(name, name)
+def _kernel(event: Event) -> tuple[Kernel, float]:
+    """What ran, and for how many seconds."""
+    arguments, name = event["args"], event["name"].removesuffix(_KERNEL)
+    kind, provider = arguments["op_name"], arguments["provider"]
+    return Kernel(name, kind, _compute_type(arguments), provider, 0.0), event["dur"] / _US_PER_S
+
+
+def _compute_type(kernel: Event) -> str:
+    """Type of the first value that is neither an index nor a truth, else of the first one."""
+    values = [*kernel["input_type_shape"], *kernel["output_type_shape"]]
+    names = [name for value in values for name in value]
+    found = next((name for name in names if name in _ELEMENT_TYPES), names[0])
+    return _ELEMENT_TYPES.get(found, found)

@@ -1,0 +1,66 @@
+"""What is done with a damaged engine of a run: examined, blamed, repaired."""
+
+from collections.abc import Sequence
+
+from enginegate.accuracy import Limits, compare, violations
+from enginegate.blame.diagnosis import blamed, profiled
+from enginegate.blame.repair import repaired
+from enginegate.build import Built
+from enginegate.engines import Embeddings
+from enginegate.errors import EmbeddingError
+from enginegate.models import Exported
+from enginegate.prepare import Reference
+from enginegate.results import Result
+from enginegate.session import Session
+from enginegate.workload import Workload
+
+
+class Clinic:
+    """Examines the engines of a run, as its options say."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def mended(
+        self,
+        built: Built,
+        model: Exported,
+        workload: Workload,
+        reference: Reference,
+        limits: Limits,
+    ) -> Built:
+        """With --repair, the engine that keeps what it takes to be within its limits."""
+        if not self._session.options.repair:
+            return built
+
+        def accept(embeddings: Embeddings) -> tuple[str, ...]:
+            try:
+                return violations(compare(embeddings, reference.embeddings), limits)
+            except EmbeddingError as error:
+                return (str(error),)
+
+        def build(names: Sequence[str]) -> Built:
+            prepare = self._session.prepare
+            return prepare.build(built.variant, model, workload, reference, names)
+
+        with self._session.progress(f"repair {built.variant.id}"):
+            expected, threads = reference.embeddings, self._session.options.threads
+            return repaired(built, build, model, workload, expected, accept, threads)
+
+    def examined(
+        self,
+        result: Result,
+        built: Built,
+        model: Exported,
+        workload: Workload,
+        embeddings: Embeddings,
+        reference: Reference,
+    ) -> Result:
+        """Record where its time goes and, with --blame, which layers do the damage."""
+        threads = self._session.options.threads
+        found = profiled(result, built, workload, threads)
+        if self._session.options.blame:
+            with self._session.progress(f"blame {result.variant.id}"):
+                expected = reference.embeddings
+                found = blamed(found, built, model, workload, embeddings, expected, threads)
+        return self._session.record(found)

@@ -1,0 +1,119 @@
+"""The fewest layers to keep in fp32 so that an engine is within its limits, and what they cost."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from enginegate.blame.layers import Layer, nodes_of, read_layers
+from enginegate.blame.rebuild import BLAME_TEXTS, CALL_BATCH, CALLS, Rebuilder, rebuilder_of
+from enginegate.blame.search import Array, Repair, Step, by_worth, damage, fewest, rank
+from enginegate.build import Built
+from enginegate.engines import embed_all
+from enginegate.engines.onnxruntime import open_onnx
+from enginegate.errors import EngineError
+from enginegate.models import Exported
+from enginegate.timing import median_call_s
+from enginegate.variants import Precision
+from enginegate.workload import Workload
+
+Accept = Callable[[Array], tuple[str, ...]]
+Build = Callable[[Sequence[str]], Built]
+
+
+@dataclass
+class Workshop:
+    """Tries engines with layers kept, and remembers what came of it.
+
+    Attributes:
+        rebuilder: makes them.
+        reference: embeddings of all texts, float32 [texts, dim].
+        reference_s: seconds of the reference's call.
+        accept: what is wrong with embeddings; empty if they are within the limits.
+        steps: what was tried, by the names of the kept layers.
+        whole: the damage with nothing kept; known after the first attempt.
+    """
+
+    rebuilder: Rebuilder
+    reference: Array
+    reference_s: float
+    accept: Accept
+    steps: dict[tuple[str, ...], Step] = field(default_factory=dict)
+    whole: float = 0.0
+
+    def attempt(self, kept: Sequence[Layer]) -> Step:
+        """What comes of keeping these layers, tried once. The first attempt must keep none."""
+        names = tuple(layer.name for layer in kept)
+        if names not in self.steps:
+            embeddings, call_s = self.rebuilder.timed(nodes_of(kept))
+            left = damage(embeddings, self.reference)
+            self.whole = self.whole or left
+            share, enough = 1 - left / self.whole, not self.accept(embeddings)
+            self.steps[names] = Step(names, share, self.reference_s / call_s, enough)
+        return self.steps[names]
+
+
+def repaired(
+    built: Built,
+    build: Build,
+    model: Exported,
+    workload: Workload,
+    reference: Array,
+    accept: Accept,
+    threads: int,
+) -> Built:
+    """The engine that keeps the fewest layers in fp32 and is within its limits: `build(names)`.
+
+    The engine itself, with a note, where it is within them already, where no layers are enough, or
+    where its backend cannot keep any.
+    """
+    if built.variant.precision is Precision.BEST or not accept(_embed(built, workload, threads)):
+        return _noted(built, "repair: nothing to do, it is within its limits")
+    try:
+        rebuilder = rebuilder_of(built, model, workload, threads)
+    except EngineError as error:
+        return _noted(built, f"repair: not possible: {error}")
+    reference_s = _reference_s(model, workload, threads)
+    workshop = Workshop(rebuilder, reference, reference_s, accept)
+    repair = search(workshop, read_layers(model.onnx), built)
+    if not repair.configuration:
+        noted = _noted(built, "repair: no set of layers kept in fp32 brings it within its limits")
+        return dataclasses.replace(noted, repair=repair)
+    again = build(repair.kept)
+    return dataclasses.replace(again, repair=repair, notes=(*built.notes, *again.notes))
+
+
+def search(workshop: Workshop, layers: Sequence[Layer], built: Built) -> Repair:
+    """The fewest layers to keep, those first that repair most for what they cost."""
+    before, rebuilder = workshop.attempt(()), workshop.rebuilder
+    few = workshop.reference[:BLAME_TEXTS]
+    blamed = rank(layers, rebuilder.keeping.touched, rebuilder.embed, few)
+    order = by_worth(layers, blamed, workshop.whole)
+    kept = fewest(order, lambda some: workshop.attempt(some).enough) or ()
+    after = workshop.attempt(kept)
+    return Repair(
+        kept=after.kept,
+        recovered_share=after.recovered_share,
+        speedup_before=before.speedup,
+        speedup_after=after.speedup,
+        configuration=_configuration(built, after.kept) if kept else "",
+        steps=tuple(sorted(workshop.steps.values(), key=lambda step: len(step.kept))),
+    )
+
+
+def _configuration(built: Built, names: Sequence[str]) -> str:
+    listed = ", ".join(f'"{name}"' for name in names)
+    return f"[tool.enginegate.models.{built.variant.model}.keep]\n{built.precision} = [{listed}]"
+
+
+def _embed(built: Built, workload: Workload, threads: int) -> Array:
+    with built.load(workload, threads) as engine:
+        return embed_all(engine, workload.evaluation)
+
+
+def _reference_s(model: Exported, workload: Workload, threads: int) -> float:
+    batch = workload.batch(CALL_BATCH)
+    return median_call_s(open_onnx(model.onnx, model.output, batch, threads), batch, CALLS)
+
+
+def _noted(built: Built, note: str) -> Built:
+    return dataclasses.replace(built, notes=(*built.notes, note))

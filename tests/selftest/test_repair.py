@@ -1,0 +1,211 @@
+"""The fewest layers kept in fp32: searched, built, proven, offered as configuration."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from enginegate.accuracy import compare, limits_for, violations
+from enginegate.blame.layers import Layer, nodes_of, read_layers
+from enginegate.blame.repair import repaired
+from enginegate.blame.search import Blamed, by_worth, fewest
+from enginegate.build import build_engine, execution_flags
+from enginegate.engines import Executed, Profiles, embed_all, get_backend
+from enginegate.engines.onnxruntime import run_onnx
+from enginegate.errors import EngineError, OptionError
+from enginegate.models import Exported, Kind, ModelSpec, specs_from
+from enginegate.store import Store
+from enginegate.variants import Precision, Variant
+from enginegate.workload import default_corpus, hashed_tokenizer, make_workload
+
+ROLES = {"input_ids": "ids", "attention_mask": "mask"}
+LAYERS = tuple(Layer(f"block {i}", "MatMul", (f"n{i}",), 1, 10 * (i + 1)) for i in range(9))
+
+
+@pytest.mark.parametrize("needed", [{0}, {2}, {0, 3}, {1, 2, 8}, set(range(9))])
+def test_the_search_finds_what_is_needed_and_no_more(needed):
+    wanted = {LAYERS[i] for i in needed}
+    tried = []
+
+    def enough(kept):
+        tried.append(kept)
+        return wanted <= set(kept)
+
+    assert set(fewest(LAYERS, enough) or ()) == wanted
+    assert len(tried) <= 4 + 4 + 9
+
+
+def test_where_all_are_not_enough_there_is_none():
+    assert fewest(LAYERS, lambda kept: False) is None
+    assert fewest((), lambda kept: False) is None
+
+
+def test_cheap_layers_come_before_costly_ones_and_harmless_ones_never():
+    shares = {"block 0": (0.1, 0.0), "block 8": (0.2, 0.0), "block 4": (-0.3, 0.02)}
+    shares |= {"block 2": (-0.1, 0.5)}  # hides the error of another, and does much damage itself
+    blamed = [Blamed(name, "MatMul", 0, alone, share) for name, (share, alone) in shares.items()]
+    names = [layer.name for layer in by_worth(LAYERS, blamed, 0.2)]
+    assert names == ["block 2", "block 0", "block 8"]
+
+
+@pytest.fixture(scope="module")
+def workload():
+    return make_workload("corpus", default_corpus(), hashed_tokenizer(200, 8), ROLES)
+
+
+@pytest.fixture
+def exported(tmp_path, layered):
+    """A model whose block 1 int8 cannot carry: one of its inner values is large."""
+    path = layered.write_layered_onnx(tmp_path / "plain.onnx")
+    wide = layered.weight(path, "in1").copy()
+    wide[:, 0] *= 60
+    gains = layered.weight(path, "gain0").copy()
+    gains[3] *= 40
+    layered.write_layered_onnx(tmp_path / "model.onnx", in1=wide, gain0=gains)
+    spec = ModelSpec("m", Kind.ONNX, str(tmp_path / "model.onnx"), vocab_size=200, seq_len=8)
+    onnx = tmp_path / "model.onnx"
+    return Exported(spec, onnx, "hash", "from model.onnx", None, ROLES, "sentence_embedding")
+
+
+def keeping(exported, *names):
+    spec = dataclasses.replace(exported.spec, keep={"int8": names})
+    return dataclasses.replace(exported, spec=spec)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_layers_named_in_the_definition_are_kept_proven_and_flagged(
+    tmp_path, exported, workload, backend
+):
+    store, variant = Store(tmp_path / "store"), Variant("m", backend, Precision.INT8)
+    plain = build_engine(store, variant, exported, workload)
+    kept = build_engine(store, variant, keeping(exported, "block 1"), workload)
+    assert kept.entry.folder != plain.entry.folder
+    with plain.load(workload, threads=1) as engine:
+        before = engine.executed.matmuls.get("f32", 0)
+    with kept.load(workload, threads=1) as engine:
+        flag, *others = execution_flags(kept, engine.executed)
+        assert engine.executed.matmuls["f32"] > before
+    assert flag.startswith("kept in fp32: block 1/ffn/lin1, block 1/")
+    assert bool(others) == bool(before)
+
+
+def test_a_layer_that_was_to_be_kept_and_was_not_is_flagged(tmp_path, exported, workload):
+    store, variant = Store(tmp_path / "store"), Variant("m", "openvino", Precision.INT8)
+    built = build_engine(store, variant, keeping(exported, "block 1/ffn/lin1"), workload)
+    flags = execution_flags(built, Executed({"u8": 6}))
+    assert flags[1] == "nothing was kept: u8 ran everywhere"
+    (_, more) = execution_flags(built, Executed({"u8": 3, "f32": 3}))
+    assert "(2 of 6 matrix multiplications elsewhere)" in more
+
+
+def test_keeping_what_no_layer_is_named_is_an_error(tmp_path, exported, workload):
+    variant = Variant("m", "openvino", Precision.INT8)
+    with pytest.raises(OptionError, match="no layer is named 'block 9'"):
+        build_engine(Store(tmp_path), variant, keeping(exported, "block 9"), workload)
+
+
+def test_a_backend_that_cannot_keep_is_an_error(tmp_path, exported, workload):
+    spec = dataclasses.replace(exported.spec, keep={"bf16": ["block 1"]})
+    variant = Variant("m", "openvino", Precision.BF16)
+    with pytest.raises(EngineError, match="for int8 only"):
+        build_engine(Store(tmp_path), variant, dataclasses.replace(exported, spec=spec), workload)
+
+
+@pytest.mark.parametrize("keep", ["block 1", {"int9": []}, {"int8": "block 1"}, {"int8": [3]}])
+def test_a_wrong_table_of_kept_layers_is_refused(keep, tmp_path):
+    with pytest.raises(OptionError, match=r"models.mine.: keep = .* is not a table"):
+        specs_from({"mine": {"onnx": "m.onnx", "keep": keep}}, tmp_path)
+
+
+def tight(reference):
+    """Within limits that the whole int8 engine breaks and one without block 1 holds."""
+    limits = limits_for(Precision.INT8, {"int8": {"cosine_worst": 0.98, "cosine_p1": 0.985}})
+    return lambda found: violations(compare(found, reference), limits)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_an_engine_beyond_its_limits_is_repaired(tmp_path, exported, workload, backend):
+    store, variant = Store(tmp_path / "store"), Variant("m", backend, Precision.INT8)
+    built = build_engine(store, variant, exported, workload)
+    reference = run_onnx(exported.onnx, workload.evaluation)
+    accept = tight(reference)
+
+    def again(names):
+        return build_engine(store, variant, exported, workload, keep=names)
+
+    with built.load(workload, threads=1) as engine:
+        assert accept(embed_all(engine, workload.evaluation)), "nothing to repair"
+    mended = repaired(built, again, exported, workload, reference, accept, 1)
+    with mended.load(workload, threads=1) as engine:
+        assert accept(embed_all(engine, workload.evaluation)) == ()
+    assert mended.repair
+    assert 0 < len(mended.repair.kept) < 4
+    assert mended.repair.recovered_share > 0.2
+    assert mended.repair.configuration.startswith("[tool.enginegate.models.m.keep]\nint8 = [")
+    assert {step.enough for step in mended.repair.steps} == {True, False}
+    assert mended.repair.speedup_after > 0
+
+
+def test_what_no_layers_can_repair_stays_as_it_is(tmp_path, exported, workload):
+    store, variant = Store(tmp_path / "store"), Variant("m", "onnxruntime", Precision.INT8)
+    built = build_engine(store, variant, exported, workload)
+    reference = run_onnx(exported.onnx, workload.evaluation)
+
+    def never(names):
+        pytest.fail("nothing is to be built again")
+
+    hopeless = repaired(built, never, exported, workload, reference, lambda e: ("never",), 1)
+    assert hopeless.entry == built.entry
+    assert "no set of layers" in hopeless.notes[-1]
+    assert hopeless.repair
+    assert hopeless.repair.configuration == ""
+    content = repaired(built, never, exported, workload, reference, lambda e: (), 1)
+    assert content.notes[-1] == "repair: nothing to do, it is within its limits"
+
+
+PYPROJECT = """
+[tool.enginegate.models.tiny.limits.int8]
+cosine_worst = 0.98
+cosine_p1 = 0.985
+"""
+
+
+def test_a_run_repairs_offers_the_configuration_and_honours_it(project, exported):
+    """Fails, is repaired, and passes without --repair with the lines that the run printed."""
+    (project.path / "tiny.onnx").write_bytes(exported.onnx.read_bytes())
+    settings = project.path / "pyproject.toml"
+    settings.write_text(settings.read_text() + PYPROJECT)
+    arguments = ("--precision=int8", "-k", "embeddings")
+    assert project.run(*arguments).ret != 0
+    mended = project.run(*arguments, "--repair", "--report-json=report.json")
+    assert mended.ret == 0
+    mended.stdout.fnmatch_lines(["int8: flagged: kept in fp32: block*", "int8: repair: * kept in*"])
+    (found,) = json.loads((project.path / "report.json").read_text())["results"]
+    settings.write_text(settings.read_text() + found["repair"]["configuration"] + "\n")
+    again = project.run(*arguments)
+    assert again.ret == 0
+    again.stdout.fnmatch_lines(["int8: flagged: kept in fp32: block*"])
+
+
+def test_time_goes_to_the_type_that_ran(tmp_path, exported, workload):
+    for backend, low in (("onnxruntime", "i8"), ("openvino", "u8")):
+        variant = Variant("m", backend, Precision.INT8)
+        built = build_engine(Store(tmp_path / "store"), variant, exported, workload)
+        entry, runtime = built.entry, get_backend(backend)
+        assert isinstance(runtime, Profiles)
+        found = runtime.profile(entry.folder, entry.properties, workload.batch(8), threads=1)
+        assert low in found.time_share
+        assert sum(found.time_share.values()) == pytest.approx(1)
+        assert list(found.time_share.values()) == sorted(found.time_share.values(), reverse=True)
+        assert {"provider", "denormals", "TF32", "AMX"} <= set(found.states)
+        assert found.kernels[0].share >= found.kernels[-1].share > 0
+
+
+def test_the_report_says_where_the_time_went(project):
+    project.judge("--report-json=report.json", "-k", "embeddings")
+    (found,) = json.loads((project.path / "report.json").read_text())["results"]
+    assert set(found["time_share"]) >= {"f32"}
+    assert found["states"]["provider"] == "CPUExecutionProvider"
+    assert np.isclose(sum(found["time_share"].values()), 1)
+    assert nodes_of(read_layers(project.path / "tiny.onnx")) >= {"sentence_embedding"}
