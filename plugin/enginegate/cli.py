@@ -16,7 +16,7 @@ from enginegate.sweep_text import CSV_COLUMNS, analysis_lines, compare_engines, 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 1 with one message if something is wrong."""
-    given = _parser().parse_args(arguments)
+    given = command_parser().parse_args(arguments)
     try:
         for line in given.run(given):
             print(line)
@@ -26,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """All commands with their arguments."""
     parser = argparse.ArgumentParser(prog="enginegate", description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("baselines"), help="default: baselines")
     commands = parser.add_subparsers(required=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import vl_convert  # noqa: F401
 
 # Loaded before any run inside this process, which unloads only what it loaded itself.
 import enginegate.engines.onnxruntime
