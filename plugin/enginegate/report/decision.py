@@ -34,7 +34,7 @@ class Decided:
 
     Attributes:
         decision: what to do.
-        reason: the gravest reason, in a few words.
+        reason: the first of the gravest reasons, in a few words; of SHIP all of them.
         details: all reasons with their figures.
     """
 
@@ -50,9 +50,10 @@ def decide(results: Sequence[Result]) -> Decided:
     ran than was asked for, or the comparison is missing or unsure. SHIP otherwise.
     """
     found = list(_merged(finding for result in results for finding in _findings(result)))
-    gravest = min(found, key=lambda finding: _ORDER.index(finding[0]))
-    details = (f"{reason}: {detail}" if detail else reason for _, reason, detail in found)
-    return Decided(gravest[0], gravest[1], tuple(details))
+    gravest = min((decision for decision, _, _ in found), key=_ORDER.index)
+    reasons = dict.fromkeys(reason for decision, reason, _ in found if decision is gravest)
+    shown = list(reasons) if gravest is Decision.SHIP else list(reasons)[:1]
+    return Decided(gravest, ", ".join(shown), tuple(f"{why}: {what}" for _, why, what in found))
 
 
 def _merged(findings: Iterable[tuple[Decision, str, str]]) -> Iterator[tuple[Decision, str, str]]:

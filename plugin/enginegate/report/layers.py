@@ -12,7 +12,8 @@ from enginegate.table import engine_name
 
 _SHOWN = 12
 _ROW_HEIGHT = 24  # pixels
-_LETTER = 7
+_LETTER = 7  # pixels
+_LETTERS = 26
 
 
 def blame_charts(run: SavedRun) -> Iterator[Chart]:
@@ -40,14 +41,15 @@ def _row(layer: Mapping[str, Any]) -> Row:
 
 
 def _spec(precision: str, blamed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    labels = _labels([layer["layer"] for layer in blamed])
     values = [
         {
-            "layer": _tail(layer["layer"]),
+            "layer": label,
             "share": layer["repaired_share"],
             "name": precision,
             "said": f"{layer['layer']}: repairs {percent(layer['repaired_share'])}",
         }
-        for layer in blamed
+        for label, layer in zip(labels, blamed, strict=True)
     ]
     room = _LETTER * max(len(value["layer"]) for value in values)
     axis = {"labelLimit": 0, "ticks": False, "minExtent": room}
@@ -68,10 +70,10 @@ def _spec(precision: str, blamed: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     }
 
 
-def _tail(name: str) -> str:
-    """The last parts of a long name: on a phone there is no room for all."""
-    parts = name.rsplit("/", maxsplit=1)[-1].split(".")
-    return ".".join(parts[-3:])[-28:]
+def _labels(names: Sequence[str]) -> list[str]:
+    """The ends of long names, for which a phone has room; numbered where they are alike."""
+    ends = [name[-_LETTERS:] for name in names]
+    return [f"{n} {end}" if ends.count(end) > 1 else end for n, end in enumerate(ends, start=1)]
 
 
 def repairs(run: SavedRun) -> Iterator[Table]:
