@@ -65,6 +65,16 @@ def test_a_comment_of_a_run_without_changes_says_so(tmp_path):
     assert "No engine is called slower, faster or wrong." in comment
 
 
+def test_a_comment_is_never_longer_than_github_takes(tmp_path):
+    many = [found for n in range(40) for found in renamed(run(), f"model-{n}-{'x' * 200}")]
+    saved = write_report(tmp_path / "run.json", many)
+    render(saved, "--markdown", str(tmp_path / "run.md"))
+    comment = (tmp_path / "run.md").read_text()
+    assert len(comment) < 65_536
+    assert comment.endswith("The rest is too long for a comment: see the JSON report.\n")
+    assert comment.count("<details>") == comment.count("</details>")
+
+
 def test_text_is_printed_where_no_file_is_asked_for(saved, capsys):
     render(saved)
     said = capsys.readouterr().out

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from enginegate.report.page import Page, Row, Table
 
 _SIGNS = {"ship": "✅", "hold": "⚠️", "block": "❌"}
+_LONGEST = 60_000  # letters: GitHub refuses a comment above 65,536
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~])")
 
 
@@ -18,26 +19,34 @@ def escaped(text: str) -> str:
 
 
 def render_markdown(page: Page) -> str:
-    """The comment, ready to be posted."""
-    return "\n".join(_lines(page)) + "\n"
+    """The comment, ready to be posted: what there is no room for is left out, and said to be."""
+    comment = "\n".join(_head(page))
+    for block in map("\n".join, _blocks(page)):
+        if len(comment) + len(block) > _LONGEST:
+            return f"{comment}\n\nThe rest is too long for a comment: see the JSON report.\n"
+        comment += f"\n{block}"
+    return f"{comment}\n"
 
 
-def _lines(page: Page) -> Iterator[str]:
+def _head(page: Page) -> Iterator[str]:
     yield f"### {escaped(page.headline)}"
     yield from ("", escaped(page.subtitle), "")
     yield from _rows(("", *map(escaped, page.matrix.precisions)), _decisions(page))
-    yield from ("", *_bullets(page.said))
-    yield from _folded("Reasons", _reasons(page))
+
+
+def _blocks(page: Page) -> Iterator[Iterator[str]]:
+    """What follows, the most telling first."""
+    yield iter(("", *_bullets(page.said)))
     for table in page.changed:
-        yield from ("", f"**{escaped(table.caption)}**", "")
-        yield from _table(table)
+        yield iter(("", f"**{escaped(table.caption)}**", "", *_table(table)))
     if page.unchanged and not page.changed:
-        yield from ("", page.unchanged)
+        yield iter(("", page.unchanged))
+    yield _folded("Reasons", _reasons(page))
     for table in page.details:
-        yield from _folded(table.caption, _table(table))
+        yield _folded(table.caption, _table(table))
     for section in page.sections:
         if section.findings:
-            yield from _folded(section.title, _bullets(section.findings))
+            yield _folded(section.title, _bullets(section.findings))
 
 
 def _bullets(statements: Iterable[str]) -> Iterator[str]:
