@@ -25,7 +25,8 @@ def blocks(language):
 def split(line):
     """The commands of a shell line, each as words."""
     words = shlex.split(line, comments=True)
-    parts, current = [], []
+    parts: list[list[str]] = []
+    current: list[str] = []
     for word in words:
         if word in ("&&", "||", ";", "|"):
             parts.append(current)

@@ -4,13 +4,13 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from enginegate.errors import BaselineError
 from enginegate.history import Note, Series, read_history
-from enginegate.report.drawing import colours, titled
+from enginegate.report.drawing import titled
 from enginegate.report.forest import Compared, forest
 from enginegate.report.page import Chart, Table
+from enginegate.report.vega import Spec, colour, number
 from enginegate.report.wording import times
 from enginegate.results import Result, Speed
 from enginegate.stats import Change
@@ -79,30 +79,26 @@ def _history(model: str, series: Sequence[Series]) -> Chart:
     )
 
 
-def _history_spec(series: Sequence[Series]) -> dict[str, Any]:
+def _history_spec(series: Sequence[Series]) -> Spec:
     values = [
         {
-            "run": number,
+            "run": number_of_run,
             "name": _named(note),
             "speed": math.exp(-note.log_ratio),
             "said": f"{_named(note)} {note.date[:16]} {note.commit}",
         }
         for found in series
-        for number, note in enumerate(found.notes, start=1)
+        for number_of_run, note in enumerate(found.notes, start=1)
     ]
     names = list(dict.fromkeys(_named(found.notes[0]) for found in series))
-    whole_runs = {"title": "run", "axis": {"format": "d", "tickMinStep": 1}}
+    runs = {"scale": {"zero": False}, "axis": {"format": "d", "tickMinStep": 1}}
     return {
         "data": {"values": values},
         "mark": {"type": "line", "point": {"filled": True, "size": 60}},
         "encoding": {
-            "x": {"field": "run", "type": "quantitative", "scale": {"zero": False}, **whole_runs},
-            "y": {
-                "field": "speed",
-                "type": "quantitative",
-                "title": "times as fast as the reference",
-            },
-            "color": {"field": "name", "type": "nominal", "scale": colours(names)},
+            "x": number("run", "run", **runs),
+            "y": number("speed", "times as fast as the reference"),
+            "color": colour(names),
             "description": {"field": "said"},
         },
     }

@@ -1,7 +1,6 @@
 """Vega-Lite to static SVG that a page can hold in both themes. vl-convert is imported here only."""
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
@@ -9,7 +8,6 @@ from enginegate.errors import ReportError
 from enginegate.report.page import Chart
 
 WIDE, SLIM = 736, 328  # pixels: a page's column, and a phone's
-_ROOM = 1.3  # factor beside the outermost points of a logarithmic axis
 _SVG = "http://www.w3.org/2000/svg"
 _ARIA = "aria-label"
 _CONFIG: Mapping[str, Any] = {
@@ -40,8 +38,6 @@ _CONFIG: Mapping[str, Any] = {
     "text": {"color": "var(--ink)", "fontSize": 12},
     "rule": {"color": "var(--soft)"},
 }
-_INK = {"fp32": "--fp32", "fp16": "--fp16", "bf16": "--bf16", "int8": "--int8", "best": "--best"}
-_SHAPES = {"fp32": "circle", "fp16": "square", "bf16": "diamond", "int8": "triangle-up"}
 
 
 def check_drawable() -> None:
@@ -55,48 +51,9 @@ def check_drawable() -> None:
         ) from error
 
 
-def colours(names: list[str]) -> dict[str, Any]:
-    """A Vega-Lite scale that gives each precision its colour, on every picture the same."""
-    return {"domain": names, "range": [f"var({_INK.get(_precision(n), '--other')})" for n in names]}
-
-
-def decades(values: Iterable[float]) -> dict[str, Any]:
-    """A logarithmic Vega-Lite axis with ticks at 1, 2 and 5 of the decades that `values` span."""
-    return _log(values, (1, 2, 5), "~s")
-
-
-def powers_of_ten(values: Iterable[float]) -> dict[str, Any]:
-    """A logarithmic Vega-Lite axis with ticks at the powers of ten around `values`."""
-    return _log(values, (1,), ".0e", room=3.0)
-
-
-def _log(
-    values: Iterable[float], digits: Iterable[int], form: str, room: float = _ROOM
-) -> dict[str, Any]:
-    """`room`: factor to the right of the values, where their names may stand."""
-    found = [value for value in values if value > 0]
-    low, high = min(found) / _ROOM, max(found) * room
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [digit * 10.0**power for power in powers for digit in digits]
-    return {
-        "type": "quantitative",
-        "scale": {"type": "log", "domain": [low, high], "nice": False},
-        "axis": {"values": ticks, "format": form, "labelOverlap": True},
-    }
-
-
 def titled(model: str, title: str) -> str:
     """The title of a chart of one of several models, or of the only one, which is then empty."""
     return f"{model}: {title}" if model else title[:1].upper() + title[1:]
-
-
-def shapes(names: list[str]) -> dict[str, Any]:
-    """A scale of point shapes, so that colour is never the only difference."""
-    return {"domain": names, "range": [_SHAPES.get(_precision(name), "cross") for name in names]}
-
-
-def _precision(name: str) -> str:
-    return name.partition(" ")[0].lower()
 
 
 def draw(chart: Chart, width: int, mark: str) -> str:

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from enginegate.report.drawing import colours, powers_of_ten, titled
+from enginegate.report.drawing import titled
 from enginegate.report.page import Chart, Row, Table
 from enginegate.report.saved_run import SavedRun
+from enginegate.report.vega import Spec, colour, number, powers_of_ten
 from enginegate.report.wording import NOTHING, interval, loss, percent, short, whole
 from enginegate.results import Result
 from enginegate.table import engine_name
@@ -60,29 +61,20 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def _distribution_spec(known: Sequence[tuple[str, Sequence[float]]]) -> dict[str, Any]:
+def _distribution_spec(known: Sequence[tuple[str, Sequence[float]]]) -> Spec:
     values = [
         {"name": name, "loss": max(value, _LEAST_LOSS), "share": rank / len(losses)}
         for name, losses in known
         for rank, value in enumerate(losses, start=1)
     ]
-    axis = powers_of_ten(max(each, _LEAST_LOSS) for _, losses in known for each in losses)
+    drawn = powers_of_ten(max(each, _LEAST_LOSS) for _, losses in known for each in losses)
     return {
         "data": {"values": values},
         "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 2},
         "encoding": {
-            "x": {"field": "loss", "title": "1 - cosine", **axis},
-            "y": {
-                "field": "share",
-                "type": "quantitative",
-                "title": "share of texts",
-                "axis": {"format": "%", "tickCount": 5},
-            },
-            "color": {
-                "field": "name",
-                "type": "nominal",
-                "scale": colours([name for name, _ in known]),
-            },
+            "x": {"field": "loss", "title": "1 - cosine", **drawn},
+            "y": number("share", "share of texts", axis={"format": "%", "tickCount": 5}),
+            "color": colour([name for name, _ in known]),
         },
     }
 

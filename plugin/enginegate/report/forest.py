@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from enginegate.report.drawing import colours
 from enginegate.report.page import Chart, Row, Table
+from enginegate.report.vega import Spec, colour, layer, number, points
 from enginegate.stats import Change
 from enginegate.verdict import describe
 
@@ -70,35 +70,23 @@ def _edges(changes: Sequence[Change]) -> Ends:
     return min(known) / _BEYOND, max(known) * _BEYOND
 
 
-def _spec(rows: Sequence[Compared]) -> dict[str, Any]:
-    values = _values(rows)
-    names = list(dict.fromkeys(row.precision for row in rows))
-    room = _LETTER * max(len(row.label) for row in rows)
-    y_axis = {"labelLimit": 0, "ticks": False, "minExtent": room}
-    y = {"field": "label", "type": "nominal", "sort": None, "title": None, "axis": y_axis}
-    colour = {"field": "name", "scale": colours(names), "legend": None}
-    x_axis = {"format": "+d", "tickCount": 6, "labelOverlap": True}
-    axis = {"type": "quantitative", "title": "change of time, per cent", "axis": x_axis}
+def _spec(rows: Sequence[Compared]) -> Spec:
+    ink = colour(list(dict.fromkeys(row.precision for row in rows)), legend=False)
+    axis = {"format": "+d", "tickCount": 6, "labelOverlap": True}
+    low, middle = (number(end, "change of time, per cent", axis=axis) for end in ("low", "change"))
+    bar = {"x": low, "x2": {"field": "high"}, "color": ink}
     return {
-        "data": {"values": values},
-        "encoding": {"y": y},
+        "data": {"values": _values(rows)},
+        "encoding": {"y": _labels(rows)},
         "layer": [
-            {"mark": {"type": "rule"}, "encoding": {"x": {"datum": 0}, "y": None}},
-            {
-                "mark": {"type": "rule", "strokeWidth": 3},
-                "encoding": {
-                    "x": {"field": "low", **axis},
-                    "x2": {"field": "high"},
-                    "color": colour,
-                },
-            },
-            {
-                "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
-                "encoding": {
-                    "x": {"field": "change", **axis},
-                    "color": colour,
-                    "description": {"field": "said"},
-                },
-            },
+            layer("rule", {"x": {"datum": 0}, "y": None}),
+            layer("rule", bar, strokeWidth=3),
+            points({"x": middle, "color": ink}),
         ],
     }
+
+
+def _labels(rows: Sequence[Compared]) -> Spec:
+    room = _LETTER * max(len(row.label) for row in rows)
+    axis = {"labelLimit": 0, "ticks": False, "minExtent": room}
+    return {"field": "label", "type": "nominal", "sort": None, "title": None, "axis": axis}

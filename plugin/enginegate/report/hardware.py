@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from enginegate.report.drawing import colours, decades, shapes, titled
+from enginegate.report.drawing import titled
 from enginegate.report.page import Chart, Row, Table
 from enginegate.report.saved_run import SavedRun
+from enginegate.report.vega import Spec, colour, decades, layer, points, shape
 from enginegate.report.wording import NOTHING, percent, short, whole
 from enginegate.table import milliseconds
 
@@ -73,35 +74,23 @@ def _point(engine: Engine, point: Mapping[str, Any]) -> Row:
     )
 
 
-def _spec(engines: Sequence[Engine]) -> dict[str, Any]:
+def _spec(engines: Sequence[Engine]) -> Spec:
     names = [engine["precision"] for engine in engines]
-    points = [value for engine in engines for value in _measured(engine)]
-    roofs = [value for engine in engines for value in _roof(engine, points)]
+    measured = [value for engine in engines for value in _measured(engine)]
+    roofs = [value for engine in engines for value in _roof(engine, measured)]
     intensity = decades(value["intensity"] for value in roofs)
-    reached = decades(value["reached"] for value in [*roofs, *points])
+    reached = decades(value["reached"] for value in [*roofs, *measured])
     x = {"field": "intensity", "title": "FLOP per byte", **intensity}
     y = {"field": "reached", "title": "GFLOP/s", **reached}
-    colour = {"field": "name", "type": "nominal", "scale": colours(names)}
+    named = {"text": {"field": "batch"}, "color": {"value": "var(--soft)"}}
+    along = {"order": {"field": "intensity"}}
     return {
-        "data": {"values": points},
-        "encoding": {"x": x, "y": y, "color": colour},
+        "data": {"values": measured},
+        "encoding": {"x": x, "y": y, "color": colour(names)},
         "layer": [
-            {
-                "data": {"values": roofs},
-                "mark": {"type": "line", "strokeWidth": 2},
-                "encoding": {"order": {"field": "intensity"}},
-            },
-            {
-                "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
-                "encoding": {
-                    "shape": {"field": "name", "scale": shapes(names), "legend": None},
-                    "description": {"field": "said"},
-                },
-            },
-            {
-                "mark": {"type": "text", "align": "left", "dx": 8, "dy": 4, "fontSize": 11},
-                "encoding": {"text": {"field": "batch"}, "color": {"value": "var(--soft)"}},
-            },
+            {"data": {"values": roofs}, **layer("line", along, strokeWidth=2)},
+            points({"shape": shape(names)}),
+            layer("text", named, align="left", dx=8, dy=4, fontSize=11),
         ],
     }
 

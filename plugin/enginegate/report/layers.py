@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from enginegate.report.drawing import colours
 from enginegate.report.page import Chart, Row, Table
 from enginegate.report.saved_run import SavedRun
+from enginegate.report.vega import Spec, colour, number
 from enginegate.report.wording import percent, short, times
 from enginegate.results import Result
 from enginegate.table import engine_name
@@ -40,7 +40,7 @@ def _row(layer: Mapping[str, Any]) -> Row:
     return (layer["layer"], layer["kind"], *told)
 
 
-def _spec(precision: str, blamed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _spec(precision: str, blamed: Sequence[Mapping[str, Any]]) -> Spec:
     labels = _labels([layer["layer"] for layer in blamed])
     values = [
         {
@@ -51,20 +51,15 @@ def _spec(precision: str, blamed: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         }
         for label, layer in zip(labels, blamed, strict=True)
     ]
-    room = _LETTER * max(len(value["layer"]) for value in values)
-    axis = {"labelLimit": 0, "ticks": False, "minExtent": room}
+    axis = {"labelLimit": 0, "ticks": False, "minExtent": _LETTER * max(map(len, labels))}
+    shares = {"format": "%", "tickCount": 5}
     return {
         "data": {"values": values},
         "mark": {"type": "bar"},
         "encoding": {
             "y": {"field": "layer", "type": "nominal", "sort": None, "title": None, "axis": axis},
-            "x": {
-                "field": "share",
-                "type": "quantitative",
-                "title": "repaired share of the damage",
-                "axis": {"format": "%", "tickCount": 5},
-            },
-            "color": {"field": "name", "scale": colours([precision]), "legend": None},
+            "x": number("share", "repaired share of the damage", axis=shares),
+            "color": colour([precision], legend=False),
             "description": {"field": "said"},
         },
     }

@@ -6,20 +6,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from enginegate.cliffs import Analysis
-from enginegate.levels import Breakdown, Level
-from enginegate.report.drawing import colours, decades, titled
+from enginegate.levels import Level
+from enginegate.report.breakdown import parts_of_time
+from enginegate.report.drawing import titled
 from enginegate.report.page import Chart, Row, Table
+from enginegate.report.vega import Spec, colour, decades, layer, number, points
 from enginegate.report.wording import times, whole
 from enginegate.sweep_text import analysis_lines, compare_engines
 from enginegate.table import milliseconds
 
-_PARTS = ("compute", "queue", "network")
 _FEW = 12  # levels: more are drawn with smaller points
 _HEADER = ("engine", "concurrency", "texts/s", "mean ms", "p50 ms", "p99 ms", "windows", "marks")
 _RING = {
     "condition": {"test": "datum.slow", "value": "var(--limit)"},
     "value": "var(--card)",
 }
+_DIAMOND = {"condition": {"test": "datum.slow", "value": "diamond"}, "value": "circle"}
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,7 @@ def load_charts(model: str, sweeps: Sequence[Sweep]) -> Iterator[Chart]:
     yield _over(model, sweeps, table, "throughput")
     yield _over(model, sweeps, table, "latency")
     for sweep in sweeps:
-        if any(level.breakdown for level in sweep.levels):
-            yield _parts(model, sweep)
+        yield from parts_of_time(titled(model, sweep.name), sweep.levels)
 
 
 def _table(model: str, sweeps: Sequence[Sweep]) -> Table:
@@ -101,22 +102,13 @@ def _known(seconds: float, otherwise: float) -> float:
     return otherwise if math.isnan(seconds) else seconds
 
 
-def _points(sweeps: Sequence[Sweep], x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
-    """Points, those in a cliff hollow and ringed in the colour of limits."""
-    names = [sweep.name for sweep in sweeps]
+def _points(sweeps: Sequence[Sweep], x: Spec, y: Spec) -> Spec:
+    """Points, those in a cliff diamonds ringed in the colour of limits."""
     crowded = max(len(sweep.levels) for sweep in sweeps) > _FEW
-    size = {"size": 28, "strokeWidth": 1} if crowded else {"size": 70, "strokeWidth": 2}
-    return {
-        "mark": {"type": "point", "filled": True, "opacity": 1, **size},
-        "encoding": {
-            "x": x,
-            "y": y,
-            "color": {"field": "name", "type": "nominal", "scale": colours(names)},
-            "stroke": _RING,
-            "shape": {"condition": {"test": "datum.slow", "value": "diamond"}, "value": "circle"},
-            "description": {"field": "said"},
-        },
-    }
+    ink = colour([sweep.name for sweep in sweeps])
+    ring = {**_RING, "value": "transparent"} if crowded else _RING
+    channels = {"x": x, "y": y, "color": ink, "stroke": ring, "shape": _DIAMOND}
+    return points(channels, size=28 if crowded else 70)
 
 
 def _against(model: str, sweeps: Sequence[Sweep], table: Table) -> Chart:
@@ -124,13 +116,18 @@ def _against(model: str, sweeps: Sequence[Sweep], table: Table) -> Chart:
         title=titled(model, "throughput against latency"),
         reading=(
             "Each point is a level of load, joined in the order of concurrency; down and right is "
-            "better. Bars: latency from p50 to p99, throughput as far as its windows spread. "
-            f"{_cliffs_in_words(sweeps)}"
+            f"better. {_bars_in_words(sweeps)}{_cliffs_in_words(sweeps)}"
         ),
         spec=_against_spec(sweeps),
         table=table,
         height=380,
     )
+
+
+def _bars_in_words(sweeps: Sequence[Sweep]) -> str:
+    if all(math.isnan(level.latency.p99_s) for sweep in sweeps for level in sweep.levels):
+        return ""
+    return "Bars: latency from p50 to p99, throughput as far as its windows spread. "
 
 
 def _cliffs_in_words(sweeps: Sequence[Sweep]) -> str:
@@ -139,40 +136,24 @@ def _cliffs_in_words(sweeps: Sequence[Sweep]) -> str:
     return f"Ringed diamonds are cliffs: {said}." if said else "No cliff was found."
 
 
-def _against_spec(sweeps: Sequence[Sweep]) -> dict[str, Any]:
-    names = [sweep.name for sweep in sweeps]
-    colour = {"field": "name", "type": "nominal", "scale": colours(names)}
-    values = _values(sweeps)
+def _against_spec(sweeps: Sequence[Sweep]) -> Spec:
+    values, ink = _values(sweeps), colour([sweep.name for sweep in sweeps])
     throughputs = decades(value["throughput"] for value in values)
     latencies = decades(value["latency"] for value in values)
     x = {"field": "throughput", "title": "texts per second", **throughputs}
     y = {"field": "latency", "title": "latency, ms", **latencies}
-    thin = {"type": "rule", "opacity": 0.55}
+    upright = {"x": x, "y": {**y, "field": "latency_low"}, "y2": {"field": "latency_high"}}
+    level = {"x": {**x, "field": "throughput_low"}, "x2": {"field": "throughput_high"}, "y": y}
     return {
         "data": {"values": values},
         "layer": [
-            {
-                "mark": thin,
-                "encoding": {
-                    "x": x,
-                    "y": {**y, "field": "latency_low"},
-                    "y2": {"field": "latency_high"},
-                    "color": colour,
-                },
-            },
-            {
-                "mark": thin,
-                "encoding": {
-                    "x": {**x, "field": "throughput_low"},
-                    "x2": {"field": "throughput_high"},
-                    "y": y,
-                    "color": colour,
-                },
-            },
-            {
-                "mark": {"type": "line", "strokeWidth": 2},
-                "encoding": {"x": x, "y": y, "color": colour, "order": {"field": "concurrency"}},
-            },
+            layer("rule", {**upright, "color": ink}, opacity=0.55),
+            layer("rule", {**level, "color": ink}, opacity=0.55),
+            layer(
+                "line",
+                {"x": x, "y": y, "color": ink, "order": {"field": "concurrency"}},
+                strokeWidth=2,
+            ),
             _points(sweeps, x, y),
         ],
     }
@@ -190,103 +171,30 @@ def _over(model: str, sweeps: Sequence[Sweep], table: Table, figure: str) -> Cha
     )
 
 
-def _over_spec(sweeps: Sequence[Sweep], figure: str) -> dict[str, Any]:
-    names = [sweep.name for sweep in sweeps]
-    colour = {"field": "name", "type": "nominal", "scale": colours(names)}
-    x = {"field": "concurrency", "type": "quantitative", "title": "concurrency"}
-    title = "latency, ms" if figure == "latency" else "texts per second"
-    y = {"field": figure, "type": "quantitative", "title": title}
-    cliffs = [
-        {"from": cliff.first - 0.5, "to": cliff.last + 0.5}
-        for sweep in sweeps
-        for cliff in sweep.analysis.cliffs
-    ]
-    shade = {
-        "data": {"values": cliffs},
-        "mark": {"type": "rect", "color": "var(--limit)", "opacity": 0.13},
-        "encoding": {"x": {**x, "field": "from"}, "x2": {"field": "to"}},
-    }
+def _over_spec(sweeps: Sequence[Sweep], figure: str) -> Spec:
+    ink = colour([sweep.name for sweep in sweeps])
+    x = number("concurrency", "concurrency")
+    y = number(figure, "latency, ms" if figure == "latency" else "texts per second")
+    low = {**y, "field": f"{figure}_low", "stack": None}
+    band = {"x": x, "y": low, "y2": {"field": f"{figure}_high"}, "color": ink}
     return {
         "data": {"values": _values(sweeps)},
         "layer": [
-            *([shade] if cliffs else []),
-            {
-                "mark": {"type": "area", "opacity": 0.2},
-                "encoding": {
-                    "x": x,
-                    "y": {**y, "field": f"{figure}_low", "stack": None},
-                    "y2": {"field": f"{figure}_high"},
-                    "color": colour,
-                },
-            },
-            {
-                "mark": {"type": "line", "strokeWidth": 2},
-                "encoding": {"x": x, "y": y, "color": colour},
-            },
+            *_shade(sweeps, x),
+            layer("area", band, opacity=0.2),
+            layer("line", {"x": x, "y": y, "color": ink}, strokeWidth=2),
             _points(sweeps, x, y),
         ],
     }
 
 
-def _parts(model: str, sweep: Sweep) -> Chart:
-    known = [(level, level.breakdown) for level in sweep.levels if level.breakdown]
-    return Chart(
-        title=titled(model, f"{sweep.name}, where a request's time goes"),
-        reading="Mean milliseconds of a request: computing, waiting in the server's queue, and "
-        "what the server did not count.",
-        spec=_parts_spec([(level.concurrency, parts) for level, parts in known]),
-        table=Table(
-            titled(model, f"{sweep.name}, mean milliseconds of a request"),
-            ("concurrency", *_PARTS, "together"),
-            tuple(_parts_row(level, parts) for level, parts in known),
-        ),
-        height=240,
-        small=True,
-    )
-
-
-def _parts_s(parts: Breakdown) -> dict[str, float]:
-    compute_s = parts.compute_input_s + parts.compute_infer_s + parts.compute_output_s
-    return dict(zip(_PARTS, (compute_s, parts.queue_s, parts.network_s), strict=True))
-
-
-def _parts_row(level: Level, parts: Breakdown) -> Row:
-    seconds = _parts_s(parts)
-    return (
-        str(level.concurrency),
-        *map(milliseconds, seconds.values()),
-        milliseconds(sum(seconds.values())),
-    )
-
-
-def _parts_spec(known: Sequence[tuple[int, Breakdown]]) -> dict[str, Any]:
-    values = [
-        {
-            "concurrency": concurrency,
-            "part": part,
-            "ms": 1e3 * max(0.0, seconds),
-            "order": _PARTS.index(part),
-            "said": f"concurrency {concurrency}, {part}: {milliseconds(seconds)} ms",
-        }
-        for concurrency, parts in known
-        for part, seconds in _parts_s(parts).items()
-    ]
-    scale = {"domain": list(_PARTS), "range": [f"var(--{part})" for part in _PARTS]}
-    return {
-        "data": {"values": values},
-        "mark": {"type": "bar"},
-        "encoding": {
-            "x": {
-                "field": "concurrency",
-                "type": "ordinal",
-                "axis": {"labelAngle": 0, "labelOverlap": True},
-            },
-            "y": {"field": "ms", "type": "quantitative", "title": "ms"},
-            "color": {"field": "part", "type": "nominal", "scale": scale},
-            "order": {"field": "order", "type": "quantitative"},
-            "description": {"field": "said"},
-        },
-    }
+def _shade(sweeps: Sequence[Sweep], x: Spec) -> Iterator[Spec]:
+    """Where there are cliffs."""
+    cliffs = [cliff for sweep in sweeps for cliff in sweep.analysis.cliffs]
+    values = [{"from": cliff.first - 0.5, "to": cliff.last + 0.5} for cliff in cliffs]
+    if values:
+        ends = {"x": {**x, "field": "from"}, "x2": {"field": "to"}}
+        yield {"data": {"values": values}} | layer("rect", ends, color="var(--limit)", opacity=0.13)
 
 
 def what_sweeps_say(sweeps: Sequence[Sweep]) -> Iterator[str]:

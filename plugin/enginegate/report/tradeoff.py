@@ -8,8 +8,9 @@ from statistics import fmean
 from typing import Any
 
 from enginegate.accuracy import Deltas
-from enginegate.report.drawing import colours, powers_of_ten, shapes, titled
+from enginegate.report.drawing import titled
 from enginegate.report.page import Chart, Table
+from enginegate.report.vega import Spec, colour, layer, number, points, powers_of_ten, shape
 from enginegate.report.wording import listed, loss, span, times, whole
 from enginegate.results import Result, Speed
 from enginegate.stats import Errors, bounds
@@ -94,26 +95,26 @@ def _exp(value: float) -> float:
     return math.exp(value) if math.isfinite(value) else math.nan
 
 
-def frontier(points: Sequence[Point]) -> list[Point]:
+def frontier(engines: Sequence[Point]) -> list[Point]:
     """Those that no other one beats in both loss and speed, by loss."""
     best: list[Point] = []
-    for point in sorted(points, key=lambda point: (point.loss, -point.speed)):
+    for point in sorted(engines, key=lambda point: (point.loss, -point.speed)):
         if not best or point.speed > best[-1].speed:
             best.append(point)
     return best
 
 
-def pareto(model: str, points: Sequence[Point], axes: Axes, table: Table) -> Chart:
+def pareto(model: str, engines: Sequence[Point], axes: Axes, table: Table) -> Chart:
     """Engines by loss and speed, with the line of those that no other one beats in both."""
-    kept = [point.name for point in frontier(points)]
-    beaten = [point.name for point in points if point.name not in kept]
+    kept = [point.name for point in frontier(engines)]
+    beaten = [point.name for point in engines if point.name not in kept]
     said = f"Worth having: {listed(kept)}."
     if beaten:
         said += f" Another engine is as near and faster, or nearer and as fast, as {_any(beaten)}."
     return Chart(
         title=titled(model, "speed against quality"),
         reading=f"Up is faster, left is nearer to the reference. {said}",
-        spec=_spec(points, axes),
+        spec=_spec(engines, axes),
         table=table,
         height=320,
     )
@@ -123,7 +124,7 @@ def _any(names: Sequence[str]) -> str:
     return f"each of {listed(names)}" if len(names) > 1 else names[0]
 
 
-def _values(points: Sequence[Point]) -> list[dict[str, Any]]:
+def _values(engines: Sequence[Point]) -> list[dict[str, Any]]:
     return [
         {
             "name": point.name,
@@ -133,63 +134,44 @@ def _values(points: Sequence[Point]) -> list[dict[str, Any]]:
             "high": point.high if math.isfinite(point.high) else point.speed,
             "said": point.said,
         }
-        for point in points
+        for point in engines
     ]
 
 
-def _spec(points: Sequence[Point], axes: Axes) -> dict[str, Any]:
-    names = [point.name for point in points]
-    x = {"field": "loss", "title": axes.loss, **powers_of_ten(p.loss for p in points)}
-    y = {"field": "speed", "type": "quantitative", "title": axes.speed}
-    colour = {"field": "name", "scale": colours(names), "legend": None}
-    shape = {"field": "name", "scale": shapes(names), "legend": None}
+def _spec(engines: Sequence[Point], axes: Axes) -> Spec:
+    names = [point.name for point in engines]
+    x = {"field": "loss", "title": axes.loss, **powers_of_ten(point.loss for point in engines)}
+    y, ink = number("speed", axes.speed), colour(names, legend=False)
+    bar = {"y": number("low", axes.speed), "y2": {"field": "high"}, "color": ink}
     return {
-        "data": {"values": _values(points)},
+        "data": {"values": _values(engines)},
         "encoding": {"x": x},
         "layer": [
             *([] if axes.even is None else [_even(axes.even)]),
-            _edge(points, y),
-            {
-                "mark": {"type": "rule", "strokeWidth": 2},
-                "encoding": {"y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
-            },
-            {
-                "mark": {"type": "point", "filled": True, "size": 130, "opacity": 1},
-                "encoding": {
-                    "y": y,
-                    "color": colour,
-                    "shape": shape,
-                    "description": {"field": "said"},
-                },
-            },
+            _edge(engines, y),
+            layer("rule", bar, strokeWidth=2),
+            points({"y": y, "color": ink, "shape": shape(names)}, size=130),
             _labels(y, "datum.name != 'best'", dy=-9),
             _labels(y, "datum.name == 'best'", dy=14),
         ],
     }
 
 
-def _even(speed: float) -> dict[str, Any]:
+def _even(speed: float) -> Spec:
     """A line where the reference is."""
-    return {
-        "data": {"values": [{"one": 1}]},
-        "mark": {"type": "rule", "strokeDash": [4, 4]},
-        "encoding": {"x": None, "y": {"datum": speed}},
-    }
+    line = layer("rule", {"x": None, "y": {"datum": speed}}, strokeDash=[4, 4])
+    return {"data": {"values": [{"one": 1}]}, **line}
 
 
-def _edge(points: Sequence[Point], y: dict[str, Any]) -> dict[str, Any]:
-    edge = [{"loss": point.loss, "speed": point.speed} for point in frontier(points)]
-    return {
-        "data": {"values": edge},
-        "mark": {"type": "line", "color": "var(--soft)", "interpolate": "step-after"},
-        "encoding": {"y": y, "order": {"field": "loss"}},
-    }
+def _edge(engines: Sequence[Point], y: Spec) -> Spec:
+    edge = [{"loss": point.loss, "speed": point.speed} for point in frontier(engines)]
+    along = {"y": y, "order": {"field": "loss"}}
+    line = layer("line", along, color="var(--soft)", interpolate="step-after")
+    return {"data": {"values": edge}, **line}
 
 
-def _labels(y: dict[str, Any], which: str, dy: int) -> dict[str, Any]:
+def _labels(y: Spec, which: str, dy: int) -> Spec:
     """Names beside the points; `best` lies where the precision lies that it took."""
-    return {
-        "transform": [{"filter": which}],
-        "mark": {"type": "text", "align": "left", "dx": 11, "dy": dy, "fontWeight": 600},
-        "encoding": {"y": y, "text": {"field": "name"}},
-    }
+    named = {"y": y, "text": {"field": "name"}}
+    text = layer("text", named, align="left", dx=11, dy=dy, fontWeight=600)
+    return {"transform": [{"filter": which}], **text}

@@ -1,0 +1,69 @@
+"""Where a request's time goes: computing, waiting, travelling; by concurrency."""
+
+from collections.abc import Iterator, Sequence
+
+from enginegate.levels import Breakdown, Level
+from enginegate.report.page import Chart, Row, Table
+from enginegate.report.vega import Spec, number
+from enginegate.table import milliseconds
+
+_PARTS = ("compute", "queue", "network")
+_READING = (
+    "Mean milliseconds of a request: computing, waiting in the server's queue, and what the "
+    "server did not count."
+)
+
+Parts = tuple[int, Breakdown]
+
+
+def parts_of_time(engine: str, levels: Sequence[Level]) -> Iterator[Chart]:
+    """A chart, if the server told; stacked bars by concurrency."""
+    known = [(level.concurrency, level.breakdown) for level in levels if level.breakdown]
+    if known:
+        rows = tuple(_row(*parts) for parts in known)
+        header = ("concurrency", *_PARTS, "together")
+        yield Chart(
+            title=f"{engine}, where a request's time goes",
+            reading=_READING,
+            spec=_spec(known),
+            table=Table(f"{engine}, mean milliseconds of a request", header, rows),
+            height=240,
+            small=True,
+        )
+
+
+def _seconds(parts: Breakdown) -> dict[str, float]:
+    compute_s = parts.compute_input_s + parts.compute_infer_s + parts.compute_output_s
+    return dict(zip(_PARTS, (compute_s, parts.queue_s, parts.network_s), strict=True))
+
+
+def _row(concurrency: int, parts: Breakdown) -> Row:
+    found = _seconds(parts).values()
+    return (str(concurrency), *map(milliseconds, found), milliseconds(sum(found)))
+
+
+def _spec(known: Sequence[Parts]) -> Spec:
+    values = [
+        {
+            "concurrency": concurrency,
+            "part": part,
+            "ms": 1e3 * max(0.0, seconds),
+            "order": _PARTS.index(part),
+            "said": f"concurrency {concurrency}, {part}: {milliseconds(seconds)} ms",
+        }
+        for concurrency, parts in known
+        for part, seconds in _seconds(parts).items()
+    ]
+    scale = {"domain": list(_PARTS), "range": [f"var(--{part})" for part in _PARTS]}
+    upright = {"labelAngle": 0, "labelOverlap": True}
+    return {
+        "data": {"values": values},
+        "mark": {"type": "bar"},
+        "encoding": {
+            "x": {"field": "concurrency", "type": "ordinal", "axis": upright},
+            "y": number("ms", "ms"),
+            "color": {"field": "part", "type": "nominal", "scale": scale},
+            "order": number("order", ""),
+            "description": {"field": "said"},
+        },
+    }

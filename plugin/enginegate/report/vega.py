@@ -1,0 +1,67 @@
+"""Parts of Vega-Lite specifications: layers, channels, and the scales that all pictures share."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Spec = dict[str, Any]
+
+_ROOM = 1.3  # factor beside the outermost points of a logarithmic axis
+_INK = {"fp32": "--fp32", "fp16": "--fp16", "bf16": "--bf16", "int8": "--int8", "best": "--best"}
+_SHAPES = {"fp32": "circle", "fp16": "square", "bf16": "diamond", "int8": "triangle-up"}
+
+
+def layer(mark: str, encoding: Spec, **style: Any) -> Spec:
+    """One layer of a picture."""
+    return {"mark": {"type": mark, **style}, "encoding": encoding}
+
+
+def points(encoding: Spec, size: int = 80) -> Spec:
+    """A layer of filled points with the text `said` as tooltip."""
+    described = {**encoding, "description": {"field": "said"}}
+    return layer("point", described, filled=True, size=size, opacity=1)
+
+
+def number(field: str, title: str, **other: Any) -> Spec:
+    """A channel of numbers."""
+    return {"field": field, "type": "quantitative", "title": title, **other}
+
+
+def colour(names: Sequence[str], *, legend: bool = True) -> Spec:
+    """A channel that gives the precision in `name` its colour, on every picture the same."""
+    inks = [f"var({_INK.get(_precision(name), '--other')})" for name in names]
+    scale = {"domain": list(names), "range": inks}
+    channel = {"field": "name", "type": "nominal", "scale": scale}
+    return channel if legend else {**channel, "legend": None}
+
+
+def shape(names: Sequence[str]) -> Spec:
+    """A channel of point shapes, so that colour is never the only difference."""
+    found = [_SHAPES.get(_precision(name), "cross") for name in names]
+    return {"field": "name", "scale": {"domain": list(names), "range": found}, "legend": None}
+
+
+def _precision(name: str) -> str:
+    return name.partition(" ")[0].lower()
+
+
+def decades(values: Iterable[float]) -> Spec:
+    """A logarithmic axis with ticks at 1, 2 and 5 of the decades that `values` span."""
+    return _log(values, (1, 2, 5), "~s")
+
+
+def powers_of_ten(values: Iterable[float]) -> Spec:
+    """A logarithmic axis with ticks at the powers of ten, and room for names on the right."""
+    return _log(values, (1,), ".0e", room=3.0)
+
+
+def _log(values: Iterable[float], digits: Iterable[int], form: str, room: float = _ROOM) -> Spec:
+    found = [value for value in values if value > 0]
+    low, high = min(found) / _ROOM, max(found) * room
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [digit * 10.0**power for power in powers for digit in digits]
+    return {
+        "type": "quantitative",
+        "scale": {"type": "log", "domain": [low, high], "nice": False},
+        "axis": {"values": ticks, "format": form, "labelOverlap": True},
+    }
