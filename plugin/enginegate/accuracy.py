@@ -49,28 +49,45 @@ class Deltas:
 
 @dataclass(frozen=True)
 class Limits:
-    """How far an engine may be off.
+    """How far an engine may be off; what has a default is not limited by it.
 
     Attributes:
         cosine_worst: smallest allowed cosine of any text.
         cosine_p1: smallest allowed 1st percentile of the cosines.
         max_abs_relative: largest allowed difference, as a share of the reference's largest value.
         gain_error: largest allowed distance of the overall gain from 1.
+        invariance: largest allowed change of an embedding with its batch, as a share of the
+            largest value.
+        recall_at_1, recall_at_10: smallest allowed share of nearest texts kept, mean over queries.
+        spearman: smallest allowed rank correlation of similarities, mean over queries.
+        spearman_worst: smallest allowed one of a single query.
+        ndcg_loss: largest allowed fall of the mean NDCG@10.
+        sts_retained: smallest allowed share of the reference's Spearman on labelled pairs.
     """
 
     cosine_worst: float
     cosine_p1: float
     max_abs_relative: float
     gain_error: float
+    invariance: float = 1.0
+    recall_at_1: float = 0.0
+    recall_at_10: float = 0.0
+    spearman: float = -1.0
+    spearman_worst: float = -1.0
+    ndcg_loss: float = 1.0
+    sts_retained: float = -1.0
 
 
+_FP16 = Limits(0.9999, 0.9999, 2e-3, 1e-3, 2e-3, 0.98, 0.99, 0.9995, 0.9, 0.002, 0.998)
 DEFAULT_LIMITS: Mapping[Precision, Limits] = MappingProxyType(
     {
-        Precision.FP32: Limits(0.99999, 0.99999, 1e-4, 1e-4),
-        Precision.FP16: Limits(0.9999, 0.9999, 2e-3, 1e-3),
-        Precision.BF16: Limits(0.999, 0.999, 3e-2, 5e-3),
-        Precision.INT8: Limits(0.9, 0.98, 0.3, 2e-2),
-        Precision.BEST: Limits(0.9999, 0.9999, 2e-3, 1e-3),
+        Precision.FP32: Limits(
+            0.99999, 0.99999, 1e-4, 1e-4, 1e-4, 0.99, 0.995, 0.9999, 0.9, 0.001, 0.999
+        ),
+        Precision.FP16: _FP16,
+        Precision.BF16: Limits(0.999, 0.999, 3e-2, 5e-3, 1e-2, 0.9, 0.97, 0.999, 0.9, 0.005, 0.995),
+        Precision.INT8: Limits(0.9, 0.98, 0.3, 2e-2, 2e-3, 0.8, 0.9, 0.98, 0.8, 0.015, 0.98),
+        Precision.BEST: _FP16,
     }
 )
 
@@ -107,7 +124,7 @@ def compare(candidate: Array, reference: Array) -> Deltas:
         )
     found, expected = candidate.astype(np.float64), reference.astype(np.float64)
     difference = np.abs(found - expected)
-    cosines = _cosines(found, expected)
+    cosines = cosines_of(found, expected)
     return Deltas(
         max_abs=float(difference.max()),
         mean_abs=float(difference.mean()),
@@ -119,9 +136,11 @@ def compare(candidate: Array, reference: Array) -> Deltas:
     )
 
 
-def _cosines(a: Array, b: Array) -> Array:
+def cosines_of(a: Array, b: Array) -> npt.NDArray[np.float64]:
+    """Cosine of each text's two vectors, from [texts, dim] to [texts], in float64; none is zero."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines: Array = (a * b).sum(axis=1) / lengths
+    cosines: npt.NDArray[np.float64] = (a * b).sum(axis=1) / lengths
     return cosines
 
 

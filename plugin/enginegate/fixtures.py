@@ -10,6 +10,7 @@ from enginegate.gates import Gate
 if TYPE_CHECKING:
     from enginegate.accuracy import Limits
     from enginegate.build import Built
+    from enginegate.embeddings import EmbeddingJudge
     from enginegate.engines import Embeddings, Engine
     from enginegate.models import Exported, ModelSpec
     from enginegate.prepare import Reference
@@ -115,6 +116,17 @@ def embeddings(engine: "Engine", workload: "Workload") -> "Embeddings":
 
 
 @pytest.fixture(scope="session")
+def embedding_judge(
+    enginegate_variant: "Variant", workload: "Workload", reference: "Reference", limits: "Limits"
+) -> "EmbeddingJudge":
+    """What judges the variant's embeddings."""
+    from enginegate.embeddings import EmbeddingJudge
+
+    precision = enginegate_variant.precision
+    return EmbeddingJudge(workload, reference.embeddings, limits, precision)
+
+
+@pytest.fixture(scope="session")
 def result(
     enginegate: "Session",
     built: "Built",
@@ -123,13 +135,13 @@ def result(
     workload: "Workload",
     embeddings: "Embeddings",
     reference: "Reference",
-    limits: "Limits",
+    embedding_judge: "EmbeddingJudge",
 ) -> "Result":
     """The variant's record, its embeddings judged."""
     from enginegate.blame.clinic import Clinic
 
     opened = enginegate.start(built, engine.executed, exported, workload)
-    judged = enginegate.judge_embeddings(opened, embeddings, reference, limits)
+    judged = enginegate.judge_embeddings(opened, embeddings, embedding_judge, engine)
     return Clinic(enginegate).examined(judged, built, exported, workload, embeddings, reference)
 
 
@@ -147,8 +159,7 @@ def enginegate_server(
     engine: "Engine",
     exported: "Exported",
     workload: "Workload",
-    reference: "Reference",
-    limits: "Limits",
+    embedding_judge: "EmbeddingJudge",
 ) -> Iterator["ServedEngine"]:
     """The variant's engine on a server, with --serve; skips if its embeddings are wrong."""
     _skip_if_wrong(result, "not served")
@@ -157,7 +168,7 @@ def enginegate_server(
     from enginegate.hosting import Hosting
 
     hosting = Hosting(enginegate)
-    with hosting.serve(built, engine, exported, workload, reference, limits) as served:
+    with hosting.serve(built, engine, exported, workload, embedding_judge) as served:
         yield served
 
 
@@ -182,11 +193,8 @@ def measure_load(enginegate: "Session", enginegate_server: "ServedEngine") -> Me
 
 
 def _skip_if_wrong(result: "Result", what: str) -> None:
-    from enginegate.words import Verdict
-
-    if result.accuracy and result.accuracy.judgement.verdict is Verdict.FAIL:
-        reasons = "; ".join(result.accuracy.judgement.reasons)
-        pytest.skip(f"{what}, its embeddings are wrong: {reasons}")
+    if result.accuracy and (faults := result.accuracy.faults):
+        pytest.skip(f"{what}, its embeddings are wrong: {'; '.join(faults)}")
 
 
 @pytest.fixture

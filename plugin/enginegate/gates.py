@@ -24,13 +24,25 @@ class Gate:
         """Fail beyond the limits; flag looser limits, and another type than asked for."""
         from enginegate.words import Verdict
 
-        accuracy, verdict = self._result.accuracy, self._result.embedding_verdict
+        accuracy, verdict = self._result.accuracy, self._result.delta_verdict
         fails = verdict is Verdict.FAIL
         reasons = [*self._result.flags, *(accuracy.judgement.reasons if accuracy else ())]
         if fails and self._result.blame is None:
             reasons.append("--blame says which layers do it")
         text = f"{self._result.variant.id}: {verdict}: {'; '.join(reasons)}"
         self._conclude(verdict, text, fails=fails)
+
+    def check_invariance(self) -> None:
+        """Fail if an embedding depends on its batch; skip where the embeddings are wrong anyway."""
+        from enginegate.words import Verdict
+
+        accuracy, name = self._result.accuracy, self._result.variant.id
+        if accuracy is None or accuracy.invariance is None:
+            pytest.skip(f"{name}: not probed, its embeddings are wrong")
+        found = accuracy.invariance
+        verdict = Verdict.FAIL if found.broken else Verdict.PASS
+        text = f"{name}: {verdict}: {'; '.join(filter(None, [found.broken, *found.skipped]))}"
+        self._conclude(verdict, text, fails=verdict is Verdict.FAIL)
 
     def check_speed(self, samples: "Samples") -> None:
         """Fail on a regression, and on whatever else the gate is told not to let pass."""

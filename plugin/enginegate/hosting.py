@@ -4,14 +4,13 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from enginegate.accuracy import Limits
 from enginegate.baselines import Baseline
 from enginegate.build import Built
+from enginegate.embeddings import EmbeddingJudge
 from enginegate.engines import Engine
 from enginegate.errors import ServingError
 from enginegate.loads import LoadRun, compared_levels, served_rig
 from enginegate.models import Exported
-from enginegate.prepare import Reference
 from enginegate.results import Result
 from enginegate.serve_options import ServeOptions
 from enginegate.served import ServedEngine, ToServe
@@ -35,8 +34,7 @@ class Hosting:
         engine: Engine,
         model: Exported,
         workload: Workload,
-        reference: Reference,
-        limits: Limits,
+        judge: EmbeddingJudge,
     ) -> Iterator[ServedEngine]:
         """The engine on a server, the record of what is served opened and its embeddings judged.
 
@@ -46,14 +44,14 @@ class Hosting:
         if run.desk is None:
             raise ServingError("no server was asked for: use --serve triton or --serve URL")
         beside = run.yardstick(built, model, served=True)
-        dim = reference.embeddings.shape[1]
+        dim = judge.expected.shape[1]
         with run.desk.serve(ToServe(built, beside, engine, model, workload, dim)) as served:
             started = "started" if served.server else "running"
             driver = run.desk.options.driver
             said = f"on a {started} server, {described(served.deployment)}, load by {driver}"
             result = run.start(built, engine.executed, model, workload, said)
             result = replace(result, notes=(*result.notes, *served.notes))
-            result = run.judge_embeddings(result, served.embeddings, reference, limits)
+            result = run.judge_embeddings(result, served.embeddings, judge)
             run.record(_with_fault(result, served.fault))
             yield served
 

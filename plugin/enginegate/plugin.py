@@ -11,6 +11,7 @@ from enginegate.errors import EngineGateError, OptionError
 from enginegate.fixtures import (
     SESSION,
     built,
+    embedding_judge,
     embeddings,
     engine,
     enginegate,
@@ -34,6 +35,7 @@ from enginegate.gates import ERROR, PROPERTY
 
 __all__ = [
     "built",
+    "embedding_judge",
     "embeddings",
     "engine",
     "enginegate",

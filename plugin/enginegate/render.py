@@ -8,7 +8,7 @@ from typing import Any
 from enginegate.files import readable_json
 from enginegate.machine import Machine, library_versions
 from enginegate.results import Result
-from enginegate.table import HEADER, Section, latency_lines, sections
+from enginegate.table import HEADER, Section, accuracy_details, latency_lines, sections
 
 REPORT_SCHEMA = 4
 
@@ -20,8 +20,9 @@ def summary_lines(results: Iterable[Result]) -> list[str]:
 
 
 def render_text(results: Sequence[Result], costs: Sequence[str]) -> str:
-    """The text report: the summary, then every batch size, then what the models cost."""
-    details = [line for result in results for line in latency_lines(result)]
+    """The text report: the summary, every text and batch size, then what the models cost."""
+    lines = (accuracy_details, latency_lines)
+    details = [line for said in lines for result in results for line in said(result)]
     return "\n".join([*summary_lines(results), "", *details, *costs])
 
 

@@ -8,6 +8,9 @@ from enginegate.blame.search import Blamed, Repair
 from enginegate.cliffs import Analysis
 from enginegate.levels import Capacity, Deployment, Level, OpenLevel
 from enginegate.profiles import Kernel
+from enginegate.quality.retrieval import Retrieval
+from enginegate.quality.stability import Determinism, Invariance
+from enginegate.quality.worst import WorstText
 from enginegate.stats import Change
 from enginegate.variants import Variant
 from enginegate.verdict import Judgement
@@ -51,11 +54,34 @@ class Context:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Embedding deltas of one variant, judged; no deltas where the embeddings were not sane."""
+    """What is known of the embeddings of one variant.
+
+    Attributes:
+        deltas: None where the embeddings were not sane; nothing else is known then.
+        limits: how far they may be off.
+        judgement: on the deltas and the rankings.
+        cosines: of each text's two vectors, in the order of the texts.
+        retrieval: what a search finds by them.
+        worst_texts: the texts that lost most.
+        invariance: whether an embedding depends on its batch; None for a served engine.
+        determinism: whether the same input gives the same; None for a served engine.
+    """
 
     deltas: Deltas | None
     limits: Limits
     judgement: Judgement
+    cosines: tuple[float, ...] = ()
+    retrieval: Retrieval | None = None
+    worst_texts: tuple[WorstText, ...] = ()
+    invariance: Invariance | None = None
+    determinism: Determinism | None = None
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Why it may not ship; empty if it may."""
+        judged = self.judgement.reasons if self.judgement.verdict is Verdict.FAIL else ()
+        unstable = self.invariance.broken if self.invariance else ""
+        return (*judged, unstable) if unstable else judged
 
 
 @dataclass(frozen=True)
@@ -184,6 +210,11 @@ class Result:
 
     @property
     def embedding_verdict(self) -> Verdict:
+        """Verdict on the embeddings, and on whether they depend on their batch."""
+        return Verdict.FAIL if self.accuracy and self.accuracy.faults else self.delta_verdict
+
+    @property
+    def delta_verdict(self) -> Verdict:
         """Verdict on the embeddings; flagged also where something else ran than was asked for."""
         if self.accuracy is None:
             return Verdict.NOT_MEASURED

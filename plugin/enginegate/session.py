@@ -10,40 +10,40 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from enginegate.accuracy import DEFAULT_LIMITS, Limits, compare
 from enginegate.baselines import Baseline, Baselines
 from enginegate.build import Built, execution_flags
 from enginegate.calibration import REPLICATES
 from enginegate.condition import describe_machine
 from enginegate.cost.ledger import Ledger
+from enginegate.embeddings import EmbeddingJudge
 from enginegate.ending import Ending
 from enginegate.engines import (
     Embeddings,
+    Engine,
     Executed,
     check_installed,
     get_backend,
     offered,
     resolve,
 )
-from enginegate.errors import EmbeddingError, ModelError
+from enginegate.errors import ModelError
 from enginegate.files import sha256_of_json
 from enginegate.machine import this_machine
 from enginegate.models import Exported
 from enginegate.options import Options
-from enginegate.prepare import Preparation, Progress, Reference
-from enginegate.results import Accuracy, Context, Result, Speed
+from enginegate.prepare import Preparation, Progress
+from enginegate.results import Context, Result, Speed
 from enginegate.served import Desk
 from enginegate.speed import SpeedJudge, Standard, beside, stored
 from enginegate.table import spent_line
 from enginegate.timing import METHOD, Rig, Samples
 from enginegate.trial import P50, P99, Rules, Trial, gating_rules
-from enginegate.variants import Precision, Variant
-from enginegate.verdict import Judgement, judge_accuracy
+from enginegate.variants import Variant
+from enginegate.verdict import Judgement
 from enginegate.words import GateLevel, Verdict, exit_status
 from enginegate.workload import Workload
 
 _SERVED = 4  # replicates of the screening of a served engine
-_TIGHT = DEFAULT_LIMITS[Precision.FP16]
 
 
 class Session:
@@ -150,15 +150,12 @@ class Session:
         )
 
     def judge_embeddings(
-        self, result: Result, embeddings: Embeddings, reference: Reference, limits: Limits
+        self, result: Result, found: Embeddings, judge: EmbeddingJudge, engine: Engine | None = None
     ) -> Result:
-        """Record how far the embeddings are off, and whether that is allowed."""
-        try:
-            deltas = compare(embeddings, reference.embeddings)
-            tight = limits if result.variant.precision is not Precision.INT8 else _TIGHT
-            accuracy = Accuracy(deltas, limits, judge_accuracy(deltas, limits, tight))
-        except EmbeddingError as error:
-            accuracy = Accuracy(None, limits, Judgement(Verdict.FAIL, (str(error),)))
+        """Record how far embeddings are off, and whether those of `engine` depend on a batch."""
+        with self.progress(f"accuracy of {result.variant.id}"):
+            accuracy = judge.judge(found)
+            accuracy = judge.probed(accuracy, engine) if engine else accuracy
         return self.record(dataclasses.replace(result, accuracy=accuracy))
 
     def plan(self, parameters: Iterable[Mapping[str, Any]]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
+from enginegate.accuracy_text import accuracy_lines, embedding_notes
 from enginegate.blame.text import Table, blame_table, repair_lines, repair_table
 from enginegate.levels import Capacity, Deployment, OpenLevel
 from enginegate.results import Load, Result, Speed
@@ -18,6 +19,7 @@ HEADER = (
     "ran",
     "max |delta|",
     "worst cos",
+    "recall@10",
     "p50 ms",
     "p99 ms",
     "texts/s",
@@ -88,6 +90,7 @@ def _row(result: Result) -> tuple[str, ...]:
         result.ran if asked != Precision.BEST else f"{result.ran} ({result.chosen})",
         f"{deltas.max_abs:.1e}" if deltas else _NOTHING,
         f"{deltas.cosine_worst:.6f}" if deltas else _NOTHING,
+        _recall(result),
         *(_loaded(result.load) if result.load else _timed(result)),
         f"{last.yardstick_ratio:.2f}" if last and not result.context.against else _NOTHING,
         worst_change(result),
@@ -100,6 +103,12 @@ def _row(result: Result) -> tuple[str, ...]:
 def engine_name(variant: Variant) -> str:
     """The precision that was asked for, and whether it is served."""
     return f"{variant.precision} served" if variant.served else str(variant.precision)
+
+
+def _recall(result: Result) -> str:
+    """The share of the ten nearest texts that is kept."""
+    retrieval = result.accuracy.retrieval if result.accuracy else None
+    return f"{retrieval.recall_at_10.value:.3f}" if retrieval else _NOTHING
 
 
 def _timed(result: Result) -> tuple[str, str, str]:
@@ -162,9 +171,8 @@ def _merged(notes: Iterable[tuple[str, str]]) -> Iterator[str]:
 def _notes(result: Result) -> Iterator[tuple[str, str]]:
     name = engine_name(result.variant)
     yield from ((name, f"flagged: {flag}") for flag in result.flags)
-    if result.accuracy and result.accuracy.judgement.reasons:
-        judgement = result.accuracy.judgement
-        yield name, f"embeddings {judgement.verdict}: {'; '.join(judgement.reasons)}"
+    if result.accuracy:
+        yield from ((name, text) for text in embedding_notes(result.accuracy))
     yield from ((name, note) for note in (*result.notes, *_time_notes(result)))
     if result.repair:
         yield from ((name, line) for line in repair_lines(result.repair))
@@ -228,6 +236,13 @@ def _judgements(speed: Speed) -> Iterator[Judgement]:
     tail = speed.tail_judgement
     if tail and (tail.verdict is Verdict.REGRESSED or len(tail.reasons) > 1):
         yield Judgement(tail.verdict, tuple(f"p99 {reason}" for reason in tail.reasons))
+
+
+def accuracy_details(result: Result) -> Iterator[str]:
+    """What is known of the embeddings, for the written report."""
+    name = f"{result.variant.model} {engine_name(result.variant)}"
+    if result.accuracy:
+        yield from (f"{name}: {line}" for line in accuracy_lines(result.accuracy))
 
 
 def latency_lines(result: Result) -> Iterator[str]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from enginegate.accuracy import Deltas, Limits, violations
 from enginegate.cliffs import new_cliffs
 from enginegate.levels import Capacity, Cliff, StoredLoad
+from enginegate.quality.retrieval import Retrieval, rank_violations, unsure
 from enginegate.stats import Change
 from enginegate.words import Verdict
 
@@ -19,13 +20,25 @@ class Judgement:
     reasons: tuple[str, ...] = ()
 
 
-def judge_accuracy(deltas: Deltas, limits: Limits, tight: Limits) -> Judgement:
-    """FAIL beyond `limits`, FLAGGED within them but beyond the `tight` ones, else PASS."""
-    if broken := violations(deltas, limits):
+def judge_accuracy(
+    deltas: Deltas, limits: Limits, tight: Limits, retrieval: Retrieval | None = None
+) -> Judgement:
+    """FAIL beyond `limits`, FLAGGED within them but beyond the `tight` ones, else PASS.
+
+    A limit on rankings is broken where the whole interval says so, or by a single text; one that
+    the interval holds is given as a reason, and decides nothing.
+    """
+    if broken := _broken(deltas, retrieval, limits):
         return Judgement(Verdict.FAIL, broken)
-    if loose := violations(deltas, tight):
-        return Judgement(Verdict.FLAGGED, (_within(limits), *loose))
-    return Judgement(Verdict.PASS)
+    held = unsure(retrieval, limits) if retrieval else ()
+    if loose := _broken(deltas, retrieval, tight):
+        return Judgement(Verdict.FLAGGED, (_within(limits), *loose, *held))
+    return Judgement(Verdict.PASS, held)
+
+
+def _broken(deltas: Deltas, retrieval: Retrieval | None, limits: Limits) -> tuple[str, ...]:
+    ranks = rank_violations(retrieval, limits) if retrieval else ()
+    return (*violations(deltas, limits), *ranks)
 
 
 def _within(limits: Limits) -> str:

@@ -35,6 +35,7 @@ class Workload:
         evaluation: ONNX input name to int64 [texts, seq_len].
         calibration: the same for the calibration texts; none is an evaluation text.
         sha256: hash of both batches; goes with every figure.
+        mask: name of the ONNX input that says what is padding; None if there is none.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Workload:
     evaluation: Batch
     calibration: Batch
     sha256: str
+    mask: str | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -127,7 +129,17 @@ def make_workload(
     evaluation_texts = tuple(texts[held_out:][:EVALUATION_TEXTS])
     evaluation = _named(tokenize(evaluation_texts), inputs)
     calibration = _named(tokenize(texts[:held_out]), inputs)
-    return Workload(name, evaluation_texts, evaluation, calibration, _hash(evaluation, calibration))
+    sha256 = hash_of(evaluation, calibration)
+    mask = next((given for given, role in inputs.items() if role == "mask"), None)
+    return Workload(name, evaluation_texts, evaluation, calibration, sha256, mask)
+
+
+def token_counts(batch: Batch, mask: str | None) -> tuple[int, ...]:
+    """Tokens of each text, padding not counted; all of them where there is no mask."""
+    if mask is None:
+        rows, columns = next(iter(batch.values())).shape
+        return (int(columns),) * int(rows)
+    return tuple(int(count) for count in batch[mask].sum(axis=1))
 
 
 def _named(tokens: tuple[Tokens, Tokens], inputs: Mapping[str, str]) -> dict[str, Tokens]:
@@ -136,7 +148,8 @@ def _named(tokens: tuple[Tokens, Tokens], inputs: Mapping[str, str]) -> dict[str
     return {name: roles[role] for name, role in inputs.items()}
 
 
-def _hash(*batches: Batch) -> str:
+def hash_of(*batches: Batch) -> str:
+    """SHA-256 of the tokens of batches, with the names and shapes of their inputs."""
     digest = hashlib.sha256()
     for batch in batches:
         for name, values in sorted(batch.items()):

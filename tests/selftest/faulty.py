@@ -87,3 +87,15 @@ _SPOIL: dict[str, Any] = {
     "all zero": np.zeros_like,
     "constant": lambda embeddings: np.broadcast_to(embeddings[0], embeddings.shape),
 }
+
+
+class Dynamic(OnnxRuntime):
+    """int8 with ranges taken from each batch: an embedding changes with its batch-mates."""
+
+    offers: tuple[Precision, ...] = (Precision.INT8,)
+
+    def build(self, model, precision, calibration, folder):
+        from onnxruntime.quantization import quantize_dynamic
+
+        quantize_dynamic(model.onnx, folder / "engine.onnx")
+        return {"output": model.output}

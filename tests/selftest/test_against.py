@@ -13,7 +13,7 @@ def git(folder, *arguments):
 
 def test_saving_engines_builds_and_does_not_time(project):
     saved = project.judge("--save-engines=saved")
-    saved.assert_outcomes(passed=1, skipped=2)
+    saved.assert_outcomes(passed=2, skipped=2)
     assert (project.path / "saved/tiny/faulty-fp32/engine/engine.onnx").exists()
     assert not list(project.path.glob("baselines/*"))
 
@@ -21,11 +21,11 @@ def test_saving_engines_builds_and_does_not_time(project):
 def test_the_same_engine_beside_itself_passes_and_a_slower_one_regresses(project):
     project.judge("--save-engines=saved")
     same = project.judge("--against=saved", "--require-baseline")
-    same.assert_outcomes(passed=3)
+    same.assert_outcomes(passed=4)
     same.stdout.fnmatch_lines(["*measured beside: saved*"])
     project.plant("slow")
     slower = project.judge("--against=saved")
-    slower.assert_outcomes(passed=1, failed=2)
+    slower.assert_outcomes(passed=2, failed=2)
     assert slower.ret == Exit.REGRESSED
     assert not (project.path / ".enginegate/accept").exists()
 
@@ -36,7 +36,7 @@ def test_an_engine_beside_that_of_a_git_revision(project):
     git(project.path, "add", "test_accuracy.py", "test_throughput.py")
     git(project.path, "commit", "-qm", "first")
     same = project.judge("--against=HEAD", "--require-baseline")
-    same.assert_outcomes(passed=3)
+    same.assert_outcomes(passed=4)
     listed = subprocess.run(
         ["git", "worktree", "list"], cwd=project.path, check=True, capture_output=True, text=True
     )
@@ -71,7 +71,7 @@ def test_beside_the_libraries_of_another_interpreter(project):
     """Both arms run in processes of their own."""
     other = another_name(project)
     same = project.judge(f"--against-python={other}", "--require-baseline")
-    same.assert_outcomes(passed=3)
+    same.assert_outcomes(passed=4)
     same.stdout.fnmatch_lines([f"*measured beside: libraries of {other}*"])
 
 

@@ -104,7 +104,7 @@ def test_a_bad_model_is_one_clear_error(project, table, monkeypatch, save_small_
     )
     project.write("pyproject.toml", settings)
     result = project.judge("--backend", "onnxruntime", "-k", "embeddings", "--tb=short")
-    result.assert_outcomes(errors=1, deselected=4)
+    result.assert_outcomes(errors=1, deselected=5)
     result.stdout.fnmatch_lines([MODELS[table]])
     assert "Traceback" not in result.stdout.str()
 
@@ -153,7 +153,7 @@ def test_a_corrupt_baseline_is_one_clear_error_and_is_not_overwritten(project, f
     broken = BROKEN[fault](path.read_text())
     path.write_text(broken)
     result = project.judge("-k", "fp32-1")
-    result.assert_outcomes(failed=1, deselected=2)
+    result.assert_outcomes(failed=1, deselected=3)
     said = SAID.get(fault, "*")
     result.stdout.fnmatch_lines([f"baseline *tiny.json is not valid ({said}*git checkout*"])
     assert result.ret == Exit.ERROR
@@ -176,7 +176,7 @@ def test_a_full_disk_fails_the_refresh_and_leaves_the_old_baseline(project, fill
 def test_an_unwritable_cache_is_one_clear_error(project):
     project.write("cache", "a file where the folder should be")
     result = project.judge("-k", "embeddings")
-    result.assert_outcomes(errors=1, deselected=2)
+    result.assert_outcomes(errors=1, deselected=3)
     result.stdout.fnmatch_lines(["cannot write the engine cache *--engine-cache*"])
 
 

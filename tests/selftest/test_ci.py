@@ -20,14 +20,14 @@ def test_another_order_measures_every_variant_once(project):
     project.judge("--refresh-baselines")
     project.write("conftest.py", (project.path / "conftest.py").read_text() + REVERSED)
     result = project.run("--precision=fp32,int8", "--report-json=report.json", "-k", "fp32")
-    result.assert_outcomes(passed=3, deselected=3)
+    result.assert_outcomes(passed=4, deselected=4)
     (found,) = json.loads((project.path / "report.json").read_text())["results"]
     assert [speed["batch"] for speed in found["speeds"]] == [1, 4]
 
 
 def test_repeated_tests_show_the_same_measurement(project):
     result = project.judge("--count=2", "--report-json=report.json")
-    result.assert_outcomes(passed=6)
+    result.assert_outcomes(passed=8)
     (found,) = json.loads((project.path / "report.json").read_text())["results"]
     assert [speed["batch"] for speed in found["speeds"]] == [1, 4]
 
@@ -36,7 +36,7 @@ def test_stopping_at_the_first_failure_keeps_its_status(project):
     project.judge("--refresh-baselines")
     project.plant("slow")
     result = project.judge("-x")
-    result.assert_outcomes(passed=1, failed=1)
+    result.assert_outcomes(passed=2, failed=1)
     assert result.ret == Exit.REGRESSED
 
 
@@ -181,13 +181,13 @@ def test_a_baseline_of_schema_1_is_read_and_incomparable(project):
     result.stdout.fnmatch_lines(["*incomparable: method was rounds, is mirrored blocks"])
     project.judge("--refresh-baselines")
     assert json.loads(project.baseline().read_text())["schema"] == 2
-    project.judge("--require-baseline").assert_outcomes(passed=3)
+    project.judge("--require-baseline").assert_outcomes(passed=4)
 
 
 def test_a_slow_tail_is_found_where_there_are_calls_enough(project):
     many = ("--measure-s=3", "--replicates=8", "--max-time-per-variant=30")
     project.judge("--refresh-baselines", *many)
-    project.judge(*many, "--require-baseline").assert_outcomes(passed=3)
+    project.judge(*many, "--require-baseline").assert_outcomes(passed=4)
     project.plant("slow tail")
     result = project.judge(*many)
     assert result.ret == Exit.REGRESSED

@@ -21,7 +21,7 @@ SPOILED = {
 
 def test_a_clean_run_passes_and_prints_its_table(project):
     result = project.judge()
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(
         ["*= enginegate =*", "tiny", "asked*embeddings*speed", "fp32 *f32*pass*"]
     )
@@ -31,7 +31,7 @@ def test_a_clean_run_passes_and_prints_its_table(project):
 def test_wrong_embeddings_fail_with_the_number_and_are_not_timed(project, fault):
     project.plant(fault)
     result = project.judge()
-    result.assert_outcomes(failed=1, skipped=2)
+    result.assert_outcomes(failed=1, skipped=3)
     result.stdout.fnmatch_lines([f"*tiny-faulty-fp32: fail: *{SPOILED[fault]}*"])
 
 
@@ -50,17 +50,17 @@ def test_a_wrong_pooling_is_caught(project, load_tiny):
         "    return enginegate.prepare.build(enginegate_variant, wrong, workload, reference)\n",
     )
     result = project.judge()
-    result.assert_outcomes(failed=1, skipped=2)
+    result.assert_outcomes(failed=1, skipped=3)
     result.stdout.fnmatch_lines(["*cosine_worst*"])
 
 
 def test_baselines_round_trip(project):
     """Refresh, pass, degrade, fail with the numbers, accept the offered file, pass."""
     assert project.judge("--refresh-baselines").ret == 0
-    project.judge("--require-baseline").assert_outcomes(passed=3)
+    project.judge("--require-baseline").assert_outcomes(passed=4)
     project.plant("slow")
     slow = project.judge()
-    slow.assert_outcomes(passed=1, failed=2)
+    slow.assert_outcomes(passed=2, failed=2)
     assert slow.ret == Exit.REGRESSED
     slow.stdout.re_match_lines([r".*regressed: [345]\d\.\d % slower .*limit 10.0%"])
     slow.stdout.fnmatch_lines(["to accept: cp -r .enginegate/accept/. baselines and commit it"])
@@ -70,7 +70,7 @@ def test_baselines_round_trip(project):
     project.judge()
     accepted = next(project.path.glob(".enginegate/accept/*/tiny.json"))
     shutil.copy(accepted, project.baseline())
-    project.judge("--require-baseline").assert_outcomes(passed=3)
+    project.judge("--require-baseline").assert_outcomes(passed=4)
 
 
 def test_a_regression_can_be_accepted_by_the_refresh_itself(project):
@@ -81,7 +81,7 @@ def test_a_regression_can_be_accepted_by_the_refresh_itself(project):
     accepted.stdout.re_match_lines(
         [r"baselines: [\d-]+ -> now  tiny-faulty-fp32: batch 1 [\d.]+ % slower.*; replaced"]
     )
-    project.judge("--require-baseline").assert_outcomes(passed=3)
+    project.judge("--require-baseline").assert_outcomes(passed=4)
 
 
 def test_all_is_what_the_backend_offers(project):
@@ -130,7 +130,7 @@ def test_a_refresh_of_one_variant_keeps_the_others(project):
 def test_a_missing_baseline_names_the_command_and_fails_where_required(project):
     project.judge().stdout.fnmatch_lines(["*no baseline*write it with --refresh-baselines*"])
     required = project.judge("--require-baseline")
-    required.assert_outcomes(passed=1, failed=2)
+    required.assert_outcomes(passed=2, failed=2)
 
 
 def test_another_machines_baseline_is_incomparable_and_passes(project):
@@ -138,7 +138,7 @@ def test_another_machines_baseline_is_incomparable_and_passes(project):
     folder = project.baseline().parent
     folder.rename(folder.with_name("another-machine"))
     result = project.judge()
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(["*incomparable: baselines are of another-machine*"])
 
 
@@ -161,7 +161,7 @@ def test_a_corrupt_engine_is_built_again_and_says_so(project):
     (engine,) = project.path.glob("cache/engine/*/engine.onnx")
     engine.write_bytes(engine.read_bytes()[:-7])
     result = project.judge("-k", "embeddings")
-    result.assert_outcomes(passed=1, deselected=2)
+    result.assert_outcomes(passed=1, deselected=3)
     result.stdout.fnmatch_lines(["fp32: cached entry*was corrupt (engine.onnx*built again"])
 
 
@@ -202,19 +202,19 @@ def test_pytest_benchmark_keeps_working(project):
     benchmarks = json.loads((project.path / "bench.json").read_text())["benchmarks"]
     assert {b["extra_info"]["variant"] for b in benchmarks} == {"tiny-faulty-fp32"}
     disabled = project.judge("--benchmark-disable")
-    disabled.assert_outcomes(passed=1, skipped=2)
+    disabled.assert_outcomes(passed=2, skipped=2)
 
 
 @pytest.mark.parametrize(
     ("arguments", "passed"),
     [
-        (["-q"], 3),
-        (["-v"], 3),
-        (["--color=no"], 3),
-        (["-x"], 3),
+        (["-q"], 4),
+        (["-v"], 4),
+        (["--color=no"], 4),
+        (["-x"], 4),
         (["-k", "embeddings"], 1),
-        (["--lf"], 3),
-        (["-p", "no:cacheprovider"], 3),
+        (["--lf"], 4),
+        (["-p", "no:cacheprovider"], 4),
     ],
 )
 def test_pytests_own_options_work(project, arguments, passed):
@@ -230,14 +230,14 @@ def test_without_a_terminal(project):
 def test_collect_only_builds_nothing(project):
     result = project.judge("--collect-only", "-q")
     result.stdout.fnmatch_lines(
-        ["*test_same_embeddings[[]tiny-faulty-fp32[]]", "*3 tests collected*"]
+        ["*test_same_embeddings[[]tiny-faulty-fp32[]]", "*4 tests collected*"]
     )
     assert not (project.path / "cache").exists()
 
 
 def test_without_a_precision_tests_of_engines_are_skipped_with_the_reason(project):
     result = project.run("-rs")
-    result.assert_outcomes(skipped=2)
+    result.assert_outcomes(skipped=3)
     result.stdout.fnmatch_lines(["*no precision asked for: pytest --precision fp16*"])
 
 
@@ -264,7 +264,7 @@ def test_a_model_given_by_a_fixture(project):
         "    return ModelSpec('mine', Kind.ONNX, str(path), vocab_size=200, seq_len=8)\n",
     )
     result = project.judge("--backend", "onnxruntime", "-k", "embeddings")
-    result.assert_outcomes(passed=1, deselected=1)
+    result.assert_outcomes(passed=1, deselected=2)
     result.stdout.fnmatch_lines(["mine", "fp32*pass*"])
 
 
@@ -277,21 +277,21 @@ def test_two_models_under_one_overridden_fixture_are_refused(project):
         "    return enginegate.options.specs['tiny']\n",
     )
     result = project.judge("--model", "tiny,minilm", "-k", "embeddings")
-    result.assert_outcomes(passed=1, errors=1, deselected=4)
+    result.assert_outcomes(passed=1, errors=1, deselected=6)
     result.stdout.fnmatch_lines(["two models of this run are both named tiny-faulty-fp32*"])
 
 
 def test_no_model_at_all_is_one_clear_message(project):
     project.write("pyproject.toml", "")
     result = project.judge("--backend", "onnxruntime", "-k", "embeddings")
-    result.assert_outcomes(errors=1, deselected=4)
+    result.assert_outcomes(errors=1, deselected=5)
     result.stdout.fnmatch_lines(["no model is named: use --model*"])
 
 
 def test_the_ready_suite_needs_no_test_files(project):
     for name in ("test_accuracy.py", "test_throughput.py"):
         (project.path / name).unlink()
-    project.judge("--pyargs", "enginegate.suite").assert_outcomes(passed=3, skipped=2)
+    project.judge("--pyargs", "enginegate.suite").assert_outcomes(passed=4, skipped=2)
 
 
 def test_nothing_heavy_is_imported_for_a_project_that_merely_has_the_plugin(pytester):
@@ -304,3 +304,29 @@ def test_nothing_heavy_is_imported_for_a_project_that_merely_has_the_plugin(pyte
     )
     result = pytester.run(sys.executable, "-m", "pytest", "--collect-only", "-s", "-p", "no:anyio")
     result.stdout.fnmatch_lines(["loaded []"])
+
+
+def test_dynamic_int8_fails_for_depending_on_its_batch(project):
+    conftest = (project.path / "conftest.py").read_text()
+    project.write("conftest.py", conftest + '\nregister("dynamic", "faulty:Dynamic")\n')
+    result = project.run("--precision", "int8", "--backend", "dynamic", "-rs")
+    result.assert_outcomes(failed=1, skipped=2)  # and one flagged
+    assert result.ret == Exit.EMBEDDINGS
+    result.stdout.fnmatch_lines(
+        [
+            "*int8: fail: an embedding changes with its batch by * of the text *",
+            "*int8*fail*not measured*",
+            "*not timed, its embeddings are wrong: an embedding changes with its batch*",
+        ]
+    )
+
+
+def test_an_engine_that_swaps_rows_shows_its_worst_text(project):
+    project.plant("swapped rows")
+    result = project.judge("--report-json", "report.json")
+    result.stdout.fnmatch_lines(['fp32: worst text: "*" (number *, * tokens), cosine *'])
+    (found,) = json.loads((project.path / "report.json").read_text())["results"]
+    assert len(found["accuracy"]["cosines"]) == 256
+    assert len(found["accuracy"]["worst_texts"]) == 10
+    assert found["accuracy"]["retrieval"]["recall_at_10"]["value"] < 1
+    assert found["accuracy"]["invariance"] is None

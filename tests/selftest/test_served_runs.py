@@ -53,7 +53,7 @@ def test_a_served_engine_is_checked_loaded_stored_and_compared(serving):
     before = left_behind()
     extras = ("--report-text=report.txt", "--model-repository=repository")
     first = serve(serving, *SERVED, "--refresh-baselines", *extras)
-    first.assert_outcomes(passed=2, deselected=3)
+    first.assert_outcomes(passed=2, deselected=4)
     first.stdout.fnmatch_lines(
         ["fp32 served  f32*no baseline", "baselines: new  tiny-faulty-fp32-served"]
     )
@@ -67,7 +67,7 @@ def test_a_served_engine_is_checked_loaded_stored_and_compared(serving):
     assert stored["load"]["cliffs"] == []
     assert set(stored["load"]["throughput_per_s"]) == {"1", "4"}
     same = serve(serving, *SERVED, "--require-baseline", LENIENT)
-    same.assert_outcomes(passed=2, deselected=3)
+    same.assert_outcomes(passed=2, deselected=4)
     same.stdout.fnmatch_lines(["fp32 served  f32*pass  *pass"])
     other = serve(serving, *SERVED, "--max-queue-delay-us=500")
     other.stdout.fnmatch_lines(["*incomparable*deployment was *delay 0 us*is *delay 500 us*"])
@@ -99,7 +99,7 @@ def test_other_embeddings_than_in_this_process_fail_and_are_not_loaded(serving):
             "*Started GRPCInferenceService*",
         ]
     )
-    wrong.assert_outcomes(failed=1, skipped=1, deselected=3)
+    wrong.assert_outcomes(failed=1, skipped=1, deselected=4)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""Judging the embeddings of one variant after the other: how far off, and what that does."""
+
+from dataclasses import dataclass, replace
+
+from enginegate.accuracy import DEFAULT_LIMITS, Limits, compare, cosines_of
+from enginegate.engines import Embeddings, Engine
+from enginegate.errors import EmbeddingError
+from enginegate.quality.retrieval import Names, Retrieval, Vectors, compare_rankings, similarities
+from enginegate.quality.stability import Probe, allowed_change, probe_stability
+from enginegate.quality.worst import worst_texts
+from enginegate.results import Accuracy
+from enginegate.variants import Precision
+from enginegate.verdict import Judgement, judge_accuracy
+from enginegate.words import Verdict
+from enginegate.workload import Workload, token_counts
+
+_TIGHT = DEFAULT_LIMITS[Precision.FP16]
+
+
+@dataclass(frozen=True)
+class EmbeddingJudge:
+    """Judges embeddings of the evaluation texts.
+
+    Attributes:
+        workload: the texts.
+        expected: the reference's embeddings, float32 [texts, dim].
+        limits: how far an engine may be off.
+        precision: what was asked for; int8 is flagged beyond the limits of fp16.
+    """
+
+    workload: Workload
+    expected: Embeddings
+    limits: Limits
+    precision: Precision
+
+    def judge(self, found: Embeddings) -> Accuracy:
+        """What is known of an engine's embeddings, float32 [texts, dim]; FAIL if not sane."""
+        try:
+            deltas = compare(found, self.expected)
+        except EmbeddingError as error:
+            return Accuracy(None, self.limits, Judgement(Verdict.FAIL, (str(error),)))
+        tight = _TIGHT if self.precision is Precision.INT8 else self.limits
+        retrieval = self._rankings(found)
+        cosines, texts = cosines_of(found, self.expected), self.workload.texts
+        tokens = token_counts(self.workload.evaluation, self.workload.mask)
+        return Accuracy(
+            deltas=deltas,
+            limits=self.limits,
+            judgement=judge_accuracy(deltas, self.limits, tight, retrieval),
+            cosines=tuple(map(float, cosines)),
+            retrieval=retrieval,
+            worst_texts=worst_texts(cosines, found, self.expected, texts, tokens),
+        )
+
+    def _rankings(self, found: Embeddings) -> Retrieval:
+        """Each evaluation text searched among all the others."""
+        now, then = (similarities(Vectors(vectors)) for vectors in (found, self.expected))
+        return compare_rankings(now, then, Names(self.workload.texts))
+
+    def probed(self, accuracy: Accuracy, engine: Engine) -> Accuracy:
+        """With whether the embeddings depend on more than their text; as it is if it fails."""
+        if accuracy.deltas is None or accuracy.faults:
+            return accuracy
+        workload, allowed = self.workload, allowed_change(accuracy.deltas, self.limits)
+        probe = Probe(engine.embed, workload.evaluation, workload.texts, workload.mask)
+        invariance, determinism = probe_stability(probe, allowed)
+        return replace(accuracy, invariance=invariance, determinism=determinism)

@@ -1,0 +1,1 @@
+"""What the differences do to a search: rankings, labelled pairs, worst texts, stability."""
