@@ -91,8 +91,9 @@ class Ending:
         self, results: Sequence[Result], condition: Mapping[str, Any], seed: int, ledger: Ledger
     ) -> None:
         """The reports that were asked for."""
+        machine, allowed = this_machine(), self.options.allowed
         report = functools.cache(
-            lambda: render_json(results, this_machine(), condition, seed, ledger.costs(), {})
+            lambda: render_json(results, machine, condition, seed, allowed, ledger.costs(), {})
         )
         makers: dict[Path | None, Callable[[], str]] = {
             self.options.report_text: lambda: render_text(results, ledger.lines()) + "\n",

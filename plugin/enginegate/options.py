@@ -126,6 +126,11 @@ class Options:
         return plan(self.models or (UNNAMED_MODEL,), self.backend, self.precisions)
 
     @property
+    def allowed(self) -> dict[str, float]:
+        """The largest slowdown that passes, by metric."""
+        return {"p50": self.max_slowdown, "p99": self.max_slowdown_p99}
+
+    @property
     def beside(self) -> str:
         """What to measure beside, in words; empty for the reference."""
         python = f"libraries of {self.against_python}" if self.against_python else ""

@@ -31,16 +31,21 @@ def render_json(
     machine: Machine,
     condition: Mapping[str, Any],
     seed: int,
+    allowed: Mapping[str, float],
     costs: Mapping[str, Any],
     rooflines: Mapping[str, Any],
 ) -> str:
-    """The JSON report; `docs/report.schema.json` describes it."""
+    """The JSON report; `docs/report.schema.json` describes it.
+
+    `allowed` is the largest slowdown that passes, by metric.
+    """
     return readable_json(
         {
             "schema": REPORT_SCHEMA,
             "machine": machine.as_json(),
             "condition": dict(condition),
             "seed": seed,
+            "allowed": dict(allowed),
             "versions": library_versions(),
             "results": [_result(result) for result in results],
             "costs": dict(costs),

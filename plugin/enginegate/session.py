@@ -37,7 +37,7 @@ from enginegate.served import Desk
 from enginegate.speed import SpeedJudge, Standard, beside, stored
 from enginegate.table import spent_line
 from enginegate.timing import METHOD, Rig, Samples
-from enginegate.trial import P50, P99, Rules, Trial, gating_rules
+from enginegate.trial import Rules, Trial, gating_rules
 from enginegate.variants import Variant
 from enginegate.verdict import Judgement
 from enginegate.words import GateLevel, Verdict, exit_status
@@ -88,8 +88,7 @@ class Session:
         return self._judge_with(many if options.calibrate else self._gating)
 
     def _judge_with(self, rules: Rules) -> SpeedJudge:
-        limits = {P50: self.options.max_slowdown, P99: self.options.max_slowdown_p99}
-        return SpeedJudge(Trial(rules, time.monotonic), limits, self.evidence)
+        return SpeedJudge(Trial(rules, time.monotonic), self.options.allowed, self.evidence)
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:

@@ -20,18 +20,21 @@ from enginegate.verdict import describe
 
 _READING = (
     "Right of the line at 0 is slower. The bar is the interval that the verdict is made of: "
-    "wholly beyond the limit is regressed."
+    "wholly beyond the dashed limit is regressed."
 )
 
 
-def against_baseline(results: Sequence[Result]) -> Iterator[Chart]:
-    """A forest plot per model: ratio of time with its interval, a row per engine and batch size."""
+def against_baseline(results: Sequence[Result], limit: float) -> Iterator[Chart]:
+    """A forest plot per model: ratio of time with its interval, a row per engine and batch size.
+
+    `limit` is the largest slowdown that passes.
+    """
     for model, members in groupby(results, key=lambda result: result.variant.model):
         known = [(r, s, s.change) for r in members for s in r.speeds if s.change]
         if known:
             header = ("engine", "change with interval", "p50 ms", "verdict")
             title = titled(model, "time now / time in the baseline")
-            yield forest(title, _READING, [_compared(*row) for row in known], header)
+            yield forest(title, _READING, [_compared(*row) for row in known], header, limit)
 
 
 def _compared(result: Result, speed: Speed, change: Change) -> Compared:

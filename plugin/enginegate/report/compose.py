@@ -86,7 +86,7 @@ def _speed(run: SavedRun) -> Section:
 
 def _changes(run: SavedRun, baselines: Path | None) -> Section:
     past = over_time(run.machine.id, models_of(run), baselines) if baselines else ()
-    charts = (*against_baseline(run.results), *past)
+    charts = (*against_baseline(run.results, run.whole["allowed"]["p50"]), *past)
     return Section("change", "Change against the baseline", charts=charts)
 
 

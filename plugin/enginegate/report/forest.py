@@ -34,12 +34,21 @@ class Compared:
     told: Row
 
 
-def forest(title: str, reading: str, rows: Sequence[Compared], header: Row) -> Chart:
-    """The plot and its table. `header` names the label and what is told."""
+def forest(
+    title: str,
+    reading: str,
+    rows: Sequence[Compared],
+    header: Row,
+    limit: float | None = None,
+) -> Chart:
+    """The plot and its table. `header` names the label and what is told.
+
+    `limit` is the largest slowdown that passes, 0.05 for 5 %; None where none was asked for.
+    """
     return Chart(
         title=title,
         reading=reading,
-        spec=_spec(rows),
+        spec=_spec(rows, limit),
         table=Table(title, header, tuple((row.label, *row.told) for row in rows)),
         height=_ROW_HEIGHT * len(rows) + 60,
     )
@@ -70,7 +79,7 @@ def _edges(changes: Sequence[Change]) -> Ends:
     return min(known) / _BEYOND, max(known) * _BEYOND
 
 
-def _spec(rows: Sequence[Compared]) -> Spec:
+def _spec(rows: Sequence[Compared], limit: float | None) -> Spec:
     ink = colour(list(dict.fromkeys(row.precision for row in rows)), legend=False)
     axis = {"format": "+d", "tickCount": 6, "labelOverlap": True}
     low, middle = (number(end, "change of time, per cent", axis=axis) for end in ("low", "change"))
@@ -80,10 +89,16 @@ def _spec(rows: Sequence[Compared]) -> Spec:
         "encoding": {"y": _labels(rows)},
         "layer": [
             layer("rule", {"x": {"datum": 0}, "y": None}),
+            *([] if limit is None else [_limit(limit)]),
             layer("rule", bar, strokeWidth=3),
             points({"x": middle, "color": ink}),
         ],
     }
+
+
+def _limit(limit: float) -> Spec:
+    ends = {"x": {"datum": 100 * limit}, "y": None}
+    return layer("rule", ends, color="var(--limit)", strokeDash=[5, 3])
 
 
 def _labels(rows: Sequence[Compared]) -> Spec:
