@@ -107,7 +107,7 @@ def _layer_faults(model: str, places: Places) -> Iterator[Fault]:
     double = change_weight(scaled, lambda scale: scale * np.float32(2))
     yield _of_layer("attention 4 scaled twice", model, scaled, double)
     over = places.at(2, UP)
-    yield _of_layer("fp16 overflow in up 2", model, over, through_fp16(over, 2e4))
+    yield _of_layer("fp16 overflow in up 2", model, over, through_fp16(over, 1e6))
     residual = places.residuals[6]
     place = next(n for n, value in enumerate(residual.input) if value in places.norms)
     lost = with_constant(

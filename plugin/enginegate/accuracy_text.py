@@ -18,8 +18,19 @@ def embedding_notes(accuracy: Accuracy) -> Iterator[str]:
         yield f"embeddings {judgement.verdict}: {'; '.join(judgement.reasons)}"
     if accuracy.invariance and accuracy.invariance.broken:
         yield f"embeddings fail: {accuracy.invariance.broken}"
+    yield from own_notes(accuracy)
     if judgement.verdict is Verdict.FAIL and accuracy.worst_texts:
         yield _worst(accuracy.worst_texts[0])
+
+
+def own_notes(accuracy: Accuracy) -> Iterator[str]:
+    """What became of the user's own judgements."""
+    found = accuracy.retrieval
+    if found and found.ndcg_at_10:
+        searched = f"{found.queries} queries over {found.documents} documents"
+        yield f"{searched}: {found.ndcg_at_10.words}"
+    if accuracy.sts:
+        yield f"labelled pairs: {accuracy.sts.words}"
 
 
 def accuracy_lines(accuracy: Accuracy) -> Iterator[str]:

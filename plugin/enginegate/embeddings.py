@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, replace
 
-from enginegate.accuracy import DEFAULT_LIMITS, Limits, compare, cosines_of
-from enginegate.engines import Embeddings, Engine
+from enginegate.accuracy import DEFAULT_LIMITS, Limits, check_sane, compare, cosines_of
+from enginegate.engines import Embeddings, Engine, embed_all
 from enginegate.errors import EmbeddingError
+from enginegate.quality.own import OwnTexts
 from enginegate.quality.retrieval import Names, Retrieval, Vectors, compare_rankings, similarities
 from enginegate.quality.stability import Probe, allowed_change, probe_stability
+from enginegate.quality.sts import Sts
 from enginegate.quality.worst import worst_texts
 from enginegate.results import Accuracy
 from enginegate.variants import Precision
@@ -26,31 +28,45 @@ class EmbeddingJudge:
         expected: the reference's embeddings, float32 [texts, dim].
         limits: how far an engine may be off.
         precision: what was asked for; int8 is flagged beyond the limits of fp16.
+        own: the user's own queries, documents and pairs; None if there are none.
     """
 
     workload: Workload
     expected: Embeddings
     limits: Limits
     precision: Precision
+    own: OwnTexts | None = None
 
-    def judge(self, found: Embeddings) -> Accuracy:
-        """What is known of an engine's embeddings, float32 [texts, dim]; FAIL if not sane."""
+    def judge(self, found: Embeddings, engine: Engine | None = None) -> Accuracy:
+        """What is known of an engine's embeddings, float32 [texts, dim]; FAIL if not sane.
+
+        `engine` embeds the user's own data too; without it, each text is searched among the others.
+        """
         try:
             deltas = compare(found, self.expected)
+            retrieval, sts = self._own(found, engine)
         except EmbeddingError as error:
             return Accuracy(None, self.limits, Judgement(Verdict.FAIL, (str(error),)))
         tight = _TIGHT if self.precision is Precision.INT8 else self.limits
-        retrieval = self._rankings(found)
         cosines, texts = cosines_of(found, self.expected), self.workload.texts
         tokens = token_counts(self.workload.evaluation, self.workload.mask)
         return Accuracy(
             deltas=deltas,
             limits=self.limits,
-            judgement=judge_accuracy(deltas, self.limits, tight, retrieval),
+            judgement=judge_accuracy(deltas, self.limits, tight, retrieval, sts),
             cosines=tuple(map(float, cosines)),
             retrieval=retrieval,
             worst_texts=worst_texts(cosines, found, self.expected, texts, tokens),
+            sts=sts,
         )
+
+    def _own(self, found: Embeddings, engine: Engine | None) -> tuple[Retrieval, Sts | None]:
+        if self.own is None or engine is None:
+            return self._rankings(found), None
+        vectors = embed_all(engine, self.own.batch)
+        check_sane(vectors, "the engine")
+        retrieval, sts = self.own.rankings(vectors), self.own.agreement(vectors)
+        return retrieval or self._rankings(found), sts
 
     def _rankings(self, found: Embeddings) -> Retrieval:
         """Each evaluation text searched among all the others."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from enginegate.engines import Embeddings, Engine
     from enginegate.models import Exported, ModelSpec
     from enginegate.prepare import Reference
+    from enginegate.quality.own import OwnTexts
     from enginegate.results import Result
     from enginegate.served import ServedEngine
     from enginegate.session import Session
@@ -116,14 +117,26 @@ def embeddings(engine: "Engine", workload: "Workload") -> "Embeddings":
 
 
 @pytest.fixture(scope="session")
+def own_texts(
+    enginegate: "Session", exported: "Exported", reference: "Reference"
+) -> "OwnTexts | None":
+    """The user's own queries, documents and labelled pairs; None if there are none."""
+    return enginegate.prepare.own_texts(exported, reference)
+
+
+@pytest.fixture(scope="session")
 def embedding_judge(
-    enginegate_variant: "Variant", workload: "Workload", reference: "Reference", limits: "Limits"
+    enginegate_variant: "Variant",
+    workload: "Workload",
+    reference: "Reference",
+    limits: "Limits",
+    own_texts: "OwnTexts | None",
 ) -> "EmbeddingJudge":
     """What judges the variant's embeddings."""
     from enginegate.embeddings import EmbeddingJudge
 
     precision = enginegate_variant.precision
-    return EmbeddingJudge(workload, reference.embeddings, limits, precision)
+    return EmbeddingJudge(workload, reference.embeddings, limits, precision, own_texts)
 
 
 @pytest.fixture(scope="session")

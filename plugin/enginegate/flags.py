@@ -17,6 +17,8 @@ def add_options(parser: pytest.Parser) -> None:
     add("--model", metavar="NAME", help="models to judge, comma-separated")
     add("--backend", metavar="NAME", help="auto (default), openvino, onnxruntime or tensorrt")
     add("--workload", metavar="FILE", help="your own texts: .txt or .jsonl, one a line")
+    add("--sts", metavar="FILE", help="labelled pairs of texts: .jsonl of a, b and score")
+    add("--rebuilds", metavar="K", help="build each engine K times more, and see how they differ")
     add("--threads", metavar="N", help="threads an engine may use (default 1)")
     add("--tf32", action="store_true", default=None, help="fp32 on a GPU may multiply in TF32")
     add("--batches", metavar="N,N", help="batch sizes to time (default 1,8,16,32)")

@@ -31,8 +31,10 @@ _TABLE_KEYS = frozenset(
         "measure_s",
         "model",
         "models",
+        "rebuilds",
         "replicates",
         "serve",
+        "sts",
         "tf32",
         "threads",
         "workload",
@@ -51,6 +53,8 @@ class Options:
         models_narrowed: whether --model named them.
         specs: every model definition by name.
         workload: file of texts, or None for the default corpus.
+        sts: labelled pairs of texts, or None.
+        rebuilds: further builds of each engine, to see how they differ.
         threads: threads an engine may use.
         tf32: fp32 engines on a GPU may multiply in TF32, which flags them.
         batches: batch sizes to time.
@@ -89,6 +93,8 @@ class Options:
     models_narrowed: bool
     specs: Mapping[str, ModelSpec]
     workload: Path | None
+    sts: Path | None
+    rebuilds: int
     threads: int
     tf32: bool
     batches: tuple[int, ...]
@@ -180,6 +186,8 @@ class Options:
             models_narrowed=bool(config.getoption("--model")),
             specs=specs,
             workload=get.path("workload"),
+            sts=get.path("sts"),
+            rebuilds=get.count("rebuilds", 0),
             threads=threads,
             tf32=bool(get.raw("tf32")),
             batches=get.counts("batches", _DEFAULT_BATCHES),

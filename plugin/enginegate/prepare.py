@@ -29,12 +29,22 @@ from enginegate.export import export_model, tokenize_with
 from enginegate.machine import this_machine
 from enginegate.models import Exported, ModelSpec
 from enginegate.options import Options
+from enginegate.quality.collection import read_collection, read_pairs
+from enginegate.quality.own import OwnData, OwnTexts
 from enginegate.saved import engines_of, save_engine, saved_engine
 from enginegate.store import Store
 from enginegate.timing import CANDIDATE, SENTINEL, YARDSTICK, Arm, LocalArm, Rig, placed
 from enginegate.variants import Precision, Variant
 from enginegate.worker import Load, open_remote
-from enginegate.workload import Batch, Workload, make_workload, read_texts, take
+from enginegate.workload import (
+    Batch,
+    Workload,
+    hash_of,
+    make_batch,
+    make_workload,
+    read_texts,
+    take,
+)
 
 _MOST_PADDING_BYTES = 1 << 20
 
@@ -63,6 +73,10 @@ class Preparation:
         self._progress = progress
         self.store = Store(options.engine_cache)
         self._texts = read_texts(options.workload)
+        self._own = OwnData(
+            read_collection(options.workload) if options.workload else None,
+            read_pairs(options.sts) if options.sts else None,
+        )
         self._closing = contextlib.ExitStack()
 
     def export(self, spec: ModelSpec) -> Exported:
@@ -84,22 +98,31 @@ class Preparation:
         """The loaded reference with its embeddings; EmbeddingError if they are not sane."""
         with self._progress(f"reference of {model.spec.name}"):
             engine = self.open_reference(model, workload)
-            embeddings = self._reference_embeddings(engine, model, workload)
+            embeddings = self._reference_embeddings(engine, model, workload.evaluation)
         check_sane(embeddings, f"the reference of {model.spec.name}")
         return Reference(engine, embeddings)
 
-    def _reference_embeddings(
-        self, engine: Engine, model: Exported, workload: Workload
-    ) -> Embeddings:
+    def own_texts(self, model: Exported, reference: Reference) -> OwnTexts | None:
+        """The user's own data, embedded by the reference; None if there is none."""
+        if not self._own.texts:
+            return None
+        tokenize = tokenize_with(model.spec, model.tokenizer)
+        batch = make_batch(self._own.texts, tokenize, model.inputs)
+        with self._progress(f"reference of {model.spec.name} on {len(self._own.texts)} own texts"):
+            expected = self._reference_embeddings(reference.engine, model, batch)
+        check_sane(expected, f"the reference of {model.spec.name}")
+        return OwnTexts(self._own, batch, expected)
+
+    def _reference_embeddings(self, engine: Engine, model: Exported, batch: Batch) -> Embeddings:
         key = {
             "model": model.sha256,
-            "workload": workload.sha256,
+            "tokens": hash_of(batch),
             "runtime": get_backend("onnxruntime").version(),
             "machine": this_machine().as_json(),
         }
 
         def build(folder: Path) -> dict[str, str]:
-            embeddings = embed_all(engine, workload.evaluation)
+            embeddings = embed_all(engine, batch)
             np.save(folder / "embeddings.npy", embeddings, allow_pickle=False)
             return {}
 

@@ -10,6 +10,7 @@ from enginegate.levels import Capacity, Deployment, Level, OpenLevel
 from enginegate.profiles import Kernel
 from enginegate.quality.retrieval import Retrieval
 from enginegate.quality.stability import Determinism, Invariance
+from enginegate.quality.sts import Sts
 from enginegate.quality.worst import WorstText
 from enginegate.stats import Change
 from enginegate.variants import Variant
@@ -63,6 +64,7 @@ class Accuracy:
         cosines: of each text's two vectors, in the order of the texts.
         retrieval: what a search finds by them.
         worst_texts: the texts that lost most.
+        sts: agreement with labelled pairs; None without --sts, and of a served engine.
         invariance: whether an embedding depends on its batch; None for a served engine.
         determinism: whether the same input gives the same; None for a served engine.
     """
@@ -75,6 +77,7 @@ class Accuracy:
     worst_texts: tuple[WorstText, ...] = ()
     invariance: Invariance | None = None
     determinism: Determinism | None = None
+    sts: Sts | None = None
 
     @property
     def faults(self) -> tuple[str, ...]:

@@ -153,7 +153,7 @@ class Session:
     ) -> Result:
         """Record how far embeddings are off, and whether those of `engine` depend on a batch."""
         with self.progress(f"accuracy of {result.variant.id}"):
-            accuracy = judge.judge(found)
+            accuracy = judge.judge(found, engine)
             accuracy = judge.probed(accuracy, engine) if engine else accuracy
         return self.record(dataclasses.replace(result, accuracy=accuracy))
 

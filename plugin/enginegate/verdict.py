@@ -8,6 +8,7 @@ from enginegate.accuracy import Deltas, Limits, violations
 from enginegate.cliffs import new_cliffs
 from enginegate.levels import Capacity, Cliff, StoredLoad
 from enginegate.quality.retrieval import Retrieval, rank_violations, unsure
+from enginegate.quality.sts import Sts, sts_violations
 from enginegate.stats import Change
 from enginegate.words import Verdict
 
@@ -21,24 +22,31 @@ class Judgement:
 
 
 def judge_accuracy(
-    deltas: Deltas, limits: Limits, tight: Limits, retrieval: Retrieval | None = None
+    deltas: Deltas,
+    limits: Limits,
+    tight: Limits,
+    retrieval: Retrieval | None = None,
+    sts: Sts | None = None,
 ) -> Judgement:
     """FAIL beyond `limits`, FLAGGED within them but beyond the `tight` ones, else PASS.
 
-    A limit on rankings is broken where the whole interval says so, or by a single text; one that
-    the interval holds is given as a reason, and decides nothing.
+    A limit on rankings or on labelled pairs is broken where the whole interval says so, or by a
+    single text; one that the interval holds is given as a reason, and decides nothing.
     """
-    if broken := _broken(deltas, retrieval, limits):
+    if broken := _broken(deltas, retrieval, sts, limits):
         return Judgement(Verdict.FAIL, broken)
     held = unsure(retrieval, limits) if retrieval else ()
-    if loose := _broken(deltas, retrieval, tight):
+    if loose := _broken(deltas, retrieval, sts, tight):
         return Judgement(Verdict.FLAGGED, (_within(limits), *loose, *held))
     return Judgement(Verdict.PASS, held)
 
 
-def _broken(deltas: Deltas, retrieval: Retrieval | None, limits: Limits) -> tuple[str, ...]:
+def _broken(
+    deltas: Deltas, retrieval: Retrieval | None, sts: Sts | None, limits: Limits
+) -> tuple[str, ...]:
     ranks = rank_violations(retrieval, limits) if retrieval else ()
-    return (*violations(deltas, limits), *ranks)
+    pairs = sts_violations(sts, limits) if sts else ()
+    return (*violations(deltas, limits), *ranks, *pairs)
 
 
 def _within(limits: Limits) -> str:

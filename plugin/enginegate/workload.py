@@ -112,6 +112,8 @@ def _read_json_line(path: Path, number: int, line: str) -> str:
         value = parse_json(line)
     except json.JSONDecodeError as error:
         raise WorkloadError(f"workload {path}, line {number} is not JSON: {error}") from error
+    if isinstance(value, dict) and "text" not in value and {"query", "document"} <= set(value):
+        return ""  # a judgement of relevance
     text = value.get("text") if isinstance(value, dict) else value
     if not isinstance(text, str):
         raise WorkloadError(f'workload {path}, line {number}: give a string or {{"text": "…"}}')
@@ -127,8 +129,8 @@ def make_workload(
     """
     held_out = min(CALIBRATION_TEXTS, len(texts) // 3)
     evaluation_texts = tuple(texts[held_out:][:EVALUATION_TEXTS])
-    evaluation = _named(tokenize(evaluation_texts), inputs)
-    calibration = _named(tokenize(texts[:held_out]), inputs)
+    evaluation = make_batch(evaluation_texts, tokenize, inputs)
+    calibration = make_batch(texts[:held_out], tokenize, inputs)
     sha256 = hash_of(evaluation, calibration)
     mask = next((given for given, role in inputs.items() if role == "mask"), None)
     return Workload(name, evaluation_texts, evaluation, calibration, sha256, mask)
@@ -142,8 +144,11 @@ def token_counts(batch: Batch, mask: str | None) -> tuple[int, ...]:
     return tuple(int(count) for count in batch[mask].sum(axis=1))
 
 
-def _named(tokens: tuple[Tokens, Tokens], inputs: Mapping[str, str]) -> dict[str, Tokens]:
-    ids, mask = tokens
+def make_batch(
+    texts: Sequence[str], tokenize: Tokenize, inputs: Mapping[str, str]
+) -> dict[str, Tokens]:
+    """Tokenised texts, named as the ONNX inputs are named."""
+    ids, mask = tokenize(texts)
     roles = {"ids": ids, "mask": mask, "zeros": np.zeros_like(ids)}
     return {name: roles[role] for name, role in inputs.items()}
 

@@ -23,6 +23,11 @@ class NdcgChange:
     candidate: float
     change: Interval
 
+    @property
+    def words(self) -> str:
+        """Both means, and the change."""
+        return f"NDCG@10 {self.reference:.4g} -> {self.candidate:.4g}, {self.change.words}"
+
 
 def ndcg(similar: Values, gains: Values) -> Values:
     """NDCG@10 of each query, from similarities and gains [queries, documents]; no row all zero.

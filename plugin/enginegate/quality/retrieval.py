@@ -194,6 +194,9 @@ def rank_violations(retrieval: Retrieval, limits: Limits) -> tuple[str, ...]:
     if retrieval.spearman_worst < limits.spearman_worst:
         worst = f"{retrieval.spearman_worst:.4g} < {limits.spearman_worst:g}"
         broken.append(f'spearman_worst {worst} of the text "{shortened(retrieval.worst_query)}"')
+    ndcg = retrieval.ndcg_at_10
+    if ndcg and ndcg.change.high < -limits.ndcg_loss:
+        broken.append(f"ndcg_loss > {limits.ndcg_loss:g}: {ndcg.words}")
     return tuple(broken)
 
 
