@@ -18,6 +18,8 @@ def embedding_notes(accuracy: Accuracy) -> Iterator[str]:
         yield f"embeddings {judgement.verdict}: {'; '.join(judgement.reasons)}"
     if accuracy.invariance and accuracy.invariance.broken:
         yield f"embeddings fail: {accuracy.invariance.broken}"
+    if accuracy.determinism and accuracy.determinism.rebuilds:
+        yield _determinism_line(accuracy.determinism)
     yield from own_notes(accuracy)
     if judgement.verdict is Verdict.FAIL and accuracy.worst_texts:
         yield _worst(accuracy.worst_texts[0])

@@ -1,5 +1,6 @@
 """Judging the embeddings of one variant after the other: how far off, and what that does."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from enginegate.accuracy import DEFAULT_LIMITS, Limits, check_sane, compare, cosines_of
@@ -7,7 +8,7 @@ from enginegate.engines import Embeddings, Engine, embed_all
 from enginegate.errors import EmbeddingError
 from enginegate.quality.own import OwnTexts
 from enginegate.quality.retrieval import Names, Retrieval, Vectors, compare_rankings, similarities
-from enginegate.quality.stability import Probe, allowed_change, probe_stability
+from enginegate.quality.stability import Probe, allowed_change, largest, probe_stability
 from enginegate.quality.sts import Sts
 from enginegate.quality.worst import worst_texts
 from enginegate.results import Accuracy
@@ -67,6 +68,22 @@ class EmbeddingJudge:
         check_sane(vectors, "the engine")
         retrieval, sts = self.own.rankings(vectors), self.own.agreement(vectors)
         return retrieval or self._rankings(found), sts
+
+    def rebuilt(
+        self, accuracy: Accuracy, found: Embeddings, builds: Iterable[Embeddings]
+    ) -> Accuracy:
+        """With what further builds give, [texts, dim] each; FAIL where one is beyond the limits."""
+        if accuracy.determinism is None:
+            return accuracy
+        others = list(builds)
+        spread = replace(accuracy.determinism, rebuilds=tuple(largest(o, found) for o in others))
+        broken = [
+            f"build {number}: {fault}"
+            for number, other in enumerate(others, 2)
+            for fault in self.judge(other).faults
+        ]
+        judgement = Judgement(Verdict.FAIL, tuple(broken)) if broken else accuracy.judgement
+        return replace(accuracy, judgement=judgement, determinism=spread)
 
     def _rankings(self, found: Embeddings) -> Retrieval:
         """Each evaluation text searched among all the others."""

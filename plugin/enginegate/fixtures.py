@@ -154,7 +154,8 @@ def result(
     from enginegate.blame.clinic import Clinic
 
     opened = enginegate.start(built, engine.executed, exported, workload)
-    judged = enginegate.judge_embeddings(opened, embeddings, embedding_judge, engine)
+    builds = enginegate.prepare.rebuilds(built, exported, workload)
+    judged = enginegate.judge_embeddings(opened, embeddings, embedding_judge, engine, builds)
     return Clinic(enginegate).examined(judged, built, exported, workload, embeddings, reference)
 
 

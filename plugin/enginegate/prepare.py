@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import random
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -151,6 +152,21 @@ class Preparation:
             named = dataclasses.replace(variant, model=model.spec.name)
             save_engine(built, named, self._options.save_engines)
         return built
+
+    def rebuilds(self, built: Built, model: Exported, workload: Workload) -> Iterator[Embeddings]:
+        """Evaluation embeddings of the same engine built anew, as often as --rebuilds says."""
+        variant = dataclasses.replace(built.variant, precision=built.precision)
+        kept = [layer.name for layer in built.kept]
+        for number in range(self._options.rebuilds):
+            with (
+                self._progress(f"build {number + 2} of {variant.id}"),
+                tempfile.TemporaryDirectory(prefix="enginegate-") as folder,
+            ):
+                store = Store(Path(folder))
+                again = build_engine(store, variant, model, workload, self._demand, kept)
+                with again.load(workload, self._options.threads) as engine:
+                    found = embed_all(engine, workload.evaluation)
+            yield found
 
     @functools.cached_property
     def _demand(self) -> Demand:

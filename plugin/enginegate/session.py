@@ -149,12 +149,21 @@ class Session:
         )
 
     def judge_embeddings(
-        self, result: Result, found: Embeddings, judge: EmbeddingJudge, engine: Engine | None = None
+        self,
+        result: Result,
+        found: Embeddings,
+        judge: EmbeddingJudge,
+        engine: Engine | None = None,
+        builds: Iterable[Embeddings] = (),
     ) -> Result:
-        """Record how far embeddings are off, and whether those of `engine` depend on a batch."""
+        """Record how far embeddings are off, and whether those of `engine` depend on a batch.
+
+        `builds` are the embeddings of further builds of it.
+        """
         with self.progress(f"accuracy of {result.variant.id}"):
             accuracy = judge.judge(found, engine)
             accuracy = judge.probed(accuracy, engine) if engine else accuracy
+        accuracy = judge.rebuilt(accuracy, found, builds)
         return self.record(dataclasses.replace(result, accuracy=accuracy))
 
     def plan(self, parameters: Iterable[Mapping[str, Any]]) -> None:

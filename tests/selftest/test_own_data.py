@@ -37,6 +37,8 @@ def workload(tmp_path):
 def test_queries_documents_and_relevance_are_read(workload):
     written(workload, [*TEXTS, *JUDGED])
     found = read_collection(workload)
+    assert found
+    assert found.gains is not None
     assert found.queries[3] == "what is thing number 3"
     assert len(found.documents) == 30
     assert found.gains.shape == (12, 30)
@@ -48,7 +50,9 @@ def test_queries_documents_and_relevance_are_read(workload):
 
 def test_without_relevance_or_without_roles(workload):
     written(workload, TEXTS)
-    assert read_collection(workload).gains is None
+    unjudged = read_collection(workload)
+    assert unjudged
+    assert unjudged.gains is None
     written(workload, ['"a plain text"', {"text": "another"}])
     assert read_collection(workload) is None
     assert read_collection(workload.with_suffix(".txt")) is None
@@ -171,6 +175,7 @@ def test_what_is_retained_of_the_agreement_with_labels(labelled):
     assert (same.retained, same.low, same.high) == (1, 1, 1)
     assert sts_violations(same, LIMITS) == ()
     spoiled = compare_pairs(expected + rng.normal(scale=0.5, size=200), expected, scores)
+    assert spoiled.high
     assert spoiled.high < 0.98
     (said,) = sts_violations(spoiled, LIMITS)
     assert said.startswith("sts_retained < 0.98: Spearman 0.")

@@ -330,3 +330,23 @@ def test_an_engine_that_swaps_rows_shows_its_worst_text(project):
     assert len(found["accuracy"]["worst_texts"]) == 10
     assert found["accuracy"]["retrieval"]["recall_at_10"]["value"] < 1
     assert found["accuracy"]["invariance"] is None
+
+
+@pytest.mark.parametrize("fault", ["", "bad rebuild"])
+def test_further_builds_are_compared_and_judged(project, fault):
+    conftest = (project.path / "conftest.py").read_text()
+    project.write("conftest.py", conftest + '\nregister("restless", "faulty:Restless")\n')
+    project.plant(fault)
+    arguments = ("--backend=restless", "--rebuilds=2", "-k", "embeddings")
+    result = project.judge(*arguments, "--report-json=report.json")
+    (found,) = json.loads((project.path / "report.json").read_text())["results"]
+    assert len(found["accuracy"]["determinism"]["rebuilds"]) == 2
+    assert found["accuracy"]["determinism"]["bitwise"]
+    if fault:
+        assert result.ret == Exit.EMBEDDINGS
+        result.stdout.fnmatch_lines(["*fail: build 2: cosine_*"])
+    else:
+        assert result.ret == 0
+        result.stdout.fnmatch_lines(
+            ["fp32: the same input twice: the same bits; builds differ by *"]
+        )
