@@ -16,6 +16,7 @@ ROUNDED = {"value": 0.98, "low": 0.97, "high": 0.99}
 RETRIEVAL = {
     **dict.fromkeys(("recall_at_1", "recall_at_10", "spearman", "kendall"), ROUNDED),
     "false_ties": 2,
+    "ndcg_at_10": {"reference": 0.51, "candidate": 0.5, "change": ROUNDED},
 }
 WORST = {
     "index": 3,
@@ -29,7 +30,8 @@ QUALITY = {
     "cosines": [0.9, 0.99, 0.999, 1.0],
     "retrieval": RETRIEVAL,
     "worst_texts": [WORST],
-    "invariance": {"max_abs": 1e-3, "limit": 0.002, "worst": {}},
+    "invariance": {"max_abs": 1e-3, "relative": 5e-4, "limit": 0.002, "worst": {}},
+    "sts": {"reference": 0.8, "candidate": 0.79, "retained": 0.9875, "low": 0.97, "high": 1.0},
     "determinism": {"bitwise": False, "max_abs": 1e-6, "rebuilds": []},
 }
 BLAME = [
@@ -92,6 +94,8 @@ def test_embeddings_show_distribution_rankings_and_worst_texts(rich):
         "a text that suffers",
         "near before",
         "differs by 1e-06",
+        "NDCG@10",
+        "0.988 (0.970 to 1.000)",  # of the labelled pairs' correlation
     ):
         assert expected in shown
 

@@ -10,6 +10,7 @@ from enginegate.history import Note, Series, read_history
 from enginegate.report.drawing import titled
 from enginegate.report.forest import Compared, forest
 from enginegate.report.page import Chart, Table
+from enginegate.report.saved_run import SavedRun
 from enginegate.report.vega import Spec, colour, number
 from enginegate.report.wording import times
 from enginegate.results import Result, Speed
@@ -24,12 +25,10 @@ _READING = (
 )
 
 
-def against_baseline(results: Sequence[Result], limit: float) -> Iterator[Chart]:
-    """A forest plot per model: ratio of time with its interval, a row per engine and batch size.
-
-    `limit` is the largest slowdown that passes.
-    """
-    for model, members in groupby(results, key=lambda result: result.variant.model):
+def against_baseline(run: SavedRun) -> Iterator[Chart]:
+    """A forest plot per model: ratio of time with its interval, a row per engine and batch size."""
+    limit = run.whole["allowed"]["p50"]
+    for _, model, members in run.by_model():
         known = [(r, s, s.change) for r in members for s in r.speeds if s.change]
         if known:
             header = ("engine", "change with interval", "p50 ms", "verdict")
@@ -43,16 +42,16 @@ def _compared(result: Result, speed: Speed, change: Change) -> Compared:
     return Compared(label, str(result.variant.precision), change, told)
 
 
-def over_time(machine: str, models: Sequence[str], baselines: Path) -> Iterator[Chart]:
+def over_time(run: SavedRun, baselines: Path) -> Iterator[Chart]:
     """A chart per model that has a history of two runs on this machine at least."""
-    for model in models:
+    for model, shown, _ in run.by_model():
         try:
-            series = [s for s in read_history(baselines, model) if s.machine == machine]
+            series = [s for s in read_history(baselines, model) if s.machine == run.machine.id]
         except BaselineError:  # without a history, or with a broken one, there is nothing to draw
             continue
         known = [found for found in _largest_batch(series) if len(found.notes) > 1]
         if known:
-            yield _history(model, known)
+            yield _history(shown, known)
 
 
 def _largest_batch(series: Sequence[Series]) -> Iterator[Series]:

@@ -1,7 +1,6 @@
 """From saved runs to a page: which sections there are, and in which order."""
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterator
 from pathlib import Path
 
 from enginegate.report.changes import against_baseline, over_time
@@ -10,13 +9,12 @@ from enginegate.report.embeddings import distributions, rankings, worst_texts
 from enginegate.report.hardware import bound_tables, cost_tables, rooflines
 from enginegate.report.layers import blame_charts, repairs
 from enginegate.report.overview import all_rows, changed_rows
-from enginegate.report.page import Matrix, Page, Section
+from enginegate.report.page import Chart, Matrix, Page, Section
 from enginegate.report.proof import proof
 from enginegate.report.saved_run import SavedRun
 from enginegate.report.sweeps import Sweep, load_charts, what_sweeps_say
 from enginegate.report.tradeoff import speed_against_quality
 from enginegate.report.wording import counted, listed
-from enginegate.results import Result
 from enginegate.sweep_text import cliff_lines
 from enginegate.variants import Precision
 
@@ -25,7 +23,7 @@ _WORDS = {Decision.SHIP: "may ship", Decision.HOLD: "on hold", Decision.BLOCK: "
 
 def compose(run: SavedRun, baselines: Path | None) -> Page:
     """The page of a run. `baselines` is the folder that holds the history; None for none."""
-    matrix = matrix_of(run.results)
+    matrix = matrix_of(run)
     sections = (
         proof(run),
         _speed(run),
@@ -48,14 +46,13 @@ def compose(run: SavedRun, baselines: Path | None) -> Page:
     )
 
 
-def matrix_of(results: Sequence[Result]) -> Matrix:
+def matrix_of(run: SavedRun) -> Matrix:
     """A decision per model and precision, over its engines in process and served."""
-    found = {str(result.variant.precision) for result in results}
+    found = {str(result.variant.precision) for result in run.results}
     precisions = tuple(str(p) for p in Precision if p in found)
     rows = []
-    for model, members in groupby(results, key=lambda result: result.variant.model):
-        by = list(members)
-        groups = ([r for r in by if r.variant.precision == p] for p in precisions)
+    for model, _, members in run.by_model():
+        groups = ([r for r in members if r.variant.precision == p] for p in precisions)
         rows.append((model, tuple(decide(group) if group else None for group in groups)))
     return Matrix(precisions, tuple(rows))
 
@@ -69,24 +66,18 @@ def headline(matrix: Matrix) -> str:
 
 
 def _subtitle(run: SavedRun) -> str:
-    return (
-        f"{listed(models_of(run))} on {run.machine.cpu}, {counted(run.machine.cores, 'processor')}"
-    )
-
-
-def models_of(run: SavedRun) -> list[str]:
-    """Names of its models, in order."""
-    return list(dict.fromkeys(result.variant.model for result in run.results))
+    processors = counted(run.machine.cores, "processor")
+    return f"{listed(run.models)} on {run.machine.cpu}, {processors}"
 
 
 def _speed(run: SavedRun) -> Section:
-    charts = tuple(speed_against_quality(run.results))
+    charts = tuple(speed_against_quality(run))
     return Section("speed", "Speed against quality", charts=charts)
 
 
 def _changes(run: SavedRun, baselines: Path | None) -> Section:
-    past = over_time(run.machine.id, models_of(run), baselines) if baselines else ()
-    charts = (*against_baseline(run.results, run.whole["allowed"]["p50"]), *past)
+    past = over_time(run, baselines) if baselines else ()
+    charts = (*against_baseline(run), *past)
     return Section("change", "Change against the baseline", charts=charts)
 
 
@@ -98,7 +89,7 @@ def _hardware(run: SavedRun) -> Section:
 
 
 def _embeddings(run: SavedRun) -> Section:
-    charts = tuple(distributions(run, models_of(run)))
+    charts = tuple(distributions(run))
     tables = (*rankings(run), *worst_texts(run))
     return Section("embeddings", "How near the embeddings are", charts=charts, tables=tables)
 
@@ -109,29 +100,26 @@ def _layers(run: SavedRun) -> Section:
 
 
 def _load(run: SavedRun) -> Section:
-    found = list(_sweeps(run))
-    charts = (chart for model, sweeps in found for chart in load_charts(_shown(run, model), sweeps))
-    said = (f"{model} {line}" for model, sweeps in found for line in what_sweeps_say(sweeps))
+    charts: list[Chart] = []
+    said: list[str] = []
+    for model, shown, sweeps in _sweeps(run):
+        charts += load_charts(shown, sweeps)
+        said += [f"{model} {line}" for line in what_sweeps_say(sweeps)]
     return Section("load", "What load they carry", findings=tuple(said), charts=tuple(charts))
 
 
-def _sweeps(run: SavedRun) -> Iterator[tuple[str, list[Sweep]]]:
-    """The served engines of each model that has some."""
-    for model, members in groupby(run.results, key=lambda result: result.variant.model):
+def _sweeps(run: SavedRun) -> Iterator[tuple[str, str, list[Sweep]]]:
+    """The loaded engines of each model that has some: `(model, shown name, sweeps)`."""
+    for model, shown, members in run.by_model(served=True):
         loaded = [(r.variant.precision, r.load) for r in members if r.load]
         sweeps = [Sweep(str(p), load.levels, load.analysis) for p, load in loaded]
         if sweeps:
-            yield model, sweeps
-
-
-def _shown(run: SavedRun, model: str) -> str:
-    """The model's name where a run has several; the page is about the only one."""
-    return model if len(models_of(run)) > 1 else ""
+            yield model, shown, sweeps
 
 
 def _said(run: SavedRun) -> Iterator[str]:
     """Cliffs, with their causes."""
-    for model, sweeps in _sweeps(run):
+    for model, _, sweeps in _sweeps(run):
         for sweep in sweeps:
             for cliff in sweep.analysis.cliffs:
                 yield f"{model} {sweep.name}: {'; '.join(cliff_lines(cliff))}"

@@ -1,14 +1,13 @@
 """How far the embeddings are off: the distribution over the texts, the worst ones, rankings."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 from enginegate.report.drawing import titled
 from enginegate.report.page import Chart, Row, Table
 from enginegate.report.saved_run import SavedRun
 from enginegate.report.vega import Spec, colour, number, powers_of_ten
-from enginegate.report.wording import NOTHING, interval, loss, percent, short, whole
+from enginegate.report.wording import NOTHING, interval, loss, short, whole
 from enginegate.results import Result
 from enginegate.table import engine_name
 
@@ -17,18 +16,19 @@ _SHOWN = 160  # letters of a text
 _SHARES = (0.5, 0.9, 0.99, 1.0)
 _RANKS = ("recall_at_1", "recall_at_10", "spearman", "kendall")
 _RANKING = ("model", "engine", "recall@1", "recall@10", "Spearman", "Kendall", "false ties")
-_STEADY = ("model", "engine", "changes with its batch by", "allowed", "same input, twice")
+_STEADY = ("model", "engine", "share it changes with its batch", "allowed", "same input, twice")
+_SEARCH = ("model", "engine", "measure", "reference", "engine's", "change, or share retained")
 
 Accuracy = Mapping[str, Any]
 
 
-def distributions(run: SavedRun, several: Sequence[str]) -> Iterator[Chart]:
-    """Per model: which share of the texts is nearer than a loss. `several` are the models shown."""
-    for model, members in groupby(_in_process(run), key=lambda result: result.variant.model):
+def distributions(run: SavedRun) -> Iterator[Chart]:
+    """Per model: which share of the texts is nearer than a loss."""
+    for _, model, members in run.by_model(served=False):
         found = [(str(r.variant.precision), _of(run, r).get("cosines", ())) for r in members]
         known = [(name, sorted(1 - c for c in cosines)) for name, cosines in found if cosines]
         if known:
-            yield _distribution(model if len(several) > 1 else "", known)
+            yield _distribution(model, known)
 
 
 def _in_process(run: SavedRun) -> list[Result]:
@@ -84,6 +84,9 @@ def rankings(run: SavedRun) -> Iterator[Table]:
     rows = tuple(row for result in _in_process(run) for row in _ranking(run, result))
     if rows:
         yield Table("Rankings, with intervals over the queries", _RANKING, rows)
+    searched = tuple(row for result in _in_process(run) for row in _search(run, result))
+    if searched:
+        yield Table("On labelled queries and pairs", _SEARCH, searched)
     steady = tuple(row for result in _in_process(run) for row in _steadiness(run, result))
     if steady:
         yield Table("Does an embedding depend on its batch, or on the moment?", _STEADY, steady)
@@ -97,19 +100,28 @@ def _ranking(run: SavedRun, result: Result) -> Iterator[Row]:
         yield (result.variant.model, name, *told, whole(found["false_ties"]))
 
 
+def _search(run: SavedRun, result: Result) -> Iterator[Row]:
+    """NDCG where queries have relevances, Spearman where pairs have labels."""
+    accuracy, name = _of(run, result), (result.variant.model, engine_name(result.variant))
+    ndcg, sts = (accuracy.get("retrieval") or {}).get("ndcg_at_10"), accuracy.get("sts")
+    if ndcg:
+        yield (*name, "NDCG@10", *_both(ndcg), interval(**ndcg["change"]))
+    if sts:
+        kept = interval(sts["retained"], sts["low"], sts["high"])
+        yield (*name, "Spearman of similar pairs", *_both(sts), kept)
+
+
+def _both(found: Mapping[str, Any]) -> Row:
+    return f"{found['reference']:.3f}", f"{found['candidate']:.3f}"
+
+
 def _steadiness(run: SavedRun, result: Result) -> Iterator[Row]:
     accuracy = _of(run, result)
     batch, again = accuracy.get("invariance"), accuracy.get("determinism")
     if batch or again:
-        moved = short(batch["max_abs"]) if batch else NOTHING
-        limit = percent(batch["limit"]) if batch else NOTHING
-        yield (
-            result.variant.model,
-            engine_name(result.variant),
-            moved,
-            f"{limit} of the largest value" if batch else NOTHING,
-            _again(again) if again else NOTHING,
-        )
+        moved, limit = (short(batch[key]) if batch else NOTHING for key in ("relative", "limit"))
+        told = _again(again) if again else NOTHING
+        yield (result.variant.model, engine_name(result.variant), moved, limit, told)
 
 
 def _again(found: Mapping[str, Any]) -> str:
@@ -118,7 +130,7 @@ def _again(found: Mapping[str, Any]) -> str:
 
 def worst_texts(run: SavedRun) -> Iterator[Table]:
     """Per model: the texts that the engine with the smallest cosine treats worst."""
-    for model, members in groupby(_in_process(run), key=lambda result: result.variant.model):
+    for model, _, members in run.by_model(served=False):
         found = [(r, _of(run, r).get("worst_texts") or []) for r in members]
         known = [(r, texts) for r, texts in found if texts]
         if known:

@@ -67,7 +67,7 @@ def _spec(precision: str, blamed: Sequence[Mapping[str, Any]]) -> Spec:
 
 def _labels(names: Sequence[str]) -> list[str]:
     """The ends of long names, for which a phone has room; numbered where they are alike."""
-    ends = [name[-_LETTERS:] for name in names]
+    ends = [name if len(name) <= _LETTERS else f"…{name[1 - _LETTERS :]}" for name in names]
     return [f"{n} {end}" if ends.count(end) > 1 else end for n, end in enumerate(ends, start=1)]
 
 

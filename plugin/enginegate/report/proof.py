@@ -32,8 +32,7 @@ def proof(run: SavedRun) -> Section:
 
 def _executed(run: SavedRun) -> Iterator[Table]:
     """A table per model; served engines are the same ones, and shown where they are alone."""
-    for model, members in groupby(run.results, key=lambda result: result.variant.model):
-        found = list(members)
+    for model, _, found in run.by_model():
         here = [result for result in found if not result.variant.served]
         rows = tuple(_ran(run, result) for result in here or found)
         yield Table(f"{model}: precision that was asked for, and what ran", _EXECUTED, rows)

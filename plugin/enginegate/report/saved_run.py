@@ -3,7 +3,7 @@
 import importlib.resources
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,22 @@ class SavedRun:
     seed: int
     results: tuple[Result, ...]
     whole: Mapping[str, Any]
+
+    @property
+    def models(self) -> list[str]:
+        """Names of its models, in order."""
+        return list(dict.fromkeys(result.variant.model for result in self.results))
+
+    def by_model(self, *, served: bool | None = None) -> Iterator[tuple[str, str, list[Result]]]:
+        """`(model, shown name, results)`, of engines served or not, or of all with None.
+
+        A name is not shown where a run has one model only: the whole page is about it then.
+        """
+        for model in self.models:
+            of_model = [result for result in self.results if result.variant.model == model]
+            wanted = [r for r in of_model if served is None or r.variant.served == served]
+            if wanted:
+                yield model, model if len(self.models) > 1 else "", wanted
 
     def raw(self, result: Result) -> Mapping[str, Any]:
         """The JSON of one of the results."""

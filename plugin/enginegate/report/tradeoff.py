@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from statistics import fmean
 from typing import Any
 
 from enginegate.accuracy import Deltas
 from enginegate.report.drawing import titled
 from enginegate.report.page import Chart, Table
+from enginegate.report.saved_run import SavedRun
 from enginegate.report.vega import Spec, colour, layer, number, points, powers_of_ten, shape
 from enginegate.report.wording import listed, loss, span, times, whole
 from enginegate.results import Result, Speed
@@ -51,9 +51,9 @@ class Axes:
 _AXES = Axes("1 - cosine of the worst text", "times as fast as the reference", 1.0)
 
 
-def speed_against_quality(results: Sequence[Result]) -> Iterator[Chart]:
+def speed_against_quality(run: SavedRun) -> Iterator[Chart]:
     """One chart per model that has two engines at least, each with deltas and speeds."""
-    for model, members in groupby(results, key=lambda result: result.variant.model):
+    for _, model, members in run.by_model():
         found = [found for result in members for found in _measured(result)]
         if len(found) > 1:
             yield pareto(model, [_point(*engine) for engine in found], _AXES, _table(model, found))

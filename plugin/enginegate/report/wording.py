@@ -7,6 +7,7 @@ from typing import Any
 NOTHING = "-"
 _UNITS = ("B", "KiB", "MiB", "GiB")
 _KIBI = 1024
+_LEAST_SHARE = 0.005
 
 
 def percent(share: float | None) -> str:
@@ -61,8 +62,9 @@ def listed(words: Sequence[str]) -> str:
 
 
 def shares(found: Mapping[str, Any]) -> str:
-    """`bf16 91.0 %, f32 9.0 %`, the largest first."""
+    """`bf16 91.0 %, f32 9.0 %`, the largest first; what is under half a per cent left out."""
     ordered = sorted(found.items(), key=lambda item: -item[1])
+    ordered = [(name, share) for name, share in ordered if share >= _LEAST_SHARE]
     return ", ".join(f"{name} {percent(share)}" for name, share in ordered)
 
 
