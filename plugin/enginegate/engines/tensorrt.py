@@ -105,8 +105,9 @@ class TensorRt:
         """Load `engine.plan`. `threads` are of processors, and a GPU has its own."""
         _refuse_other(properties["runtime"], self.version(), folder)
         with open_device() as device:
-            runner = PlanRunner(folder / _PLAN, device, properties["output"])
+            runner = PlanRunner(device, properties["output"])
             try:
+                runner.load(folder / _PLAN)
                 yield TensorRtEngine(runner, properties["matmuls"], probe)
             finally:
                 runner.close()

@@ -53,31 +53,46 @@ class Tensor:
 
     name: str
     dtype: np.dtype[Any]
-    largest: tuple[int, ...]
+    is_input: bool
     host: Array
     memory: Memory
 
     def view(self, shape: tuple[int, ...]) -> Array:
         """The beginning of the pinned host array, as an array of `shape`."""
-        found: Array = self.host[: int(np.prod(shape))].reshape(shape)
+        size = int(np.prod(shape))
+        if size > self.host.size:
+            raise EngineError(f"{self.name} of shape {shape} does not fit its buffer")
+        found: Array = self.host[:size].reshape(shape)
         return found
 
 
 class PlanRunner:
-    """A loaded plan. `close` it before the device is closed."""
+    """A plan on a device. `load` it once; `close` it, also after an error, before the device."""
 
-    def __init__(self, plan: Path, device: Device, output: str) -> None:
+    def __init__(self, device: Device, output: str) -> None:
         self._device, self._output, self._log = device, output, Log()
+        self._stream = device.stream()
+        self._events = tuple(device.event() for _ in range(4))
+        self._tensors: list[Tensor] = []
+        self._enqueue_s = 0.0
+
+    def load(self, plan: Path) -> None:
+        """Load a plan and make room for the largest shapes of its profile."""
         self._runtime = trt.Runtime(self._log)
         self._engine = self._deserialize(plan)
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise self._log.error(f"TensorRT cannot make a context for {plan}, is memory short?")
-        self._stream = device.stream()
-        self._events = tuple(device.event() for _ in range(4))
-        self._inputs = tuple(self._tensor(n) for n in self._names(trt.TensorIOMode.INPUT))
-        self._outputs = tuple(self._tensor(n) for n in self._names(trt.TensorIOMode.OUTPUT))
-        self._enqueue_s = 0.0
+        for name in self._names():
+            self._tensors.append(self._tensor(name))
+
+    @property
+    def _inputs(self) -> list[Tensor]:
+        return [tensor for tensor in self._tensors if tensor.is_input]
+
+    @property
+    def _outputs(self) -> list[Tensor]:
+        return [tensor for tensor in self._tensors if not tensor.is_input]
 
     def _deserialize(self, plan: Path) -> trt.ICudaEngine:
         engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
@@ -85,17 +100,20 @@ class PlanRunner:
             raise self._log.error(f"TensorRT cannot load {plan}: delete it to build it again")
         return engine
 
-    def _names(self, mode: trt.TensorIOMode) -> list[str]:
-        engine = self._engine
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        return [name for name in names if engine.get_tensor_mode(name) == mode]
+    def _names(self) -> list[str]:
+        """Of all tensors, inputs first: their shapes decide those of the outputs."""
+        count = self._engine.num_io_tensors
+        names = [self._engine.get_tensor_name(index) for index in range(count)]
+        return sorted(names, key=lambda name: not self._is_input(name))
 
     def _tensor(self, name: str) -> Tensor:
-        dtype = self._numpy_type(name)
-        largest = self._largest(name)
-        size = int(np.prod(largest))
+        dtype, is_input = self._numpy_type(name), self._is_input(name)
+        size = int(np.prod(self._largest_input(name) if is_input else self._output_shape(name)))
         memory = self._device.allocate(max(size, 1) * dtype.itemsize)
-        return Tensor(name, dtype, largest, self._device.pinned((size,), dtype), memory)
+        return Tensor(name, dtype, is_input, self._device.pinned((size,), dtype), memory)
+
+    def _is_input(self, name: str) -> bool:
+        return bool(self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT)
 
     def _numpy_type(self, name: str) -> np.dtype[Any]:
         found = self._engine.get_tensor_dtype(name)
@@ -103,13 +121,18 @@ class PlanRunner:
             raise EngineError(f"{name} is {found.name} in the plan, which no host array holds")
         return _NUMPY[found]
 
-    def _largest(self, name: str) -> tuple[int, ...]:
-        """The shape at the largest inputs of the profile."""
-        if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
-            largest = _sizes(self._engine.get_tensor_profile_shape(name, 0)[2])
-            self._set_input_shape(name, largest)
-            return largest
-        return _sizes(self._context.get_tensor_shape(name))
+    def _largest_input(self, name: str) -> tuple[int, ...]:
+        """The largest shape of the profile, which the context then has."""
+        largest = _sizes(self._engine.get_tensor_profile_shape(name, 0)[2])
+        self._set_input_shape(name, largest)
+        return largest
+
+    def _output_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of an output for the input shapes that the context has."""
+        shape = _sizes(self._context.get_tensor_shape(name))
+        if min(shape, default=0) < 0:
+            raise EngineError(f"the shape of {name} depends on the data: export it with fixed axes")
+        return shape
 
     def _set_input_shape(self, name: str, shape: tuple[int, ...]) -> None:
         if not self._context.set_input_shape(name, shape):
@@ -122,7 +145,7 @@ class PlanRunner:
     def run(self, batch: Mapping[str, Array]) -> Array:
         """The embedding output for the inputs, as it is in the plan's type, a copy."""
         self._set_shapes(batch)
-        outputs = {t.name: t.view(self._shape_of(t)) for t in self._outputs}
+        outputs = {t.name: t.view(self._output_shape(t.name)) for t in self._outputs}
         self._set_addresses()
         self._enqueue(batch, outputs)
         self._stream.synchronize()
@@ -137,14 +160,8 @@ class PlanRunner:
         if missing := self._context.infer_shapes():
             raise self._log.error(f"TensorRT lacks the shapes of {missing}")
 
-    def _shape_of(self, tensor: Tensor) -> tuple[int, ...]:
-        shape = _sizes(self._context.get_tensor_shape(tensor.name))
-        if int(np.prod(shape)) > tensor.host.size:
-            raise EngineError(f"{tensor.name} of shape {list(shape)} does not fit its buffer")
-        return shape
-
     def _set_addresses(self) -> None:
-        for tensor in (*self._inputs, *self._outputs):
+        for tensor in self._tensors:
             if not self._context.set_tensor_address(tensor.name, tensor.memory.address):
                 raise self._log.error(f"TensorRT refuses the address of {tensor.name}")
 
@@ -185,14 +202,14 @@ class PlanRunner:
         return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
     def close(self) -> None:
-        """Give up TensorRT's objects, then the memory."""
+        """Give up TensorRT's objects, then memory, stream and events; all that was made so far."""
         self._stream.synchronize()
-        del self._context
-        del self._engine
-        del self._runtime
-        for tensor in (*self._inputs, *self._outputs):
+        for name in ("_context", "_engine", "_runtime"):
+            vars(self).pop(name, None)
+        for tensor in self._tensors:
             tensor.memory.free()
-        self._inputs = self._outputs = ()
+        self._tensors = []
+        del self._stream, self._events
 
 
 def _sizes(dims: trt.Dims) -> tuple[int, ...]:

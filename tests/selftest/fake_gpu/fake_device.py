@@ -29,6 +29,7 @@ class State:
     gpus: int = 1
     cuda_init: int = 0
     capability: tuple[int, int] = (9, 0)
+    driver: int = 13000
     tensorrt: str = "11.4.0.106"
     run_instead: str = ""  # type that the builder's kernels compute in, whatever is asked for
     fails: set[str] = field(default_factory=set)  # calls that answer False or None
@@ -40,6 +41,7 @@ class State:
     next_address: int = _FIRST_ADDRESS
     alive: dict[str, int] = field(default_factory=dict)  # TensorRT's objects by kind
     freed: list[str] = field(default_factory=list)
+    misused: bool = False  # on purpose
     faults: list[str] = field(default_factory=list)  # of destructors, which cannot raise
     log: list[str] = field(default_factory=list)  # calls worth asserting on
 
@@ -163,7 +165,7 @@ class Counted:
 
     def _gone(self) -> None:
         self._lives = False
-        STATE.alive[self.kind] -= 1
+        STATE.alive[self.kind] = STATE.alive.get(self.kind, 0) - 1
         STATE.freed.append(self.kind)
         if not STATE.contexts:
             STATE.faults.append(f"{self.kind} freed after its CUDA context")
@@ -196,5 +198,5 @@ class FakeDriver:
         return 0
 
     def cuDriverGetVersion(self, version: Any) -> int:  # noqa: N802
-        version._obj.value = 13000
+        version._obj.value = STATE.driver
         return 0

@@ -1,0 +1,289 @@
+"""Faults planted into the TensorRT code itself: what catches each of them.
+
+Every row of `data/tensorrt_faults.toml` changes one line of the real source, and names a drill that
+the code as it is passes and the changed code does not. Most of these faults would be garbage or a
+crash on hardware.
+"""
+
+import importlib.util
+import re
+import shutil
+import sys
+import tomllib
+import types
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from enginegate.build import build_engine, execution_flags
+from enginegate.engines import Demand, embed_all
+from enginegate.engines.onnxruntime import open_onnx
+from enginegate.errors import EngineError
+from enginegate.gpu.driver import find_gpus
+from enginegate.models import Exported, Kind, ModelSpec
+from enginegate.store import Store
+from enginegate.variants import Precision, Variant
+from enginegate.workload import default_corpus, hashed_tokenizer, make_workload
+
+ROLES = {"input_ids": "ids", "attention_mask": "mask"}
+RELOADED = (
+    "enginegate.gpu.inspector",
+    "enginegate.gpu.timing_cache",
+    "enginegate.gpu.pycuda_device",
+    "enginegate.gpu.trt_log",
+    "enginegate.gpu.trt_builder",
+    "enginegate.gpu.trt_runner",
+    "enginegate.engines.tensorrt",
+    "tensorrt",
+)
+
+
+FREED = [*("execution context", "engine", "runtime"), *["memory"] * 3, "context released"]
+
+
+class Range:
+    """A GPU to drill on, with a model, its reference, and a store of engines."""
+
+    def __init__(self, state, folder, model):
+        self.state, self.folder, self.model = state, folder, model
+        self.workload = make_workload("corpus", default_corpus(), hashed_tokenizer(200, 8), ROLES)
+        spec = ModelSpec("tiny", Kind.ONNX, str(model), vocab_size=200, seq_len=8)
+        self.exported = Exported(spec, model, "hash", "here", None, ROLES, "sentence_embedding")
+
+    def build(self, precision=Precision.FP32, store="store", **demand):
+        variant = Variant("tiny", "tensorrt", precision)
+        demand = Demand(timings=self.folder / "timings", **demand)
+        target = Store(self.folder / store)
+        return build_engine(target, variant, self.exported, self.workload, demand)
+
+    def ran(self, built):
+        """Types that ran, and the flags for them."""
+        with built.load(self.workload, threads=1) as engine:
+            return dict(engine.executed.matmuls), execution_flags(built, engine.executed)
+
+    def change(self, **machine):
+        """Another machine from now on."""
+        vars(self.state).update(machine)
+        if trt := sys.modules.get("tensorrt"):
+            trt.__version__ = self.state.tensorrt
+        find_gpus.cache_clear()
+
+
+@pytest.fixture
+def firing_range(fake_gpu, tmp_path, tiny_onnx):
+    yield Range(fake_gpu, tmp_path, tiny_onnx)
+    for name in RELOADED:
+        sys.modules.pop(name, None)
+
+
+def plant(monkeypatch, module, old, new):
+    """Put a module with one line changed in the place of the real one."""
+    path = Path(str(importlib.util.find_spec(module).origin))
+    source = path.read_text(encoding="utf-8")
+    assert source.count(old) == 1, f"{module} does not hold this line once: {old}"
+    for name in RELOADED:
+        sys.modules.pop(name, None)
+    changed = types.ModuleType(module)
+    monkeypatch.setitem(sys.modules, module, changed)
+    exec(compile(source.replace(old, new), str(path), "exec"), changed.__dict__)  # noqa: S102
+
+
+def runs(range_):
+    """Right numbers for several batches, types proven, times taken, all freed in order."""
+    reference = open_onnx(range_.model, "sentence_embedding", range_.workload.batch(2), threads=1)
+    wanted = embed_all(reference, range_.workload.evaluation)
+    built = range_.build()
+    with built.load(range_.workload, threads=1) as engine:
+        small = engine.embed(range_.workload.batch(3))
+        found = embed_all(engine, range_.workload.evaluation)
+        assert np.abs(found - wanted).max() < 1e-6, "wrong embeddings"
+        assert np.array_equal(small, found[:3]), "the first answer changed"
+        phases = engine.runner.phases
+        ran = engine.executed.matmuls
+        flags = execution_flags(built, engine.executed)
+    assert (ran, flags) == ({"f32": 1}, ()), f"ran {ran}"
+    assert min(phases.h2d_s, phases.compute_s, phases.d2h_s, phases.enqueue_s) > 0, "no times"
+    assert range_.state.freed[-7:] == FREED, f"freed {range_.state.freed}"
+    assert range_.state.faults == [], range_.state.faults
+    assert range_.state.retained == 0, "the primary context was not released"
+
+
+def refuses(words, act):
+    with pytest.raises(EngineError) as caught:
+        act()
+    assert re.search(words, str(caught.value)), f"said: {caught.value}"
+
+
+def refuses_a_failed_build(range_):
+    range_.state.fails = {"build"}
+    refuses("cannot build tiny-fp32.onnx: out of device memory", range_.build)
+
+
+def refuses_a_profile(range_):
+    range_.state.fails = {"add_optimization_profile"}
+    refuses("refuses the shapes", range_.build)
+
+
+def refuses_a_bad_operator(range_):
+    graph = onnx.load(str(range_.model))
+    graph.graph.node.append(helper.make_node("Hardmax", ["pooled"], ["rest"], "bad"))
+    onnx.save(graph, str(range_.model))
+    refuses(r"node \d+ 'bad' \(Hardmax\): no importer.*; use another opset", range_.build)
+
+
+def load_with(range_, call):
+    built = range_.build()
+    range_.state.fails = {call}
+    return lambda: range_.ran(built)
+
+
+def refuses_without_a_context(range_):
+    refuses("cannot make a context", load_with(range_, "create_execution_context"))
+
+
+def refuses_without_an_address(range_):
+    refuses("refuses the address of input_ids", load_with(range_, "set_tensor_address"))
+
+
+def refuses_a_failed_run(range_):
+    refuses("cannot run the engine: CUDA error 700", load_with(range_, "execute_async_v3"))
+
+
+def refuses_a_damaged_plan(range_):
+    built = range_.build()
+    (built.entry.folder / "engine.plan").write_bytes(b"junk")
+    refuses("cannot load .*magic tag.*|cannot load .*engine.plan", lambda: range_.ran(built))
+
+
+def refuses_a_plan_of_another(range_, **machine):
+    built = range_.build()
+    range_.change(**machine)
+    refuses(r"was built by tensorrt .*, this is .*: a plan runs only", lambda: range_.ran(built))
+
+
+def refuses_a_plan_of_another_gpu(range_):
+    refuses_a_plan_of_another(range_, gpu="NVIDIA Other")
+
+
+def refuses_a_plan_of_another_tensorrt(range_):
+    refuses_a_plan_of_another(range_, tensorrt="11.3.0.99")
+
+
+def refuses_a_plan_of_another_driver(range_):
+    refuses_a_plan_of_another(range_, driver=12040)
+
+
+def refuses_an_old_tensorrt(range_):
+    import tensorrt as trt
+
+    trt.__version__ = "8.6.1"
+    refuses("8.6.1 is too old: 10.12 or newer is needed, which has int64", range_.build)
+
+
+def refuses_a_batch_beyond_the_profile(range_):
+    built = range_.build(largest_batch=32)
+    with built.load(range_.workload, threads=1) as engine:
+        too_many = range_.workload.batch(33)
+        refuses(
+            r"outside the engine's profile, from \(1, 1\) to \(32, 8\)",
+            lambda: engine.embed(too_many),
+        )
+        assert len(engine.embed(range_.workload.batch(32))) == 32
+
+
+def refuses_other_inputs(range_):
+    built = range_.build()
+    with built.load(range_.workload, threads=1) as engine:
+        batch = range_.workload.batch(2)
+        narrow = {name: values.astype(np.int32) for name, values in batch.items()}
+        refuses("needs input_ids as int64, not", lambda: engine.embed(narrow))
+        refuses("needs attention_mask", lambda: engine.embed({"input_ids": batch["input_ids"]}))
+
+
+def takes_the_largest_batch(range_):
+    built = range_.build(usual_batch=4, largest_batch=64)
+    with built.load(range_.workload, threads=1) as engine:
+        assert len(engine.embed(range_.workload.batch(64))) == 64
+
+
+def timing_file(range_):
+    (path,) = (range_.folder / "timings").iterdir()
+    return path
+
+
+def forgets_timings_of_another_gpu(range_):
+    range_.build()
+    mine = timing_file(range_)
+    range_.change(gpu="NVIDIA Other")
+    range_.build(store="other")
+    (other,) = set((range_.folder / "timings").iterdir()) - {mine}
+    shutil.copy(mine, other)
+    range_.build(store="third")
+    assert other.read_bytes() != mine.read_bytes()
+
+
+def forgets_damaged_timings(range_):
+    range_.build()
+    path = timing_file(range_)
+    path.write_bytes(path.read_bytes()[:-3])
+    range_.build(store="other")
+
+
+def flags_types_that_were_not_asked_for(range_):
+    range_.state.run_instead = "f32"
+    ran, flags = range_.ran(range_.build(Precision.FP16))
+    assert ran == {"f32": 1}, f"ran {ran}"
+    assert flags[0].startswith("fp16 requested, f32 ran: "), flags
+
+
+def flags_tf32_where_it_is_allowed(range_):
+    ran, flags = range_.ran(range_.build(tf32=True))
+    assert ran == {"tf32": 1}, f"ran {ran}"
+    assert "--tf32 allows it" in flags[0]
+
+
+def keeps_the_types_on_tensorrt_10(range_):
+    range_.change(tensorrt="10.16.1.11")
+    assert range_.ran(range_.build(Precision.FP16)) == ({"f16": 1}, ())
+
+
+def closes_after_an_error(range_):
+    with pytest.raises(ZeroDivisionError), range_.build().load(range_.workload, 1):
+        raise ZeroDivisionError
+    assert range_.state.alive == {"runtime": 0, "engine": 0, "execution context": 0}
+    assert (range_.state.retained, range_.state.memory) == (0, {})
+
+
+FAULTS = tomllib.loads(
+    (Path(__file__).parent / "data" / "tensorrt_faults.toml").read_text(encoding="utf-8")
+)["fault"]
+
+
+@pytest.mark.parametrize("drill", sorted({fault["drill"] for fault in FAULTS}))
+def test_the_code_as_it_is_passes_every_drill(firing_range, drill):
+    globals()[drill](firing_range)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault["name"].replace(" ", "-"))
+def test_a_planted_fault_is_caught(firing_range, monkeypatch, fault):
+    import fake_device
+
+    def attempt():
+        plant(monkeypatch, f"enginegate.{fault['module']}", fault["line"], fault["planted"])
+        globals()[fault["drill"]](firing_range)
+
+    firing_range.state.misused = True
+    with pytest.raises((Exception, fake_device.Misuse, pytest.fail.Exception)) as caught:
+        attempt()
+    said = " / ".join(str(error) for error in chain_of(caught.value))
+    assert re.search(fault["caught_by"], said, re.DOTALL), f"caught by: {said}"
+
+
+def chain_of(error):
+    """The error, and those that it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
