@@ -1,18 +1,24 @@
 """TensorRT on the fake GPU: the whole way from ONNX to judged embeddings."""
 
 import json
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 
 from enginegate.build import build_engine, execution_flags
 from enginegate.engines import Demand, embed_all
 from enginegate.engines.onnxruntime import open_onnx
+from enginegate.gpu.driver import find_gpus
+from enginegate.machine import this_machine
 from enginegate.models import Exported, Kind, ModelSpec
 from enginegate.store import Store
 from enginegate.variants import Precision, Variant
 from enginegate.workload import default_corpus, hashed_tokenizer, make_workload
 
+REPORT_SCHEMA = Path(__file__).parents[2] / "docs" / "report.schema.json"
+RAN = {"fp32": ["f32"], "fp16": ["f16"], "bf16": ["bf16"], "int8": ["i8"]}
 ROLES = {"input_ids": "ids", "attention_mask": "mask"}
 
 
@@ -71,11 +77,33 @@ def gpu_project(project, fake_gpu):
 
 
 def test_a_whole_run_on_tensorrt(gpu_project):
-    result = gpu_project.run(
-        "--backend=tensorrt", "--precision=all", "--refresh-baselines", "--report-json=report.json"
-    )
-    result.assert_outcomes(passed=14)
-    result.stdout.fnmatch_lines(["*wrote*"])
+    options = ("--backend=tensorrt", "--precision=all", "--report-json=report.json")
+    first = gpu_project.run(*options, "--refresh-baselines")
+    assert first.ret == 0
+    first.stdout.fnmatch_lines(["baselines: wrote baselines/*nvidia-fake-9000*/tiny.json"])
     report = json.loads((gpu_project.path / "report.json").read_text())
-    ran = {r["variant"]["precision"]: r["executed"] for r in report["results"]}
-    assert ran["fp16"] == {"f16": 1}
+    jsonschema.validate(report, json.loads(REPORT_SCHEMA.read_text()))
+    found = {r["variant"]["precision"]: r for r in report["results"]}
+    assert {p: list(found[p]["executed"]) for p in RAN} == RAN
+    assert found["best"]["chosen"] in RAN  # the fastest here, on a processor
+    assert all(r["speeds"][1]["batch"] == 4 and not r["flags"] for r in found.values())
+    assert all(r["accuracy"]["deltas"]["max_abs"] < 0.5 for r in found.values())
+    assert found["fp16"]["backend"] == ("tensorrt 11.4.0.106 on NVIDIA Fake 9000, driver CUDA 13.0")
+
+
+def test_a_second_run_builds_nothing_and_is_compared(gpu_project, fake_gpu):
+    gpu_project.run("--precision=fp16", "--refresh-baselines")
+    assert fake_gpu.log.count("built") == 1
+    again = gpu_project.run("--precision=fp16")
+    assert fake_gpu.log.count("built") == 1
+    again.stdout.no_fnmatch_line("*no baseline*")
+    again.stdout.no_fnmatch_line("*incomparable*")
+
+
+def test_baselines_of_another_gpu_are_incomparable(gpu_project, fake_gpu):
+    gpu_project.run("--precision=fp16", "--refresh-baselines")
+    fake_gpu.gpu = "NVIDIA Other"
+    find_gpus.cache_clear()
+    this_machine.cache_clear()
+    result = gpu_project.run("--precision=fp16")
+    result.stdout.fnmatch_lines(["*incomparable: baselines are of *nvidia-fake-9000*"])

@@ -5,7 +5,6 @@ the code as it is passes and the changed code does not. Most of these faults wou
 crash on hardware.
 """
 
-import importlib.util
 import re
 import shutil
 import sys
@@ -18,6 +17,7 @@ import onnx
 import pytest
 from onnx import helper
 
+import enginegate
 from enginegate.build import build_engine, execution_flags
 from enginegate.engines import Demand, embed_all
 from enginegate.engines.onnxruntime import open_onnx
@@ -41,6 +41,7 @@ RELOADED = (
 )
 
 
+PLUGIN = Path(enginegate.__file__).parents[1]
 FREED = [*("execution context", "engine", "runtime"), *["memory"] * 3, "context released"]
 
 
@@ -53,9 +54,9 @@ class Range:
         spec = ModelSpec("tiny", Kind.ONNX, str(model), vocab_size=200, seq_len=8)
         self.exported = Exported(spec, model, "hash", "here", None, ROLES, "sentence_embedding")
 
-    def build(self, precision=Precision.FP32, store="store", **demand):
+    def build(self, precision=Precision.FP32, store="store", **demanded):
         variant = Variant("tiny", "tensorrt", precision)
-        demand = Demand(timings=self.folder / "timings", **demand)
+        demand = Demand(timings=self.folder / "timings", **demanded)
         target = Store(self.folder / store)
         return build_engine(target, variant, self.exported, self.workload, demand)
 
@@ -68,7 +69,7 @@ class Range:
         """Another machine from now on."""
         vars(self.state).update(machine)
         if trt := sys.modules.get("tensorrt"):
-            trt.__version__ = self.state.tensorrt
+            vars(trt)["__version__"] = self.state.tensorrt
         find_gpus.cache_clear()
 
 
@@ -81,7 +82,7 @@ def firing_range(fake_gpu, tmp_path, tiny_onnx):
 
 def plant(monkeypatch, module, old, new):
     """Put a module with one line changed in the place of the real one."""
-    path = Path(str(importlib.util.find_spec(module).origin))
+    path = PLUGIN / Path(*module.split(".")).with_suffix(".py")
     source = path.read_text(encoding="utf-8")
     assert source.count(old) == 1, f"{module} does not hold this line once: {old}"
     for name in RELOADED:
