@@ -1,7 +1,7 @@
 """Planted accuracy faults, and clean runs with different texts, judged by the gate's own rules.
 
     python benchmarks/accuracy_faults.py faults [NAME]     every fault of benchmarks/planted.py
-    python benchmarks/accuracy_faults.py clean [--runs 100]
+    python benchmarks/accuracy_faults.py clean [--runs 100] [--first 0]
 
 `faults` says of each what the gate said of it; NAME picks those whose name holds it. `clean` judges
 OpenVINO's engines in every precision on 256 texts after 256 others, docstrings of the installed
@@ -84,11 +84,12 @@ def described(found: Accuracy) -> str:
     )
 
 
-def clean(cache: Path, runs: int) -> int:
-    """Print what clean engines were called; the number of false alarms."""
-    sets = itertools.islice(text_sets(), (runs + len(MODELS) * len(PRECISIONS) - 1) // 8)
+def clean(cache: Path, runs: int, first: int) -> int:
+    """Print what clean engines were called, from a set of texts on; the number of false alarms."""
     alarms, done = 0, 0
-    for number, texts in enumerate(sets):
+    for number, texts in itertools.islice(enumerate(text_sets()), first, None):
+        if done == runs:
+            break
         for model, precision in itertools.product(MODELS, PRECISIONS):
             if done < runs:
                 alarms += clean_run(cache, model, precision, number, texts)
@@ -162,11 +163,12 @@ def main() -> int:
     parser.add_argument("what", choices=["faults", "clean"])
     parser.add_argument("name", nargs="?", default="")
     parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=CACHE)
     given = parser.parse_args()
     print(f"{time.strftime('%Y-%m-%d')}: {given.what}")
     if given.what == "clean":
-        return clean(given.cache, given.runs) > 1
+        return clean(given.cache, given.runs, given.first) > 1
     missed = planted(given.cache, given.name)
     print(f"{missed} missed")
     return missed > 1

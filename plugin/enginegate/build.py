@@ -30,6 +30,7 @@ from enginegate.variants import Precision, Variant
 from enginegate.workload import Batch, Workload, take
 
 _RECIPE = 2  # raise when the same key would build another engine
+_CHOICE_RULES = 2  # raise when the same embeddings would be accepted otherwise
 _CHOICE_BATCH = 8
 _CHOICE_CALLS = 9
 _PROBE_ROWS = 2
@@ -168,6 +169,7 @@ def choose_best(
     candidate is accepted.
     """
     key = {
+        "rules": _CHOICE_RULES,
         "candidates": {p: built.entry.folder.name for p, built in candidates.items()},
         "workload": workload.sha256,
         "threads": threads,

@@ -61,6 +61,10 @@ class EmbeddingJudge:
             sts=sts,
         )
 
+    def refusals(self, found: Embeddings) -> tuple[str, ...]:
+        """What speaks against an engine with these embeddings [texts, dim]; empty for nothing."""
+        return self.judge(found).faults
+
     def _own(self, found: Embeddings, engine: Engine | None) -> tuple[Retrieval, Sts | None]:
         if self.own is None or engine is None:
             return self._rankings(found), None
@@ -80,7 +84,7 @@ class EmbeddingJudge:
         broken = [
             f"build {number}: {fault}"
             for number, other in enumerate(others, 2)
-            for fault in self.judge(other).faults
+            for fault in self.refusals(other)
         ]
         judgement = Judgement(Verdict.FAIL, tuple(broken)) if broken else accuracy.judgement
         return replace(accuracy, judgement=judgement, determinism=spread)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from enginegate.accuracy import check_sane, compare, limits_for, violations
+from enginegate.accuracy import check_sane, limits_for
 from enginegate.build import Built, build_engine, choose_best
+from enginegate.embeddings import EmbeddingJudge
 from enginegate.engines import (
     EMBEDDED_AT_ONCE,
     Demand,
@@ -25,7 +26,6 @@ from enginegate.engines import (
     target_of,
 )
 from enginegate.engines.onnxruntime import open_onnx, run_onnx
-from enginegate.errors import EmbeddingError
 from enginegate.export import export_model, tokenize_with
 from enginegate.machine import this_machine
 from enginegate.models import Exported, ModelSpec
@@ -195,12 +195,8 @@ class Preparation:
             for precision in get_backend(variant.backend).offers
         }
 
-        def accept(embeddings: Embeddings) -> tuple[str, ...]:
-            try:
-                return violations(compare(embeddings, reference.embeddings), limits)
-            except EmbeddingError as error:
-                return (str(error),)
-
+        expected = reference.embeddings
+        accept = EmbeddingJudge(workload, expected, limits, Precision.BEST).refusals
         threads = self._options.threads
         best, notes = choose_best(self.store, candidates, workload, threads, accept)
         return dataclasses.replace(candidates[best], variant=variant, notes=notes)

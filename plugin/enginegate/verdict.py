@@ -37,7 +37,7 @@ def judge_accuracy(
         return Judgement(Verdict.FAIL, broken)
     held = unsure(retrieval, limits) if retrieval else ()
     if loose := _broken(deltas, retrieval, sts, tight):
-        return Judgement(Verdict.FLAGGED, (_within(limits), *loose, *held))
+        return Judgement(Verdict.FLAGGED, (_within(limits, loose), *loose, *held))
     return Judgement(Verdict.PASS, held)
 
 
@@ -49,8 +49,11 @@ def _broken(
     return (*violations(deltas, limits), *ranks, *pairs)
 
 
-def _within(limits: Limits) -> str:
-    allowed = ", ".join(f"{name} {value:g}" for name, value in asdict(limits).items())
+def _within(limits: Limits, loose: Sequence[str]) -> str:
+    """The own limits of what is beyond tighter ones, each of which begins with its name."""
+    beyond = {text.partition(" ")[0] for text in loose}
+    own = ((name, value) for name, value in asdict(limits).items() if name in beyond)
+    allowed = ", ".join(f"{name} {value:g}" for name, value in own)
     return f"within its own looser limits ({allowed}), beyond those of fp16"
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from enginegate.accuracy import Limits, compare, violations
+from enginegate.accuracy import Limits
 from enginegate.blame.diagnosis import blamed, profiled
 from enginegate.blame.repair import repaired
 from enginegate.build import Built
+from enginegate.embeddings import EmbeddingJudge
 from enginegate.engines import Embeddings
-from enginegate.errors import EmbeddingError
 from enginegate.models import Exported
 from enginegate.prepare import Reference
 from enginegate.results import Result
@@ -33,18 +33,15 @@ class Clinic:
         if not self._session.options.repair:
             return built
 
-        def accept(embeddings: Embeddings) -> tuple[str, ...]:
-            try:
-                return violations(compare(embeddings, reference.embeddings), limits)
-            except EmbeddingError as error:
-                return (str(error),)
+        expected, precision = reference.embeddings, built.variant.precision
+        accept = EmbeddingJudge(workload, expected, limits, precision).refusals
 
         def build(names: Sequence[str]) -> Built:
             prepare = self._session.prepare
             return prepare.build(built.variant, model, workload, reference, names)
 
         with self._session.progress(f"repair {built.variant.id}"):
-            expected, threads = reference.embeddings, self._session.options.threads
+            threads = self._session.options.threads
             return repaired(built, build, model, workload, expected, accept, threads)
 
     def examined(

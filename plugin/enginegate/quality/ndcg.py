@@ -26,7 +26,7 @@ class NdcgChange:
     @property
     def words(self) -> str:
         """Both means, and the change."""
-        return f"NDCG@10 {self.reference:.4g} -> {self.candidate:.4g}, {self.change.words}"
+        return f"NDCG@10 {self.reference:.4g} -> {self.candidate:.4g}, change {self.change.words}"
 
 
 def ndcg(similar: Values, gains: Values) -> Values:
