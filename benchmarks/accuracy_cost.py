@@ -2,7 +2,7 @@
 
     python benchmarks/accuracy_cost.py [FOLDER]
 
-MiniLM's OpenVINO int8 engine, one thread. With FOLDER, also the searches.jsonl and pairs.jsonl there
+MiniLM's OpenVINO int8 engine, one thread. With FOLDER, also searches.jsonl and pairs.jsonl in it
 (benchmarks/own_data.py writes some). Run it on a quiet machine.
 """
 

@@ -33,9 +33,9 @@ def judge_accuracy(
     A limit on rankings or on labelled pairs is broken where the whole interval says so, or by a
     single text; one that the interval holds is given as a reason, and decides nothing.
     """
-    if broken := _broken(deltas, retrieval, sts, limits):
-        return Judgement(Verdict.FAIL, broken)
     held = unsure(retrieval, limits) if retrieval else ()
+    if broken := _broken(deltas, retrieval, sts, limits):
+        return Judgement(Verdict.FAIL, (*broken, *held))
     if loose := _broken(deltas, retrieval, sts, tight):
         return Judgement(Verdict.FLAGGED, (_within(limits, loose), *loose, *held))
     return Judgement(Verdict.PASS, held)

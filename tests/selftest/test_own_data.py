@@ -9,7 +9,7 @@ from enginegate.accuracy import DEFAULT_LIMITS
 from enginegate.errors import WorkloadError
 from enginegate.quality.collection import Collection, Pairs, read_collection, read_pairs
 from enginegate.quality.own import OwnData, OwnTexts
-from enginegate.quality.retrieval import rank_violations
+from enginegate.quality.retrieval import rank_violations, unsure
 from enginegate.quality.sts import compare_pairs, sts_violations
 from enginegate.variants import Precision
 from enginegate.words import Exit
@@ -220,3 +220,12 @@ def test_a_bad_file_ends_the_run_with_its_line(project):
     assert result.ret != 0
     assert result.ret != Exit.EMBEDDINGS
     result.stderr.fnmatch_lines(["*own.jsonl, line 43 judges a query 'q99'*"])
+
+
+def test_a_fall_of_ndcg_that_few_queries_cannot_prove_is_said(searched):
+    spoiled = searched.expected.copy()
+    spoiled[40:42] = spoiled[[41, 40]]
+    found = searched.rankings(spoiled)
+    assert found.ndcg_at_10.change.value < -LIMITS.ndcg_loss <= found.ndcg_at_10.change.high
+    assert not any(text.startswith("ndcg") for text in rank_violations(found, LIMITS))
+    assert any(text.startswith("ndcg_loss: -0.0") for text in unsure(found, LIMITS))
