@@ -14,6 +14,12 @@ from enginegate.errors import ModelError
 BACKBONE, HEAD = "backbone", "head"
 _BLOCK = re.compile(r"(?:|.*?\.)(?:layers?|blocks?|h)\.\d+(?=\.|$)")
 _LOOKUP = "Gather"
+_VIEWS = frozenset(
+    ["Constant", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"]
+)
+_CHOOSING = frozenset(
+    [_LOOKUP, "GatherElements", "GatherND", "Slice", "Split"]
+)  # read what they write
 
 Views = Mapping[Point, tuple[Node, ...]]
 
@@ -33,7 +39,7 @@ class Layer:
         other: all other FLOPs.
         thop: thop's count.
         fused: activation elements that its matrix products read and write, and vectors looked up.
-        unfused: those that each of its computing operators reads and writes.
+        unfused: those that each of its operators reads and writes, but for mere views.
     """
 
     name: str
@@ -203,13 +209,15 @@ def _computes(node: Node) -> bool:
 
 
 def _fused(node: Node) -> int:
-    if node.kind == _LOOKUP and node.given[0].constant and node.floating:
+    if node.kind == _LOOKUP and node.given[0].constant and node.given[0].floating:
         return node.outputs[0].elements
     return _activations(node) if _work(node).matmul else 0
 
 
 def _unfused(node: Node) -> int:
-    return max(_fused(node), _activations(node) if _computes(node) else 0)
+    if node.kind in _VIEWS or node.outputs[0].constant or not node.outputs[0].floating:
+        return 0
+    return 2 * node.outputs[0].elements if node.kind in _CHOOSING else _activations(node)
 
 
 def _activations(node: Node) -> int:

@@ -33,6 +33,10 @@ class Polynomial:
         found = {key: self.terms.get(key, 0) + other.terms.get(key, 0) for key in sorted(keys)}
         return Polynomial({key: Fraction(c) for key, c in found.items() if c})
 
+    def scaled(self, factor: int) -> "Polynomial":
+        """Every coefficient times a factor."""
+        return Polynomial({key: factor * c for key, c in self.terms.items()})
+
     def __bool__(self) -> bool:
         """Whether it is more than 0."""
         return bool(self.terms)
