@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from enginegate.cliffs import analyse
+from enginegate.cost.command import add_roofline
 from enginegate.errors import EngineGateError
 from enginegate.history import describe_history, read_history
 from enginegate.library import diff_rows, list_rows, prune, show_rows
@@ -54,6 +55,7 @@ def command_parser() -> argparse.ArgumentParser:
     sweep.add_argument("file", type=Path, help=f"columns {','.join(CSV_COLUMNS)}")
     sweep.set_defaults(run=_sweep)
     _add_report(commands)
+    add_roofline(commands)
     return parser
 
 

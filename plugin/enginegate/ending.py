@@ -87,13 +87,18 @@ class Ending:
             path = save_calibration(folder, found, dataclasses.asdict(rules))
             self.lines.append(f"calibration: wrote {os.path.relpath(path)}")
 
+    def compare_with_ceilings(self, results: Sequence[Result], ledger: Ledger) -> None:
+        """With --roofline, say what the machine allows and how much of it was reached."""
+        self._attempt(lambda: self.lines.extend(ledger.roofline_lines(results)))
+
     def write_reports(
         self, results: Sequence[Result], condition: Mapping[str, Any], seed: int, ledger: Ledger
     ) -> None:
         """The reports that were asked for."""
         machine, allowed = this_machine(), self.options.allowed
+        costs, rooflines = ledger.costs, functools.partial(ledger.rooflines, results)
         report = functools.cache(
-            lambda: render_json(results, machine, condition, seed, allowed, ledger.costs(), {})
+            lambda: render_json(results, machine, condition, seed, allowed, costs(), rooflines())
         )
         makers: dict[Path | None, Callable[[], str]] = {
             self.options.report_text: lambda: render_text(results, ledger.lines()) + "\n",

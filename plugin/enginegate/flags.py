@@ -49,6 +49,7 @@ def add_options(parser: pytest.Parser) -> None:
     add("--blame", action="store_true", help="say which layers do the damage to the embeddings")
     add("--repair", action="store_true", help="keep the fewest layers in fp32 that it takes")
     _add_serving(parser)
+    add("--roofline", action="store_true", help="measure what this machine allows at most")
     add("--report-text", metavar="FILE", help="write the report as text")
     add("--report-json", metavar="FILE", help="write the report as JSON")
     add("--report-html", metavar="FILE", help="write the report as a page to look at")

@@ -85,6 +85,7 @@ class Options:
         report_html: file for the page, or None.
         report_markdown: file for the pull-request comment, or None.
         serve: how to serve and load the engines; None for not at all.
+        roofline: measure the machine's ceilings and compare the speeds with them.
     """
 
     precisions: tuple[Precision, ...]
@@ -125,6 +126,7 @@ class Options:
     report_html: Path | None
     report_markdown: Path | None
     serve: ServeOptions | None = None
+    roofline: bool = False
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -214,12 +216,13 @@ class Options:
             repair=config.getoption("--repair"),
             rootpath=config.rootpath,
             baselines=get.path("baselines") or config.rootpath / "baselines",
-            engine_cache=get.path("engine_cache") or _default_cache(),
+            engine_cache=get.path("engine_cache") or default_cache(),
             report_text=given_path(config, "--report-text"),
             report_json=given_path(config, "--report-json"),
             report_html=given_path(config, "--report-html"),
             report_markdown=given_path(config, "--report-markdown"),
             serve=ServeOptions.from_config(config, mapping(table, "serve"), threads),
+            roofline=config.getoption("--roofline"),
         )
 
 
@@ -235,7 +238,8 @@ def _models(
     return named or own
 
 
-def _default_cache() -> Path:
+def default_cache() -> Path:
+    """Where the engine cache lies unless one is named."""
     given = os.environ.get("ENGINEGATE_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(given or f"{base}/enginegate").expanduser()

@@ -64,7 +64,7 @@ class Session:
         self.planned: dict[Variant, tuple[int, ...]] = {}
         self.evidence: dict[str, float] = {}
         self.notices: list[tuple[Verdict, str, bool]] = []
-        self.ledger = Ledger()
+        self.ledger = Ledger(self.options)
         self._engines: dict[str, str] = {}
         self._beside: dict[str, str] = {}
         self.seed = options.seed if options.seed is not None else secrets.randbelow(1 << 32)
@@ -122,7 +122,7 @@ class Session:
         )
         self._refuse_second(built.variant, variant.id)
         self._engines[variant.id] = built.entry.folder.name
-        self.ledger.note(model)
+        self.ledger.note(variant.id, model, built.backend, built.precision, executed)
         return self.record(result)
 
     def _refuse_second(self, asked: Variant, name: str) -> None:
@@ -275,6 +275,7 @@ class Session:
         ending.look_for_missing(results, narrowed)
         ending.settle_baselines(results, interrupted=interrupted)
         ending.calibrate(results, self._gating, self._measured_s, self.seed)
+        ending.compare_with_ceilings(results, self.ledger)
         ending.write_reports(results, self._condition, self.seed, self.ledger)
         self.prepare.close()
 

@@ -18,8 +18,9 @@ from enginegate.cost.flops import (
     thop_flops,
     true_flops,
 )
-from enginegate.cost.ledger import cost_as_json, cost_line
 from enginegate.cost.polynomial import Polynomial, fit
+from enginegate.cost.records import cost_as_json
+from enginegate.cost.text import cost_line
 from enginegate.errors import ModelError
 
 TEN = [  # hidden, layers, heads, between, dim, batch, seq

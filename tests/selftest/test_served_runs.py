@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from enginegate.options import _default_cache
+from enginegate.options import default_cache
 from enginegate.serving.environment import server_environment as make_environment
 from enginegate.store import Store
 from enginegate.words import Exit
@@ -28,7 +28,7 @@ DEADLINE_S = 60.0
 @pytest.fixture
 def serving(project, monkeypatch):
     """The project, with the server's packages from the cache of this machine."""
-    shared = Store(_default_cache())
+    shared = Store(default_cache())
     monkeypatch.setattr("enginegate.session._SERVED", 3)
     monkeypatch.setattr("enginegate.loads._REPLICATE_S", 0.1)
     monkeypatch.setattr("enginegate.loads._FEWEST_ANSWERS", 5)
@@ -126,7 +126,7 @@ def test_a_server_that_is_not_there_is_one_clear_error(project, serving):
 
 def test_nothing_is_left_of_a_run_that_is_killed_in_mid_sweep(serving):
     before = left_behind()
-    levels = ("--concurrency=1:32", "-k", "carries", f"--engine-cache={_default_cache()}")
+    levels = ("--concurrency=1:32", "-k", "carries", f"--engine-cache={default_cache()}")
     command = [sys.executable, "-m", "pytest", "--precision=fp32", "--serve=triton", *levels]
     with subprocess.Popen(command, cwd=serving.path, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None

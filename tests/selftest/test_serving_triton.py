@@ -20,7 +20,7 @@ from enginegate.engines import get_backend
 from enginegate.errors import ServingError
 from enginegate.levels import Deployment, Protocol
 from enginegate.models import Exported, Kind, ModelSpec
-from enginegate.options import _default_cache
+from enginegate.options import default_cache
 from enginegate.served import ServedEngine
 from enginegate.serving import repository as repositories
 from enginegate.serving import server as servers
@@ -54,7 +54,7 @@ def quiet(_task):
 
 @pytest.fixture(scope="module")
 def environment():
-    return server_environment(Store(_default_cache()), quiet)
+    return server_environment(Store(default_cache()), quiet)
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,10 @@ Each is the fastest of many calls, so that an engine is not faster by luck.
 """
 
 import re
+import tempfile
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from enginegate.cost.device import Device, Memory
-from enginegate.engines import Engine, get_backend
+from enginegate.engines import Engine, get_backend, needs_gpu
+from enginegate.errors import EngineError
 from enginegate.files import sha256_of
 from enginegate.machine import this_machine
 from enginegate.models import Exported, Kind, ModelSpec
@@ -41,8 +43,14 @@ def measured_device(
     """This machine's ceilings, from the store once they were measured.
 
     `engines` says by the name of a peak which backend and precision to measure it with.
-    Raises EngineError if the products cannot be built or run.
+    Raises EngineError if the products cannot be built or run, and for an engine on a GPU, whose
+    memory is not measured yet.
     """
+    if on_gpu := sorted({backend for backend, _ in engines.values() if needs_gpu(backend)}):
+        raise EngineError(
+            f"the ceilings of a GPU are not measured ({', '.join(on_gpu)}): state them in a file "
+            "and use `enginegate roofline --device-profile FILE`"
+        )
     peaks = {name: _peak(store, *engine, threads) for name, engine in engines.items()}
     memory = _memory(store, threads)
     caches = ", ".join(f"{m.name} {m.capacity_bytes / 2**20:g} MiB" for m in memory[:-1])
@@ -57,8 +65,9 @@ def measured_device(
 def _peak(store: Store, backend: str, precision: Precision, threads: int) -> float:
     """FLOP/s of a chain of matrix products, built and run as any engine of the backend is."""
 
-    def measure(folder: Path) -> Mapping[str, Any]:
-        return {"peak_per_s": _measure_peak(folder, backend, precision, threads)}
+    def measure(_folder: Path) -> Mapping[str, Any]:
+        with tempfile.TemporaryDirectory(prefix="enginegate-") as folder:
+            return {"peak_per_s": _measure_peak(Path(folder), backend, precision, threads)}
 
     key = _key(threads, backend=get_backend(backend).version(), precision=str(precision))
     return float(store.get_or_build("ceiling", key, measure).properties["peak_per_s"])
@@ -91,7 +100,7 @@ def _fastest_s(engine: Engine, batch: Batch) -> float:
 def fastest_s(call: Callable[[], object]) -> float:
     """Seconds of the fastest call within a second, of two calls at least."""
     call()
-    taken = []
+    taken: list[float] = []
     end = time.perf_counter() + _MEASURE_S
     while not taken or time.perf_counter() < end:
         start = time.perf_counter()
@@ -166,8 +175,12 @@ def read_rate(size_bytes: int, threads: int) -> float:
     shares = [np.ones(size_bytes // 8 // threads, np.int64) for _ in range(threads)]
     repeated = [np.broadcast_to(share, (times, len(share))) for share in shares]
     with ThreadPoolExecutor(threads) as pool:
-        seconds = [fastest_s(lambda k=kernel: list(pool.map(k, repeated))) for kernel in _KERNELS]
-    return times * sum(share.nbytes for share in shares) / min(seconds)
+        best_s = min(_reading_s(pool, kernel, repeated) for kernel in _KERNELS)
+    return times * sum(share.nbytes for share in shares) / best_s
+
+
+def _reading_s(pool: Executor, kernel: Callable[[Words], object], shares: list[Words]) -> float:
+    return fastest_s(lambda: list(pool.map(kernel, shares)))
 
 
 def _or_words(rows: Words) -> object:

@@ -1,6 +1,5 @@
 """What a device can do at most: measured here, or read from a profile."""
 
-import json
 import math
 import tomllib
 from collections.abc import Mapping
@@ -101,7 +100,7 @@ def _content(path: Path) -> Mapping[str, Any]:
     read = tomllib.loads if path.suffix == ".toml" else parse_json
     try:
         content = read(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:  # each decoder raises its own ValueError
         raise OptionError(f"cannot read the device profile {path}: {error}") from error
     if not isinstance(content, Mapping):
         raise OptionError(f"{path} is not a table of {', '.join(sorted(_KEYS))}")

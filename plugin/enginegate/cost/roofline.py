@@ -44,8 +44,9 @@ class Bound:
 
     def __str__(self) -> str:
         """In words."""
-        limit = f"memory-bound up to batch {self.up_to}"
-        return limit if self.up_to else f"{self.kind} memory-bound"
+        if self.up_to is None:
+            return f"{self.kind} memory-bound"
+        return f"memory-bound up to batch {self.up_to}"
 
 
 @dataclass(frozen=True)

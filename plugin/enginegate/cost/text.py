@@ -1,11 +1,12 @@
 """Costs and rooflines in words and rows. Their numbers are formatted here."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 
 from enginegate.cost.device import Device
-from enginegate.cost.flops import BACKBONE, HEAD, Cost, thop_flops, true_flops
+from enginegate.cost.flops import BACKBONE, HEAD, Cost, Layer, thop_flops, true_flops
 from enginegate.cost.records import Count
-from enginegate.cost.roofline import Roofline, Traffic
+from enginegate.cost.roofline import Point, Roofline, Traffic
 
 TRAFFIC = {
     Traffic.WEIGHTS: "every weight once, activations stay in a cache",
@@ -21,7 +22,9 @@ def cost_line(name: str, cost: Cost | str, seq_len: int) -> str:
     least = "at least " if cost.uncounted else ""
     lacking = f"; not counted: {', '.join(cost.uncounted)}" if cost.uncounted else ""
     true, thop = (_by_part(cost, count, seq_len) for count in (true_flops, thop_flops))
-    return f"{name}: FLOPs of a text of {seq_len} tokens: {least}{true}; thop counts {thop}{lacking}"
+    return (
+        f"{name}: FLOPs of a text of {seq_len} tokens: {least}{true}; thop counts {thop}{lacking}"
+    )
 
 
 def _by_part(cost: Cost, count: Count, seq_len: int) -> str:
@@ -43,18 +46,33 @@ def roofline_line(asked: str, roofline: Roofline, measured: Mapping[int, float])
         for name, layers in roofline.parts.items()
         if name in (BACKBONE, HEAD)
     ]
-    shares = [
-        f"{roofline.point(batch, seconds).efficiency:.0%} of the limit at batch {batch}"
-        for batch, seconds in sorted(measured.items())
-    ]
-    return f"{asked}: roofline: {', '.join(bounds)}" + "".join(f"; {share}" for share in shares)
+    points = [roofline.point(batch, seconds) for batch, seconds in sorted(measured.items())]
+    return "; ".join([f"{asked}: roofline: {', '.join(bounds)}", *map(_share, points)])
+
+
+def _share(point: Point) -> str:
+    if point.efficiency is None:
+        return f"not measured at batch {point.batch}"
+    if point.warning:
+        return f"beyond the limit at batch {point.batch}, so a ceiling is wrong"
+    return f"{100 * point.efficiency:.0f} % of the limit at batch {point.batch}"
 
 
 def roofline_rows(roofline: Roofline, batches: Sequence[int]) -> Iterator[tuple[str, ...]]:
-    """A row per part: up to where it is memory-bound, and its intensities; a row of floors."""
+    """A row per part: up to where it is memory-bound, and its intensities; a row of floors.
+
+    Blocks of which the same is true share a row.
+    """
     precision = roofline.setting.precision
-    for name, layers in roofline.parts.items():
-        found = (f"{roofline.intensity(layers, batch):.3g}" for batch in batches)
-        yield (precision, name, str(roofline.bound(layers)), f"{roofline.ridge:.3g}", *found)
+    rows = ((name, _part(roofline, layers, batches)) for name, layers in roofline.parts.items())
+    for cells, alike in groupby(rows, key=lambda row: row[1]):
+        first, *others = (name for name, _ in alike)
+        more = f" and {len(others)} more alike" if others else ""
+        yield (precision, f"{first}{more}", *cells)
     floors = (f"{1e3 * roofline.floor_s(batch):.3g} ms" for batch in batches)
     yield (precision, "whole model", "no call is faster than", "", *floors)
+
+
+def _part(roofline: Roofline, layers: Sequence[Layer], batches: Sequence[int]) -> tuple[str, ...]:
+    found = (f"{roofline.intensity(layers, batch):.3g}" for batch in batches)
+    return (str(roofline.bound(layers)), f"{roofline.ridge:.3g}", *found)
