@@ -86,37 +86,6 @@ def limits(enginegate_variant: "Variant", model: "ModelSpec") -> "Limits":
 
 
 @pytest.fixture(scope="session")
-def built(
-    enginegate: "Session",
-    enginegate_variant: "Variant",
-    exported: "Exported",
-    workload: "Workload",
-    reference: "Reference",
-    limits: "Limits",
-) -> "Built":
-    """The variant's engine in the store."""
-    from enginegate.blame.clinic import Clinic
-
-    made = enginegate.prepare.build(enginegate_variant, exported, workload, reference)
-    return Clinic(enginegate).mended(made, exported, workload, reference, limits)
-
-
-@pytest.fixture(scope="session")
-def engine(enginegate: "Session", built: "Built", workload: "Workload") -> Iterator["Engine"]:
-    """The variant's engine, loaded; closed before the next one is built."""
-    with built.load(workload, enginegate.options.threads) as loaded:
-        yield loaded
-
-
-@pytest.fixture(scope="session")
-def embeddings(engine: "Engine", workload: "Workload") -> "Embeddings":
-    """The engine's embeddings of the evaluation texts, float32 [texts, dim]."""
-    from enginegate.engines import embed_all
-
-    return embed_all(engine, workload.evaluation)
-
-
-@pytest.fixture(scope="session")
 def own_texts(
     enginegate: "Session", exported: "Exported", reference: "Reference"
 ) -> "OwnTexts | None":
@@ -137,6 +106,37 @@ def embedding_judge(
 
     precision = enginegate_variant.precision
     return EmbeddingJudge(workload, reference.embeddings, limits, precision, own_texts)
+
+
+@pytest.fixture(scope="session")
+def built(
+    enginegate: "Session",
+    enginegate_variant: "Variant",
+    exported: "Exported",
+    workload: "Workload",
+    reference: "Reference",
+    embedding_judge: "EmbeddingJudge",
+) -> "Built":
+    """The variant's engine in the store."""
+    from enginegate.blame.clinic import Clinic
+
+    made = enginegate.prepare.build(enginegate_variant, exported, workload, reference)
+    return Clinic(enginegate).mended(made, exported, workload, reference, embedding_judge)
+
+
+@pytest.fixture(scope="session")
+def engine(enginegate: "Session", built: "Built", workload: "Workload") -> Iterator["Engine"]:
+    """The variant's engine, loaded; closed before the next one is built."""
+    with built.load(workload, enginegate.options.threads) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="session")
+def embeddings(engine: "Engine", workload: "Workload") -> "Embeddings":
+    """The engine's embeddings of the evaluation texts, float32 [texts, dim]."""
+    from enginegate.engines import embed_all
+
+    return embed_all(engine, workload.evaluation)
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,7 @@ def _save(path, nodes, weights):
     graph = helper.make_graph(nodes, "layered", tokens, [output], initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
-    onnx.save(model, str(path))
+    onnx.save(onnx.shape_inference.infer_shapes(model), str(path))  # torch notes the types too
 
 
 def weight(path: Path, name: str) -> np.ndarray:

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from enginegate.blame.diagnosis import blame_layers
 from enginegate.blame.layers import layers_of, matching, read_layers
@@ -14,7 +14,8 @@ from enginegate.blame.rebuild import BLAME_TEXTS, rebuilder_of
 from enginegate.blame.search import damage
 from enginegate.build import build_engine
 from enginegate.engines.graphs import Pair
-from enginegate.engines.onnxruntime import run_onnx
+from enginegate.engines.onnxruntime import open_onnx, run_onnx
+from enginegate.engines.quantize import to_fp16
 from enginegate.errors import EngineError, OptionError
 from enginegate.models import Exported, Kind, ModelSpec
 from enginegate.store import Store
@@ -213,6 +214,18 @@ def test_a_value_that_the_graph_lacks_is_a_clear_error(exported, tiny_onnx):
     source.graph.node[1].input[0] = "elsewhere"
     with pytest.raises(EngineError, match="no value elsewhere for wide0"):
         Pair(graph, source).substituted({"wide0"})
+
+
+def test_types_that_a_conversion_left_behind_do_no_harm(tmp_path, exported, workload):
+    """As in MiniLM, whose converted graph still says float of some values that are float16."""
+    to_fp16(exported.onnx, tmp_path / "half.onnx")
+    half = onnx.load(str(tmp_path / "half.onnx"))
+    for value in half.graph.value_info:
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
+    made = Pair(half, onnx.load(str(exported.onnx))).substituted({"narrow1"})
+    onnx.save(made, str(tmp_path / "made.onnx"))
+    engine = open_onnx(tmp_path / "made.onnx", exported.output, workload.batch(2), threads=1)
+    assert np.isfinite(engine.embed(workload.batch(4))).all()
 
 
 WRONG_BUILT = """

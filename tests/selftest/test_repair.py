@@ -121,7 +121,7 @@ def test_a_wrong_table_of_kept_layers_is_refused(keep, tmp_path):
 def tight(reference):
     """Within limits that the whole int8 engine breaks and one without block 1 holds."""
     limits = limits_for(Precision.INT8, {"int8": {"cosine_worst": 0.98, "cosine_p1": 0.985}})
-    return lambda found: violations(compare(found, reference), limits)
+    return lambda found, engine: violations(compare(found, reference), limits)
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
@@ -135,10 +135,10 @@ def test_an_engine_beyond_its_limits_is_repaired(tmp_path, exported, workload, b
         return build_engine(store, variant, exported, workload, keep=names)
 
     with built.load(workload, threads=1) as engine:
-        assert accept(embed_all(engine, workload.evaluation)), "nothing to repair"
+        assert accept(embed_all(engine, workload.evaluation), engine), "nothing to repair"
     mended = repaired(built, again, exported, workload, reference, accept, 1)
     with mended.load(workload, threads=1) as engine:
-        assert accept(embed_all(engine, workload.evaluation)) == ()
+        assert accept(embed_all(engine, workload.evaluation), engine) == ()
     assert mended.repair
     assert 0 < len(mended.repair.kept) < 4
     assert mended.repair.recovered_share > 0.2
@@ -155,12 +155,12 @@ def test_what_no_layers_can_repair_stays_as_it_is(tmp_path, exported, workload):
     def never(names):
         pytest.fail("nothing is to be built again")
 
-    hopeless = repaired(built, never, exported, workload, reference, lambda e: ("never",), 1)
+    hopeless = repaired(built, never, exported, workload, reference, lambda *_: ("never",), 1)
     assert hopeless.entry == built.entry
     assert "no set of layers" in hopeless.notes[-1]
     assert hopeless.repair
     assert hopeless.repair.configuration == ""
-    content = repaired(built, never, exported, workload, reference, lambda e: (), 1)
+    content = repaired(built, never, exported, workload, reference, lambda *_: (), 1)
     assert content.notes[-1] == "repair: nothing to do, it is within its limits"
 
 

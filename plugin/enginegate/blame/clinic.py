@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-from enginegate.accuracy import Limits
 from enginegate.blame.diagnosis import blamed, profiled
 from enginegate.blame.repair import repaired
 from enginegate.build import Built
 from enginegate.embeddings import EmbeddingJudge
-from enginegate.engines import Embeddings
+from enginegate.engines import Embeddings, Engine
 from enginegate.models import Exported
 from enginegate.prepare import Reference
 from enginegate.results import Result
@@ -27,21 +26,21 @@ class Clinic:
         model: Exported,
         workload: Workload,
         reference: Reference,
-        limits: Limits,
+        judge: EmbeddingJudge,
     ) -> Built:
         """With --repair, the engine that keeps what it takes to be within its limits."""
         if not self._session.options.repair:
             return built
 
-        expected, precision = reference.embeddings, built.variant.precision
-        accept = EmbeddingJudge(workload, expected, limits, precision).refusals
+        def accept(embeddings: Embeddings, engine: Engine) -> tuple[str, ...]:
+            return judge.judge(embeddings, engine).faults
 
         def build(names: Sequence[str]) -> Built:
             prepare = self._session.prepare
             return prepare.build(built.variant, model, workload, reference, names)
 
         with self._session.progress(f"repair {built.variant.id}"):
-            threads = self._session.options.threads
+            expected, threads = reference.embeddings, self._session.options.threads
             return repaired(built, build, model, workload, expected, accept, threads)
 
     def examined(

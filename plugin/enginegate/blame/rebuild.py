@@ -22,11 +22,9 @@ from enginegate.engines import (
 from enginegate.engines.graphs import keeping_in
 from enginegate.errors import EngineError
 from enginegate.models import Exported
-from enginegate.timing import median_call_s
 from enginegate.workload import Workload, take
 
 BLAME_TEXTS = 64  # enough to rank layers by, few enough for a minute
-CALL_BATCH, CALLS = 8, 9
 _PROBE_ROWS = 2
 
 
@@ -48,17 +46,12 @@ class Rebuilder:
 
     def embed(self, nodes: frozenset[str]) -> Embeddings:
         """Embeddings of the first texts, float32 [BLAME_TEXTS, dim], those nodes in fp32."""
-        with self._loaded(nodes) as engine:
+        with self.loaded(nodes) as engine:
             return embed_all(engine, take(self.workload.evaluation, slice(BLAME_TEXTS)))
 
-    def timed(self, nodes: frozenset[str]) -> tuple[Embeddings, float]:
-        """Embeddings of all texts, and the seconds of a call at batch 8."""
-        with self._loaded(nodes) as engine:
-            call_s = median_call_s(engine, self.workload.batch(CALL_BATCH), CALLS)
-            return embed_all(engine, self.workload.evaluation), call_s
-
     @contextlib.contextmanager
-    def _loaded(self, nodes: frozenset[str]) -> Iterator[Engine]:
+    def loaded(self, nodes: frozenset[str]) -> Iterator[Engine]:
+        """The engine with those nodes in fp32; gone afterwards."""
         with tempfile.TemporaryDirectory(prefix="enginegate-") as name:
             folder = Path(name)
             properties = self.keeping.build(nodes, folder)

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from enginegate.blame.layers import Layer, nodes_of, read_layers
-from enginegate.blame.rebuild import BLAME_TEXTS, CALL_BATCH, CALLS, Rebuilder, rebuilder_of
+from enginegate.blame.rebuild import BLAME_TEXTS, Rebuilder, rebuilder_of
 from enginegate.blame.search import Array, Repair, Step, by_worth, damage, fewest, rank
 from enginegate.build import Built
-from enginegate.engines import embed_all
+from enginegate.engines import Embeddings, Engine, embed_all
 from enginegate.engines.onnxruntime import open_onnx
 from enginegate.errors import EngineError
 from enginegate.models import Exported
@@ -16,7 +16,9 @@ from enginegate.timing import median_call_s
 from enginegate.variants import Precision
 from enginegate.workload import Workload
 
-Accept = Callable[[Array], tuple[str, ...]]
+_BATCH, _CALLS = 8, 9
+
+Accept = Callable[[Embeddings, Engine], tuple[str, ...]]
 Build = Callable[[Sequence[str]], Built]
 
 
@@ -28,7 +30,7 @@ class Workshop:
         rebuilder: makes them.
         reference: embeddings of all texts, float32 [texts, dim].
         reference_s: seconds of the reference's call.
-        accept: what is wrong with embeddings; empty if they are within the limits.
+        accept: what is wrong with an engine's embeddings; empty if they are within the limits.
         steps: what was tried, by the names of the kept layers.
         whole: the damage with nothing kept; known after the first attempt.
     """
@@ -44,12 +46,17 @@ class Workshop:
         """What comes of keeping these layers, tried once. The first attempt must keep none."""
         names = tuple(layer.name for layer in kept)
         if names not in self.steps:
-            embeddings, call_s = self.rebuilder.timed(nodes_of(kept))
-            left = damage(embeddings, self.reference)
-            self.whole = self.whole or left
-            share, enough = 1 - left / self.whole, not self.accept(embeddings)
-            self.steps[names] = Step(names, share, self.reference_s / call_s, enough)
+            with self.rebuilder.loaded(nodes_of(kept)) as engine:
+                self.steps[names] = self._step(names, engine)
         return self.steps[names]
+
+    def _step(self, names: tuple[str, ...], engine: Engine) -> Step:
+        workload = self.rebuilder.workload
+        embeddings = embed_all(engine, workload.evaluation)
+        left = damage(embeddings, self.reference)
+        self.whole = self.whole or left
+        speedup = self.reference_s / median_call_s(engine, workload.batch(_BATCH), _CALLS)
+        return Step(names, 1 - left / self.whole, speedup, not self.accept(embeddings, engine))
 
 
 def repaired(
@@ -66,7 +73,7 @@ def repaired(
     The engine itself, with a note, where it is within them already, where no layers are enough, or
     where its backend cannot keep any.
     """
-    if built.variant.precision is Precision.BEST or not accept(_embed(built, workload, threads)):
+    if built.variant.precision is Precision.BEST or not _faults(built, workload, accept, threads):
         return _noted(built, "repair: nothing to do, it is within its limits")
     try:
         rebuilder = rebuilder_of(built, model, workload, threads)
@@ -105,14 +112,14 @@ def _configuration(built: Built, names: Sequence[str]) -> str:
     return f"[tool.enginegate.models.{built.variant.model}.keep]\n{built.precision} = [{listed}]"
 
 
-def _embed(built: Built, workload: Workload, threads: int) -> Array:
+def _faults(built: Built, workload: Workload, accept: Accept, threads: int) -> tuple[str, ...]:
     with built.load(workload, threads) as engine:
-        return embed_all(engine, workload.evaluation)
+        return accept(embed_all(engine, workload.evaluation), engine)
 
 
 def _reference_s(model: Exported, workload: Workload, threads: int) -> float:
-    batch = workload.batch(CALL_BATCH)
-    return median_call_s(open_onnx(model.onnx, model.output, batch, threads), batch, CALLS)
+    batch = workload.batch(_BATCH)
+    return median_call_s(open_onnx(model.onnx, model.output, batch, threads), batch, _CALLS)
 
 
 def _noted(built: Built, note: str) -> Built:

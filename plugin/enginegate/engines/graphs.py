@@ -45,7 +45,7 @@ class Pair:
     @functools.cached_property
     def _halves(self) -> Mapping[str, int]:
         """Values that the graph holds in half precision, with their types."""
-        values = infer_shapes(self.graph).graph.value_info
+        values = infer_shapes(_untyped(self.graph)).graph.value_info
         types = {value.name: value.type.tensor_type.elem_type for value in values}
         return {name: kind for name, kind in types.items() if kind in _HALVES}
 
@@ -72,8 +72,7 @@ class Pair:
         """
         sources = {n.output[0]: n for n in self.source.graph.node if n.output[0] in nodes}
         put_in = {name: node for name, node in sources.items() if name in self._nodes}
-        result = ModelProto()
-        result.CopyFrom(self.graph)
+        result = _untyped(self.graph)
         del result.graph.node[:]
         for node in self.graph.graph.node:
             own = put_in.get(node.output[0])
@@ -114,6 +113,14 @@ class Pair:
         graph = self.graph.graph
         made = {name for node in graph.node for name in node.output}
         return frozenset(made | {value.name for value in graph.input})
+
+
+def _untyped(graph: ModelProto) -> ModelProto:
+    """A copy without the types of inner values, which a conversion may have left behind."""
+    copy = ModelProto()
+    copy.CopyFrom(graph)
+    del copy.graph.value_info[:]
+    return copy
 
 
 def _weights(graph: ModelProto) -> Mapping[str, TensorProto]:
