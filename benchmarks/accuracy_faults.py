@@ -1,6 +1,7 @@
 """Planted accuracy faults, and clean runs with different texts, judged by the gate's own rules.
 
     python benchmarks/accuracy_faults.py faults [NAME]     every fault of benchmarks/planted.py
+    python benchmarks/accuracy_faults.py int8 [NAME]       its layer faults, inside an int8 engine
     python benchmarks/accuracy_faults.py clean [--runs 100] [--first 0]
 
 `faults` says of each what the gate said of it; NAME picks those whose name holds it. `clean` judges
@@ -10,6 +11,7 @@ Python, and counts what does not pass. Needs the extras cpu, export and minilm.
 
 import argparse
 import ast
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -22,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from planted import faults
-from planting import MODELS, Embed, Fault, Subject, subject_of
+from planting import MODELS, Embed, Fault, Subject, quantised, subject_of
 
 from enginegate.accuracy import DEFAULT_LIMITS
 from enginegate.build import build_engine
@@ -50,15 +52,22 @@ def judged(subject: Subject, embed: Embed, precision: Precision, expected: np.nd
     return judge.probed(judge.judge(embed_all(engine, subject.workload.evaluation)), engine)
 
 
-def planted(cache: Path, wanted: str) -> int:
+def inside_int8(fault: Fault) -> Fault:
+    """The same fault in an engine that is int8 as well, judged by int8's looser limits."""
+    assert fault.edit
+    return dataclasses.replace(fault, make=quantised(fault.edit), precision=Precision.INT8)
+
+
+def planted(cache: Path, wanted: str, *, int8: bool) -> int:
     """Print what became of every fault; the number that were missed."""
     missed = 0
     for model in MODELS:
         subject = subject_of(model, cache)
         expected = subject.expected()
         for fault in faults(subject):
-            if wanted in fault.name:
-                missed += print_one(fault, subject, expected)
+            if wanted in fault.name and (fault.layer or not int8):
+                chosen = inside_int8(fault) if int8 else fault
+                missed += print_one(chosen, subject, expected)
     return missed
 
 
@@ -160,7 +169,7 @@ def sentences_of(path: Path) -> Iterator[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["faults", "clean"])
+    parser.add_argument("what", choices=["faults", "int8", "clean"])
     parser.add_argument("name", nargs="?", default="")
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--first", type=int, default=0)
@@ -169,7 +178,7 @@ def main() -> int:
     print(f"{time.strftime('%Y-%m-%d')}: {given.what}")
     if given.what == "clean":
         return clean(given.cache, given.runs, given.first) > 1
-    missed = planted(given.cache, given.name)
+    missed = planted(given.cache, given.name, int8=given.what == "int8")
     print(f"{missed} missed")
     return missed > 1
 

@@ -98,6 +98,19 @@ def write_edited(edit: Edit, source: Path, target: Path) -> Path:
     return target
 
 
+def quantised(edit: Edit) -> Make:
+    """OpenVINO's int8 engine of an edited graph."""
+
+    def make(subject: Subject, folder: Path) -> Embed:
+        path = write_edited(edit, subject.model.onnx, folder / "edited.onnx")
+        model = dataclasses.replace(subject.model, onnx=path, sha256=str(folder))
+        variant = Variant(subject.model.spec.name, "openvino", Precision.INT8)
+        built = build_engine(Store(folder), variant, model, subject.workload)
+        return built.load(subject.workload, subject.threads).__enter__().embed  # ends with us
+
+    return make
+
+
 def fed(spoil: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> Make:
     """The model as it is, given other tokens."""
 

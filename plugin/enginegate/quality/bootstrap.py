@@ -15,6 +15,7 @@ LEVEL = 0.99
 _RESAMPLES = 2000
 _BATCH = 200  # resamples held in memory at once
 _SEED = 20
+_ROUNDING = 1e-12  # values nearer than this differ by the arithmetic only
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,13 @@ def mean_interval(values: Values) -> Interval:
     """Mean of one value per query, values [queries], with its BCa interval over the queries.
 
     BCa (Efron 1987, Journal of the American Statistical Association 82) because such values pile up
-    at 1. Where all are equal, or there is one only, both ends are the value. The queries are drawn
-    anew and the documents stay, so the interval is about other queries to these documents. Where
-    texts are queries and documents at once, values of neighbours depend on each other; measured,
-    that does not widen it (docs/accuracy.md).
+    at 1. Where all are equal but for rounding, or there is one only, both ends are the value. The
+    queries are drawn anew and the documents stay, so the interval is about other queries to these
+    documents. Where texts are queries and documents at once, values of neighbours depend on each
+    other, which the interval does not know; docs/guide.md has what that was measured to cost.
     """
     mean = float(values.mean())
-    if np.ptp(values) == 0:
+    if np.ptp(values) < _ROUNDING:
         return Interval(mean, mean, mean)
     return _interval((values,), _mean, mean, "BCa")
 

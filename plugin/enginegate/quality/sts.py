@@ -48,7 +48,10 @@ def compare_pairs(found: Values, expected: Values, scores: Values) -> Sts:
 
 
 def _retained(found: Values, expected: Values, scores: Values, axis: int = -1) -> Values:
-    return _spearman(found, scores, axis) / _spearman(expected, scores, axis)
+    """Ratio of both correlations; 1 for a resample without any, which says nothing."""
+    now, then = _spearman(found, scores, axis), _spearman(expected, scores, axis)
+    share: Values = np.where(then != 0, now / np.where(then != 0, then, 1), 1)
+    return share
 
 
 def _spearman(a: Values, b: Values, axis: int = -1) -> Values:
