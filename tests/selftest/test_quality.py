@@ -155,7 +155,7 @@ def test_intervals_are_the_same_every_time_and_hold_their_value(reference):
 def test_values_that_differ_by_rounding_only_have_an_interval_without_width():
     rng = np.random.default_rng(0)
     for _ in range(10):
-        interval = mean_interval(1 - 2.2e-16 * rng.integers(0, 3, size=256))
+        interval = mean_interval(1 - 2.2e-16 * rng.integers(0, 3, size=256).astype(np.float64))
         assert interval.low == interval.value == interval.high
     one_off = mean_interval(np.append(np.ones(255), 0.9))
     assert one_off.low < one_off.value < one_off.high <= 1
