@@ -223,6 +223,7 @@ class Cliff:
         evidence: the numbers, in words.
         advice: what to change in the configuration; empty where there is nothing to.
         promised_per_s: throughput by concurrency that the advice should give.
+        tried_per_s: what it gave in this run, where it was tried.
     """
 
     first: int
@@ -234,6 +235,7 @@ class Cliff:
     evidence: str
     advice: str
     promised_per_s: Mapping[int, float] = field(default_factory=dict)
+    tried_per_s: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def blames_server(self) -> bool:

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from enginegate.advice import ADVISED, is_curable, tried, without_delay
 from enginegate.baselines import Baseline
 from enginegate.cliffs import Analysis, analyse, new_cliffs
 from enginegate.condition import Condition, disturbance
@@ -69,6 +70,7 @@ class LoadRun:
             rates_per_s = enumerate(self.options.rates_per_s)
             opened = tuple(self._open(generator, rate, index) for index, rate in rates_per_s)
             capacity = self._capacity(generator, levels)
+        analysis = self._with_advice_tried(analysis, served, tuple(levels))
         stored = known.load if known else None
         if known and stored is None:
             missing = Judgement(Verdict.NO_BASELINE, ("its baseline holds no load",))
@@ -88,6 +90,21 @@ class LoadRun:
     def _analysed(self, levels: Mapping[int, Level], served: ServedEngine) -> Analysis:
         return analyse(tuple(levels.values()), served.deployment)
 
+    def _with_advice_tried(
+        self, analysis: Analysis, served: ServedEngine, swept: Sequence[int]
+    ) -> Analysis:
+        """The analysis with what its advice gives; a server that ran already is left as it is."""
+        if served.server is None or not any(map(is_curable, analysis.cliffs)):
+            return analysis
+        deployment = without_delay(served.deployment)
+        with (
+            served.redeployed(ADVISED, deployment) as advised,
+            open_generator(advised.exchange) as generator,
+        ):
+            run = self._closed(advised, generator)
+            cliffs = tuple(tried(cliff, swept, run) for cliff in analysis.cliffs)
+        return replace(analysis, cliffs=cliffs)
+
     def _closed(self, served: ServedEngine, generator: Generator) -> RunLevel:
         if self.options.driver is Driver.PERF_ANALYZER:
             tokens = served.source.texts.evaluation
@@ -96,7 +113,7 @@ class LoadRun:
             run = partial(_own_level, generator, served.endpoint)
 
         def watched(concurrency: int) -> Level:
-            with self.progress(f"concurrency {concurrency}"):
+            with self.progress(f"{served.endpoint.model} at concurrency {concurrency}"):
                 return _with_usage(run, concurrency, served)
 
         return watched

@@ -93,6 +93,21 @@ class ServedEngine:
             list(pool.map(lambda name: server.unload(name, limit_s), models))
             list(pool.map(lambda name: server.load(name, limit_s), models))
 
+    @contextlib.contextmanager
+    def redeployed(self, name: str, deployment: Deployment) -> Iterator["ServedEngine"]:
+        """The same engine on the same server, deployed otherwise, as a model named `name`.
+
+        Raises ServingError if it does not load.
+        """
+        server, source, known = self.started, self.source, self.exchange
+        write_model(server.repository, name, source, source.built, deployment)
+        server.load(name, self.timeout_s)
+        endpoint = replace(self.endpoint, model=name)
+        answers = (known.expected, known.tolerance)
+        exchange = make_exchange(endpoint, source.texts.evaluation, known.output, *answers)
+        yield replace(self, endpoint=endpoint, deployment=deployment, exchange=exchange)
+        server.unload(name, self.timeout_s)
+
     def write_yardsticks(self) -> None:
         """Put two copies of what to compare with into the server's repository."""
         root, source = self.started.repository, self.source

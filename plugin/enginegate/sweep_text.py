@@ -57,10 +57,11 @@ def _expected(cliff: Cliff) -> str:
 def _promised(cliff: Cliff) -> str:
     if not cliff.promised_per_s:
         return ""
-    ordered = sorted(cliff.promised_per_s.items())
+    ordered = sorted((cliff.tried_per_s or cliff.promised_per_s).items())
     shown = dict(ordered[i] for i in (0, len(ordered) // 2, -1))
     each = (f"{per_s:.0f} at {n}" for n, per_s in shown.items())
-    return f"; it should give {', '.join(each)} infer/sec"
+    said = "tried in this run, it gave" if cliff.tried_per_s else "it should give"
+    return f"; {said} {', '.join(each)} infer/sec"
 
 
 def _saturation_line(analysis: Analysis) -> str:

@@ -161,6 +161,7 @@ def fill_disk(monkeypatch):
 def project(pytester, load_tiny, monkeypatch):
     """A user's project with one tiny model; `project.judge(...)` runs the ready suite in it."""
     monkeypatch.delenv("PLANTED_FAULT", raising=False)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # a run of its own, no worker's
     monkeypatch.setattr("enginegate.timing.SETTLE_S", 0.0)  # nothing here depends on caches
     monkeypatch.setattr("enginegate.timing.TURN_S", 0.006)
     load_tiny.write_tiny_onnx(pytester.path / "tiny.onnx")

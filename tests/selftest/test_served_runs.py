@@ -88,6 +88,36 @@ def test_a_slower_served_engine_regresses_beside_the_saved_one(serving):
     slow.stdout.fnmatch_lines(["fp32 served: concurrency *regressed: * slower *"])
 
 
+def test_a_delay_is_found_and_what_is_advised_against_it_is_tried(serving):
+    before = left_behind()
+    delayed = ("--preferred-batch-sizes=8", "--max-queue-delay-us=30000", "--report-json=r.json")
+    found = serve(serving, *SERVED, "--concurrency=1,2,4,8", *delayed)
+    found.assert_outcomes(passed=2, deselected=3)
+    found.stdout.fnmatch_lines(["*cause: queue delay; requests waited *", "*tried in this run*"])
+    (cliff,) = served_load(serving)["analysis"]["cliffs"]
+    assert (cliff["first"], cliff["last"], cliff["proven"]) == (1, 4, True)
+    assert set(cliff["tried_per_s"]) == {"1", "2", "4"}
+    assert all(per_s > 4 * cliff["throughput_per_s"] for per_s in cliff["tried_per_s"].values())
+    assert left_behind() == before
+
+
+def test_the_highest_rate_that_holds_a_latency_is_sought(serving, monkeypatch):
+    monkeypatch.setattr("enginegate.loads._OPEN_S", 0.5)
+    monkeypatch.setattr("enginegate.loads._MOST_OPEN_S", 1.0)
+    asked = ("--concurrency=1", "--rates=20", "--slo=p99=200ms", "--report-json=r.json")
+    serve(serving, *SERVED, *asked).assert_outcomes(passed=2, deselected=3)
+    load = served_load(serving)
+    assert load["open_levels"][0]["rate_per_s"] == 20
+    assert load["capacity"]["low_per_s"] >= load["levels"][0]["throughput_per_s"] / 2
+    assert load["capacity"]["end"] in ("found", "holds up to the client's limit")
+
+
+def served_load(serving):
+    """The load in the JSON report."""
+    results = json.loads((serving.path / "r.json").read_text())["results"]
+    return next(result["load"] for result in results if result["variant"]["served"])
+
+
 def test_other_embeddings_than_in_this_process_fail_and_are_not_loaded(serving):
     serving.plant("served: other embeddings")
     wrong = serve(serving, *SERVED)
