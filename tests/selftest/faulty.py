@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from enginegate import timing
 from enginegate.engines.onnxruntime import OnnxRuntime
 from enginegate.variants import Precision
 
@@ -61,6 +62,10 @@ class Faulty(OnnxRuntime):
 
 
 def _work(seconds):
+    """Takes so long by the clock of `timing`: at once where a test has put its own there."""
+    if skip := getattr(timing.time, "skip", None):
+        skip(seconds)
+        return
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         pass

@@ -1,6 +1,7 @@
 """Whole runs with --serve on a real tritonserver, with the tiny model and planted faults."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -13,11 +14,10 @@ from pathlib import Path
 import pytest
 
 from enginegate.options import default_cache
-from enginegate.serving.environment import server_environment as make_environment
-from enginegate.store import Store
+from enginegate.serving.capacity import SearchRules, find_capacity
 from enginegate.words import Exit
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("server")]
 
 SERVE = ("--serve=triton", "--concurrency=1,4", "--max-batch-size=8")
 LENIENT = "--max-slowdown=999"  # of what is not the subject
@@ -26,21 +26,23 @@ DEADLINE_S = 60.0
 
 
 @pytest.fixture
-def serving(project, monkeypatch):
+def serving(project, monkeypatch, server_packages):
     """The project, with the server's packages from the cache of this machine."""
-    shared = Store(default_cache())
+    monkeypatch.setattr("enginegate.session.time", time)  # a server's time is not skipped
+    monkeypatch.setattr("enginegate.timing.time", time)
+    monkeypatch.setattr("enginegate.timing.TURN_S", 0.006)
     monkeypatch.setattr("enginegate.session._SERVED", 3)
     monkeypatch.setattr("enginegate.loads._REPLICATE_S", 0.1)
     monkeypatch.setattr("enginegate.loads._FEWEST_ANSWERS", 5)
-    make = lambda _, progress: make_environment(shared, progress)  # noqa: E731
-    monkeypatch.setattr("enginegate.served.server_environment", make)
+    packages = lambda _store, _progress: server_packages  # noqa: E731
+    monkeypatch.setattr("enginegate.served.server_environment", packages)
     source = Path(__file__).parents[1] / "test_serving.py"
     (project.path / "test_serving.py").write_text(source.read_text())
     return project
 
 
 def serve(project, *arguments):
-    return project.judge(*SERVE, *arguments)
+    return project.judge(*SERVE, "--max-time-per-variant=6", *arguments)
 
 
 def left_behind():
@@ -104,6 +106,8 @@ def test_a_delay_is_found_and_what_is_advised_against_it_is_tried(serving):
 def test_the_highest_rate_that_holds_a_latency_is_sought(serving, monkeypatch):
     monkeypatch.setattr("enginegate.loads._OPEN_S", 0.5)
     monkeypatch.setattr("enginegate.loads._MOST_OPEN_S", 1.0)
+    coarse = functools.partial(find_capacity, rules=SearchRules(precision=1.0, repeats=1))
+    monkeypatch.setattr("enginegate.loads.find_capacity", coarse)
     asked = ("--concurrency=1", "--rates=20", "--slo=p99=200ms", "--report-json=r.json")
     serve(serving, *SERVED, *asked).assert_outcomes(passed=2, deselected=3)
     load = served_load(serving)

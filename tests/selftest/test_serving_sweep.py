@@ -114,6 +114,21 @@ def test_closed_window_is_long_enough_for_the_fewest_answers():
         assert window.throughput_per_s == pytest.approx(rate_per_s)
 
 
+def test_a_window_without_an_answer_is_followed_by_more():
+    silent = replace(seen(50), latencies_s=np.array([]))
+    window = closed_window(OneRate(4, seen(50), silent, silent, seen(50)), 4, 0.3, 1, 60)
+    assert window.requests == 50
+    assert window.duration_s == pytest.approx(3 * 60 / 50)
+
+
+def test_a_server_that_stands_still_is_an_error():
+    silent = replace(seen(50), latencies_s=np.array([]))
+    with pytest.raises(
+        ServingError, match="no answer for 10 s at concurrency 4: the server stands"
+    ):
+        closed_window(OneRate(4, seen(50), silent), 4, 0.3, 1, 60)
+
+
 @pytest.mark.parametrize("windows", [(BAD,), (GOOD, BAD)], ids=["warm-up", "window"])
 def test_wrong_answer_ends_a_closed_window(windows):
     with pytest.raises(ServingError, match="wrong at concurrency 4, the first: text 7: differs"):

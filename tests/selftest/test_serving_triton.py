@@ -20,7 +20,6 @@ from enginegate.engines import get_backend
 from enginegate.errors import ServingError
 from enginegate.levels import Deployment, Protocol
 from enginegate.models import Exported, Kind, ModelSpec
-from enginegate.options import default_cache
 from enginegate.served import ServedEngine
 from enginegate.serving import repository as repositories
 from enginegate.serving import server as servers
@@ -32,14 +31,14 @@ from enginegate.serving.client import (
     embed_served,
     statistics,
 )
-from enginegate.serving.environment import ServerEnvironment, server_environment
+from enginegate.serving.environment import ServerEnvironment
 from enginegate.serving.repository import served_as, write_engine, write_reference
 from enginegate.serving.server import serve
-from enginegate.store import Entry, Store
+from enginegate.store import Entry
 from enginegate.variants import Precision, Variant
 from enginegate.workload import take
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("server")]
 
 INPUTS = ("input_ids", "attention_mask")
 OUTPUT = "sentence_embedding"
@@ -53,8 +52,8 @@ def quiet(_task):
 
 
 @pytest.fixture(scope="module")
-def environment():
-    return server_environment(Store(default_cache()), quiet)
+def environment(server_packages):
+    return server_packages
 
 
 @pytest.fixture(scope="module")

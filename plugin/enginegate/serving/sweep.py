@@ -13,6 +13,7 @@ from enginegate.serving.windows import Fault, OpenWindow, Window, latency_of, po
 
 CLIENT_BOUND = "client-bound"
 UNSTABLE = "unstable"
+_SILENCE_S = 10.0
 
 
 class RunningLevel(Protocol):
@@ -98,14 +99,23 @@ def run_level(
 def closed_window(
     generator: LoadGenerator, concurrency: int, warm_up_s: float, time_s: float, fewest: int
 ) -> Window:
-    """One window of closed-loop load after a warm-up, of `fewest` answers about at least.
+    """Closed-loop load after a warm-up, of `fewest` answers about at least.
 
-    Raises ServingError for an answer that is wrong or missing.
+    A window without any is followed by more. Raises ServingError for an answer that is wrong or
+    missing, and if there is none for `_SILENCE_S`.
     """
     with generator.closed(concurrency) as running:
         rate_per_s = _checked(running.window(warm_up_s), concurrency).throughput_per_s
-        length_s = max(time_s, fewest / max(rate_per_s, 1e-9))
-        return _checked(running.window(length_s), concurrency)
+        length_s = min(max(time_s, fewest / max(rate_per_s, 1e-9)), _SILENCE_S)
+        windows = [_checked(running.window(length_s), concurrency)]
+        while not windows[-1].requests:
+            if len(windows) * length_s >= _SILENCE_S:
+                raise ServingError(
+                    f"no answer for {_SILENCE_S:.0f} s at concurrency {concurrency}: "
+                    "the server stands still; look into its log"
+                )
+            windows.append(_checked(running.window(length_s), concurrency))
+        return pool(windows)
 
 
 def _length_s(warm_up: Window, rules: LevelRules) -> float:
