@@ -1,6 +1,7 @@
 """The `enginegate` command: what lies in the baselines, how it developed, what a sweep says."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(line)
     except EngineGateError as error:
         print(f"enginegate: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # whoever read the lines has enough of them
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
 

@@ -1,6 +1,8 @@
 """Saved runs rendered without running anything; what is no report is one clear error."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -162,3 +164,13 @@ def test_a_missing_library_is_named_with_what_installs_it(saved, monkeypatch, ca
     assert main(["report", str(saved), "--html", "run.html", "--markdown", "run.md"]) == 1
     said = capsys.readouterr().err
     assert "the HTML report needs vl_convert: pip install 'pytest-enginegate[report]'" in said
+
+
+def test_a_reader_that_has_enough_sees_no_traceback(saved):
+    program = "import sys; from enginegate.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "report", str(saved)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout
+        assert running.stderr
+        running.stdout.close()
+        assert not running.stderr.read()
