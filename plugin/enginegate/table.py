@@ -143,8 +143,10 @@ def _ends(result: Result) -> tuple[Speed | None, Speed | None]:
 
 
 def milliseconds(seconds: float | None) -> str:
-    """Three significant digits of a time in milliseconds; a dash for None."""
-    return _NOTHING if seconds is None else f"{1000 * seconds:#.3g}".rstrip(".")
+    """Three significant digits of a time in milliseconds; a dash where it is not known."""
+    if seconds is None or math.isnan(seconds):
+        return _NOTHING
+    return f"{1000 * seconds:#.3g}".rstrip(".")
 
 
 def worst_change(result: Result) -> str:

@@ -1,6 +1,7 @@
 """Saved runs rendered without running anything; what is no report is one clear error."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -117,6 +118,24 @@ def test_numbers_that_json_cannot_say_are_dashes(tmp_path, capsys):
     path.write_text(json.dumps(whole))
     render(path)
     assert "(-2.0 … ? %)" in capsys.readouterr().out
+
+
+def test_characters_that_no_page_can_hold_are_replaced(tmp_path):
+    saved = write_report(tmp_path / "run.json", renamed(run(), "a\x00b\ud800c"))
+    render(saved, "--html", str(tmp_path / "x.html"), "--markdown", str(tmp_path / "x.md"))
+    assert "a\ufffdb\ufffdc" in (tmp_path / "x.html").read_text()
+    assert "a\ufffdb\ufffdc" in (tmp_path / "x.md").read_text()
+
+
+def test_latencies_that_are_not_known_are_left_out(tmp_path):
+    whole = report()
+    for found in whole["results"]:
+        for level in (found["load"] or {"levels": []})["levels"]:
+            level["latency"] = dict.fromkeys(level["latency"])
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(whole))
+    render(path, "--html", str(tmp_path / "x.html"))
+    assert not re.search(r"\bnan\b", (tmp_path / "x.html").read_text(), re.IGNORECASE)
 
 
 def spoiled_result(**other):

@@ -1,5 +1,6 @@
 """Vega-Lite to static SVG that a page can hold in both themes. vl-convert is imported here only."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
@@ -57,14 +58,25 @@ def titled(model: str, title: str) -> str:
 
 
 def draw(chart: Chart, width: int, mark: str) -> str:
-    """The chart as an SVG element `width` pixels wide. `mark` makes its ids unique on the page."""
+    """The chart as an SVG element `width` pixels wide. `mark` makes its ids unique on the page.
+
+    Raises ReportError where it cannot be drawn.
+    """
     import vl_convert
 
     size = {"width": width, "height": chart.height}
     fit = {"type": "fit", "contains": "padding"}
     spec = {**chart.spec, **size, "autosize": fit, "config": _CONFIG}
-    svg = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
+    try:
+        svg = vl_convert.vegalite_to_svg(_without_nan(spec), allowed_base_urls=[])
+    except ValueError as error:
+        raise ReportError(f"cannot draw {chart.title!r}: {error}") from error
     return _tidy(ElementTree.fromstring(svg), mark)  # noqa: S314 - of our own making
+
+
+def _without_nan(spec: Mapping[str, Any]) -> Any:
+    """Numbers that are not known as null, which Vega leaves out."""
+    return json.loads(json.dumps(spec), parse_constant=lambda _: None)
 
 
 def _tidy(root: ElementTree.Element, mark: str) -> str:

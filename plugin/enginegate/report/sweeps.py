@@ -63,15 +63,10 @@ def _row(sweep: Sweep, level: Level) -> Row:
         sweep.name,
         str(level.concurrency),
         whole(level.throughput_per_s),
-        *(_ms(level, figure) for figure in ("mean", "p50", "p99")),
+        *map(milliseconds, (level.latency.mean_s, level.latency.p50_s, level.latency.p99_s)),
         times(level.spread),
         "; ".join((*cliff, *level.marks)),
     )
-
-
-def _ms(level: Level, figure: str) -> str:
-    seconds = getattr(level.latency, f"{figure}_s")
-    return milliseconds(None if math.isnan(seconds) else seconds)
 
 
 def _values(sweeps: Sequence[Sweep]) -> list[dict[str, Any]]:

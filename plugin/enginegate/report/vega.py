@@ -56,7 +56,7 @@ def powers_of_ten(values: Iterable[float]) -> Spec:
 
 
 def _log(values: Iterable[float], digits: Iterable[int], form: str, room: float = _ROOM) -> Spec:
-    found = [value for value in values if value > 0]
+    found = [value for value in values if value > 0] or [1.0]
     low, high = min(found) / _ROOM, max(found) * room
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [digit * 10.0**power for power in powers for digit in digits]
