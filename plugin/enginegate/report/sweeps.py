@@ -11,7 +11,7 @@ from enginegate.report.breakdown import parts_of_time
 from enginegate.report.drawing import titled
 from enginegate.report.page import Chart, Row, Table
 from enginegate.report.vega import Spec, colour, decades, layer, number, points
-from enginegate.report.wording import times, whole
+from enginegate.report.wording import NOTHING, times, whole
 from enginegate.sweep_text import analysis_lines, compare_engines
 from enginegate.table import milliseconds
 
@@ -44,10 +44,9 @@ def largest(sweep: Sweep) -> float:
 
 def load_charts(model: str, sweeps: Sequence[Sweep]) -> Iterator[Chart]:
     """Throughput against latency, both over concurrency, and the parts of the latency."""
-    table = _table(model, sweeps)
-    yield _against(model, sweeps, table)
-    yield _over(model, sweeps, table, "throughput")
-    yield _over(model, sweeps, table, "latency")
+    yield _against(model, sweeps)
+    yield _over(model, sweeps, "throughput")
+    yield _over(model, sweeps, "latency")
     for sweep in sweeps:
         yield from parts_of_time(titled(model, sweep.name), sweep.levels)
 
@@ -106,7 +105,7 @@ def _points(sweeps: Sequence[Sweep], x: Spec, y: Spec) -> Spec:
     return points(channels, size=28 if crowded else 70)
 
 
-def _against(model: str, sweeps: Sequence[Sweep], table: Table) -> Chart:
+def _against(model: str, sweeps: Sequence[Sweep]) -> Chart:
     return Chart(
         title=titled(model, "throughput against latency"),
         reading=(
@@ -114,7 +113,7 @@ def _against(model: str, sweeps: Sequence[Sweep], table: Table) -> Chart:
             f"better. {_bars_in_words(sweeps)}{_cliffs_in_words(sweeps)}"
         ),
         spec=_against_spec(sweeps),
-        table=table,
+        table=_table(model, sweeps),
         height=380,
     )
 
@@ -154,15 +153,33 @@ def _against_spec(sweeps: Sequence[Sweep]) -> Spec:
     }
 
 
-def _over(model: str, sweeps: Sequence[Sweep], table: Table, figure: str) -> Chart:
+def _over(model: str, sweeps: Sequence[Sweep], figure: str) -> Chart:
     band = "p50 to p99" if figure == "latency" else "how far its windows spread"
+    title = titled(model, f"{figure} over concurrency")
     return Chart(
-        title=titled(model, f"{figure} over concurrency"),
+        title=title,
         reading=f"Band: {band}. Shaded: cliffs.",
         spec=_over_spec(sweeps, figure),
-        table=table,
+        table=Table(title, ("concurrency", *(s.name for s in sweeps)), _by_level(sweeps, figure)),
         height=280,
         small=True,
+    )
+
+
+def _by_level(sweeps: Sequence[Sweep], figure: str) -> tuple[Row, ...]:
+    """A row per concurrency, a column per engine: texts per second, or mean milliseconds."""
+    told = {
+        (sweep.name, level.concurrency): (
+            milliseconds(level.latency.mean_s)
+            if figure == "latency"
+            else whole(level.throughput_per_s)
+        )
+        for sweep in sweeps
+        for level in sweep.levels
+    }
+    return tuple(
+        (str(number), *(told.get((sweep.name, number), NOTHING) for sweep in sweeps))
+        for number in sorted({concurrency for _, concurrency in told})
     )
 
 
