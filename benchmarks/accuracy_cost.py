@@ -28,10 +28,11 @@ CACHE = Path("~/.cache/enginegate").expanduser()
 
 
 def timed(what: str, work: Callable[[], Any]) -> Any:
-    """Do it and print the seconds."""
-    start_s = time.perf_counter()
+    """Do it and print the seconds, by the clock and of the processor."""
+    start_s, start_cpu_s = time.perf_counter(), time.process_time()
     found = work()
-    print(f"{time.perf_counter() - start_s:6.2f} s  {what}")
+    wall_s, cpu_s = time.perf_counter() - start_s, time.process_time() - start_cpu_s
+    print(f"{wall_s:6.2f} s ({cpu_s:5.2f} s of the processor)  {what}", flush=True)
     return found
 
 
