@@ -1,0 +1,129 @@
+"""The roofline of this machine, with what the shipped models' engines reach of it.
+
+    python benchmarks/roofline.py [--cache DIR]
+
+Prints the ceilings of one thread; for each model and precision a row per batch size with the floor,
+the measured median and the efficiency; and, with texts of one token, up to which batch each model
+is predicted to be memory-bound and at which batch its measured time begins to grow.
+"""
+
+import argparse
+import contextlib
+import time
+from pathlib import Path
+
+import numpy as np
+from small_model import heading
+
+from enginegate.build import build_engine
+from enginegate.cost.ceilings import measured_device
+from enginegate.cost.device import ELEMENT_BYTES
+from enginegate.cost.flops import cost_of
+from enginegate.cost.knee import find_knee
+from enginegate.cost.roofline import Roofline, Setting, Traffic
+from enginegate.cost.text import cost_line, device_line
+from enginegate.engines.onnxruntime import run_onnx
+from enginegate.export import export_model, tokenize_with
+from enginegate.models import SHIPPED
+from enginegate.options import default_cache
+from enginegate.render import aligned
+from enginegate.store import Store
+from enginegate.variants import Precision, Variant
+from enginegate.workload import make_workload, read_texts
+
+PRECISIONS = (Precision.FP32, Precision.BF16, Precision.INT8)
+BATCHES = (1, 8, 32, 128)
+SHORT = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+TURN_S, ROUNDS = 0.1, 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cache", type=Path, default=default_cache())
+    given = parser.parse_args()
+    store = Store(given.cache)
+    loaded = contextlib.ExitStack()
+    models = {name: load(store, spec, loaded) for name, spec in SHIPPED.items()}
+    device = measured_device(store, {str(p): ("openvino", p) for p in PRECISIONS}, 1)
+    print(heading())
+    print(device_line(device))
+    for name, (model, workload, engines) in models.items():
+        cost = cost_of(model.onnx, model.output)
+        print(f"\n{cost_line(name, cost, model.spec.seq_len)}")
+        lines(cost, device, engines, workload, model.spec.seq_len)
+
+
+def load(store, spec, loaded):
+    """The model, its workload and its loaded engines by precision."""
+    model = export_model(spec, store, run_onnx)
+    tokenize = tokenize_with(spec, model.tokenizer)
+    workload = make_workload(*read_texts(None), tokenize, model.inputs)
+    engines = {}
+    for precision in PRECISIONS:
+        built = build_engine(store, Variant(spec.name, "openvino", precision), model, workload)
+        engines[precision] = loaded.enter_context(built.load(workload, 1))
+    return model, workload, engines
+
+
+def lines(cost, device, engines, workload, seq):
+    header = ["", "batch", "FLOP/byte", "floor ms", "measured ms", "GFLOP/s", "efficiency"]
+    rows, knees = [header], []
+    for precision, engine in engines.items():
+        roof = roofline(cost, device, precision, seq)
+        times = measure(engine, {n: workload.batch(n) for n in BATCHES})
+        rows += [row(precision, roof.point(n, times[n])) for n in BATCHES]
+        knees.append(knee_line(cost, device, precision, engine, workload))
+    print(*aligned(rows), *knees, sep="\n")
+
+
+def roofline(cost, device, precision, seq):
+    setting = Setting(device, str(precision), ELEMENT_BYTES[precision], Traffic.FUSED, seq)
+    return Roofline(cost, setting)
+
+
+def row(precision, point):
+    reached = point.warning or f"{100 * point.efficiency:.0f} %"
+    figures = (1e3 * point.floor_s, 1e3 * point.measured_s, point.flops_per_s / 1e9)
+    shown = [f"{value:.3g}" for value in (point.intensity, *figures)]
+    return [str(precision), str(point.batch), *shown, reached]
+
+
+def knee_line(cost, device, precision, engine, workload):
+    """Predicted and measured knee with texts of one token."""
+    roof = roofline(cost, device, precision, 1)
+    whole = {
+        n: {k: np.ascontiguousarray(v[:, :1]) for k, v in batch.items()}
+        for n, batch in ((n, workload.batch(n)) for n in SHORT)
+    }
+    times = measure(engine, whole)
+    seconds = [times[n] for n in SHORT]
+    knee = find_knee(SHORT, seconds)
+    shown = ", ".join(f"{n}: {1e3 * s:.3g}" for n, s in times.items())
+    how = "flat before" if knee.flat_before else "growing from the first"
+    return (
+        f"{precision}, texts of one token: predicted {roof.bound(cost.of('backbone'))} (weights "
+        f"{roof.memory.name}); measured knee at batch {knee.batch:.1f} ({how}: "
+        f"{1e6 * knee.before_s:.0f} us a text, then {1e6 * knee.after_s:.0f}; error "
+        f"{100 * knee.error:.1f} %); floor / measured at batch 1: "
+        f"{100 * roof.floor_s(1) / times[1]:.0f} %; ms by batch {shown}"
+    )
+
+
+def measure(engine, inputs):
+    """Median seconds of a call by batch size, all sizes in turn, round by round."""
+    taken = {n: [] for n in inputs}
+    for _ in range(ROUNDS):
+        for n, batch in inputs.items():
+            engine.embed(batch)
+            end = time.perf_counter() + TURN_S / 2
+            while True:
+                start = time.perf_counter()
+                engine.embed(batch)
+                taken[n].append(time.perf_counter() - start)
+                if time.perf_counter() > end:
+                    break
+    return {n: float(np.median(times)) for n, times in taken.items()}
+
+
+if __name__ == "__main__":
+    main()
