@@ -19,9 +19,10 @@ from enginegate.table import engine_name, milliseconds
 from enginegate.variants import SERVED, precision_of
 from enginegate.verdict import describe
 
+_TICKS = 12
 _READING = (
     "Right of the line at 0 is slower. The bar is the interval that the verdict is made of: "
-    "wholly beyond the dashed limit is regressed."
+    "wholly beyond the dashed limit is regressed. It is drawn from half to twice the time at most."
 )
 
 
@@ -93,7 +94,9 @@ def _history_spec(series: Sequence[Series]) -> Spec:
         for number_of_run, note in enumerate(found.notes, start=1)
     ]
     names = list(dict.fromkeys(_named(found.notes[0]) for found in series))
-    runs = {"scale": {"zero": False}, "axis": {"format": "d", "tickMinStep": 1}}
+    last = max(len(found.notes) for found in series)
+    ticks = list(range(1, last + 1, 1 + last // _TICKS))
+    runs = {"scale": {"zero": False}, "axis": {"format": "d", "values": ticks}}
     return {
         "data": {"values": values},
         "mark": {"type": "line", "point": {"filled": True, "size": 60}},

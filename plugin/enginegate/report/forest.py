@@ -1,6 +1,5 @@
 """A forest plot: ratios of time with their intervals, a row each."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from enginegate.verdict import describe
 
 _ROW_HEIGHT = 26  # pixels
 _BEYOND = 1.1
+_LEAST, _MOST = 0.5, 2.0
 _LETTER = 7  # pixels of a label, so that the widest font has room
 
 Ends = tuple[float, float]
@@ -61,8 +61,8 @@ def _values(rows: Sequence[Compared]) -> list[dict[str, Any]]:
             "label": row.label,
             "name": row.precision,
             "change": _per_cent(row.change.ratio),
-            "low": _per_cent(row.change.low if row.change.low > 0 else least),
-            "high": _per_cent(row.change.high if math.isfinite(row.change.high) else most),
+            "low": _per_cent(max(row.change.low, least)),
+            "high": _per_cent(min(row.change.high, most) if row.change.high > 0 else most),
             "said": f"{row.label}: {describe(row.change)}",
         }
         for row in rows
@@ -74,9 +74,9 @@ def _per_cent(ratio: float) -> float:
 
 
 def _edges(changes: Sequence[Change]) -> Ends:
-    """As far as an end is drawn that is not known: a little beyond all that are known."""
-    known = [end for c in changes for end in (c.ratio, c.low, c.high) if 0 < end < math.inf]
-    return min(known) / _BEYOND, max(known) * _BEYOND
+    """As far as intervals are drawn: to half and twice the time, or beyond the farthest ratio."""
+    ratios = [change.ratio for change in changes]
+    return min(_LEAST, min(ratios) / _BEYOND), max(_MOST, max(ratios) * _BEYOND)
 
 
 def _spec(rows: Sequence[Compared], limit: float | None) -> Spec:

@@ -202,8 +202,8 @@ def _over_spec(sweeps: Sequence[Sweep], figure: str) -> Spec:
 
 def _shade(sweeps: Sequence[Sweep], x: Spec) -> Iterator[Spec]:
     """Where there are cliffs."""
-    cliffs = [cliff for sweep in sweeps for cliff in sweep.analysis.cliffs]
-    values = [{"from": cliff.first - 0.5, "to": cliff.last + 0.5} for cliff in cliffs]
+    cliffs = {(c.first, c.last) for sweep in sweeps for c in sweep.analysis.cliffs}
+    values = [{"from": first - 0.5, "to": last + 0.5} for first, last in sorted(cliffs)]
     if values:
         ends = {"x": {**x, "field": "from"}, "x2": {"field": "to"}}
         yield {"data": {"values": values}} | layer("rect", ends, color="var(--limit)", opacity=0.13)

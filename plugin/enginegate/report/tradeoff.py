@@ -150,7 +150,7 @@ def _spec(engines: Sequence[Point], axes: Axes) -> Spec:
             *([] if axes.even is None else [_even(axes.even)]),
             _edge(engines, y),
             layer("rule", bar, strokeWidth=2),
-            points({"y": y, "color": ink, "shape": shape(names)}, size=130),
+            points({"y": y, "color": ink, "shape": shape(names, legend=False)}, size=130),
             _labels(y, "datum.name != 'best'", dy=-9),
             _labels(y, "datum.name == 'best'", dy=14),
         ],

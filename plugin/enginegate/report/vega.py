@@ -7,6 +7,7 @@ from typing import Any
 Spec = dict[str, Any]
 
 _ROOM = 1.3  # factor beside the outermost points of a logarithmic axis
+_FOR_NAMES = 0.2
 _INK = {"fp32": "--fp32", "fp16": "--fp16", "bf16": "--bf16", "int8": "--int8", "best": "--best"}
 _SHAPES = {"fp32": "circle", "fp16": "square", "bf16": "diamond", "int8": "triangle-up"}
 
@@ -35,10 +36,12 @@ def colour(names: Sequence[str], *, legend: bool = True) -> Spec:
     return channel if legend else {**channel, "legend": None}
 
 
-def shape(names: Sequence[str]) -> Spec:
+def shape(names: Sequence[str], *, legend: bool = True) -> Spec:
     """A channel of point shapes, so that colour is never the only difference."""
     found = [_SHAPES.get(_precision(name), "cross") for name in names]
-    return {"field": "name", "scale": {"domain": list(names), "range": found}, "legend": None}
+    scale = {"domain": list(names), "range": found}
+    channel = {"field": "name", "type": "nominal", "scale": scale}
+    return channel if legend else {**channel, "legend": None}
 
 
 def _precision(name: str) -> str:
@@ -47,17 +50,20 @@ def _precision(name: str) -> str:
 
 def decades(values: Iterable[float]) -> Spec:
     """A logarithmic axis with ticks at 1, 2 and 5 of the decades that `values` span."""
-    return _log(values, (1, 2, 5), "~s")
+    found = list(values)
+    return _log(found, (1, 2, 5), "~s" if min(found, default=1) >= 1 else "~g")
 
 
 def powers_of_ten(values: Iterable[float]) -> Spec:
     """A logarithmic axis with ticks at the powers of ten, and room for names on the right."""
-    return _log(values, (1,), ".0e", room=3.0)
+    return _log(values, (1,), ".0e", named=True)
 
 
-def _log(values: Iterable[float], digits: Iterable[int], form: str, room: float = _ROOM) -> Spec:
+def _log(values: Iterable[float], digits: Iterable[int], form: str, *, named: bool = False) -> Spec:
+    """`named`: leave a sixth of the axis on the right, where names may stand."""
     found = [value for value in values if value > 0] or [1.0]
-    low, high = min(found) / _ROOM, max(found) * room
+    low, high = min(found) / _ROOM, max(found) * _ROOM
+    high *= (high / low) ** _FOR_NAMES if named else 1
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [digit * 10.0**power for power in powers for digit in digits]
     return {
