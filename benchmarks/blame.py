@@ -129,11 +129,13 @@ def line_of(subject: Subject, engine: str, case: Case) -> tuple[str, int]:
     return f"{row}  {place or '-':>5}  {len(found):>5}  {share}  {seconds:5.0f} s{first}", place
 
 
-def cases_of(subject: Subject, engine: str, folder: Path, most: int | None) -> Iterator[Case]:
+def cases_of(
+    subject: Subject, engine: str, folder: Path, arguments: argparse.Namespace
+) -> Iterator[Case]:
     if engine == "int8":
-        return quantised_cases(subject, evenly(CLIPPED_PLACES, most))
-    found = [fault for fault in faults(subject) if fault.layer is not None]
-    return graph_cases(subject, engine, evenly(found, most), folder)
+        return quantised_cases(subject, evenly(CLIPPED_PLACES, arguments.most))
+    found = [f for f in faults(subject) if f.layer is not None and arguments.fault in f.name]
+    return graph_cases(subject, engine, evenly(found, arguments.most), folder)
 
 
 def evenly(items: Sequence[Any], most: int | None) -> Sequence[Any]:
@@ -147,6 +149,7 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, action="append")
     parser.add_argument("--engine", choices=ENGINES, action="append")
     parser.add_argument("--most", type=int, help="faults of each engine, evenly taken")
+    parser.add_argument("--fault", default="", help="only those with this in their name")
     arguments = parser.parse_args()
     print(time.strftime("%Y-%m-%d"), this_machine().cpu, f"{this_machine().cores} cores", sep=", ")
     titles = f"{'model':10}  {'in':4}  {'fault':52}  {'culprit':32}"
@@ -156,7 +159,7 @@ def main() -> None:
         subject = subject_of(name, arguments.cache)
         for engine in arguments.engine or ENGINES:
             with tempfile.TemporaryDirectory() as folder:
-                for case in cases_of(subject, engine, Path(folder), arguments.most):
+                for case in cases_of(subject, engine, Path(folder), arguments):
                     line, place = line_of(subject, engine, case)
                     ranks.append(place)
                     print(line, flush=True)

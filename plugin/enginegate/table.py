@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from enginegate.accuracy_text import accuracy_lines, embedding_notes
-from enginegate.blame.text import Table, blame_table, repair_lines, repair_table
+from enginegate.blame.text import (
+    Table,
+    blame_table,
+    configuration_table,
+    repair_lines,
+    repair_table,
+)
 from enginegate.levels import Capacity, Deployment, OpenLevel
 from enginegate.results import Load, Result, Speed
 from enginegate.sweep_text import analysis_lines, level_line
@@ -66,6 +72,8 @@ def _layer_tables(result: Result) -> Iterator[Table]:
         yield blame_table(asked, result.blame)
     if result.repair:
         yield repair_table(asked, result.repair)
+        if result.repair.configuration:
+            yield configuration_table(asked, result.repair)
 
 
 def _facts(result: Result) -> tuple[str, ...]:

@@ -181,6 +181,7 @@ def test_a_run_repairs_offers_the_configuration_and_honours_it(project, exported
     mended = project.run(*arguments, "--repair", "--report-json=report.json")
     assert mended.ret == 0
     mended.stdout.fnmatch_lines(["int8: flagged: kept in fp32: block*", "int8: repair: * kept in*"])
+    mended.stdout.fnmatch_lines(["kept  damage gone *", "[[]tool.enginegate.models.tiny.keep]"])
     (found,) = json.loads((project.path / "report.json").read_text())["results"]
     settings.write_text(settings.read_text() + found["repair"]["configuration"] + "\n")
     again = project.run(*arguments)

@@ -33,11 +33,16 @@ def repair_table(asked: str, repair: Repair) -> Table:
 
 
 def repair_lines(repair: Repair) -> Iterator[str]:
-    """What to commit, and what it does to the speed; nothing where no layers were enough."""
+    """What keeping the layers does to the speed; nothing where none were enough."""
     if repair.configuration:
         speeds = f"{repair.speedup_before:.2f} to {repair.speedup_after:.2f} x reference"
-        yield f"repair: {_count(repair.kept)} kept in fp32, {speeds} at batch 8; keep them so with"
-        yield from repair.configuration.splitlines()
+        yield f"repair: {_count(repair.kept)} kept in fp32, {speeds} at batch 8"
+
+
+def configuration_table(asked: str, repair: Repair) -> Table:
+    """The lines to commit."""
+    lines = tuple((line,) for line in repair.configuration.splitlines())
+    return Table(f"{asked}: to keep these layers without a search, in pyproject.toml:", lines)
 
 
 def _step_row(step: Step) -> tuple[str, ...]:
