@@ -6,14 +6,16 @@
 The engine is MiniLM with its real weights, int8 on OpenVINO, one thread, judged on the 256 default
 texts: the ten nearest of each among the others, against the reference's. Layers are kept in fp32 in
 the order of their worth, as --repair keeps them. Recall back is (recall - int8's) / (1 - int8's).
-Speed is of batch 8, all engines in turn, median of the rounds; speed-up is the time of OpenVINO's
-fp32 engine / the engine's, and speed-up kept is relative to int8's. The rows `bf16` keep the layers
-in bf16 instead, which the plugin does not offer; whole engines in fp32 and bf16 stand below.
+Speed is of batch 8, all engines in random turns, best of four calls, median of the rounds. Speed-up
+is the time of OpenVINO's fp32 engine / the engine's; speed-up kept is relative to int8's. The rows
+`bf16` keep the layers in bf16 instead, which the plugin does not offer; whole engines in fp32 and
+bf16 stand below.
 """
 
 import argparse
 import contextlib
 import json
+import random
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,7 +62,7 @@ def rank_layers(subject: Subject, file: Path) -> None:
     keeping = backend.keeping(subject.model, Precision.INT8, subject.workload.calibration)
     rebuilder = Rebuilder(backend, keeping, subject.workload, subject.threads)
     layers, expected = read_layers(subject.model.onnx), subject.expected()[:BLAME_TEXTS]
-    blamed = rank(layers, keeping.touched, rebuilder.embed, expected)
+    blamed = rank(layers, keeping.touched, rebuilder.embed, expected, every=True)
     whole = damage(rebuilder.embed(frozenset()), expected)
     order = [layer.name for layer in by_worth(layers, blamed, whole)]
     names = {found.layer for found in blamed}
@@ -106,9 +108,11 @@ def measure(subject: Subject, file: Path) -> list[Row]:
     with engines(subject, order) as loaded:
         found = {n: embed_all(engine, subject.workload.evaluation) for n, engine in loaded.items()}
         turns: dict[str, list[float]] = {name: [] for name in loaded}
+        rng = random.Random(0)
         for _ in range(ROUNDS):
-            for name, engine in loaded.items():
-                engine.embed(batch)  # settles its caches
+            for name in rng.sample(list(loaded), len(loaded)):
+                engine = loaded[name]
+                _call_s(engine, batch)  # settles its caches
                 turns[name].append(min(_call_s(engine, batch) for _ in range(CALLS)))
     return [
         Row(

@@ -93,7 +93,7 @@ def search(workshop: Workshop, layers: Sequence[Layer], built: Built) -> Repair:
     """The fewest layers to keep, those first that repair most for what they cost."""
     before, rebuilder = workshop.attempt(()), workshop.rebuilder
     few = workshop.reference[:BLAME_TEXTS]
-    blamed = rank(layers, rebuilder.keeping.touched, rebuilder.embed, few)
+    blamed = rank(layers, rebuilder.keeping.touched, rebuilder.embed, few, every=True)
     order = by_worth(layers, blamed, workshop.whole)
     kept = fewest(order, lambda some: workshop.attempt(some).enough) or ()
     after = workshop.attempt(kept)

@@ -86,13 +86,19 @@ def damage(found: Array, reference: Array) -> float:
 
 
 def rank(
-    layers: Sequence[Layer], touched: Set[str], embed: Embed, reference: Array
+    layers: Sequence[Layer],
+    touched: Set[str],
+    embed: Embed,
+    reference: Array,
+    *,
+    every: bool = False,
 ) -> tuple[Blamed, ...]:
     """The layers by what repairing each gives back, largest first; then by their local error.
 
     `embed(nodes)` gives the embeddings of the engine with those nodes in fp32. `touched` are the
     nodes that the engine changed at all. Groups come first; only the layers of groups that repair a
-    quarter of what the best one does are tried one by one. Empty where the damage is only rounding.
+    quarter of what the best one does are tried one by one, or with `every` all of them. Empty where
+    the damage is only rounding.
     """
     changed = [layer for layer in layers if not touched.isdisjoint(layer.nodes)]
     whole = damage(embed(frozenset()), reference)
@@ -108,7 +114,8 @@ def rank(
         share = repaired(frozenset(layer.nodes))
         return Blamed(layer.name, layer.kind, layers.index(layer), alone, share)
 
-    found = [blamed(layer) for layer in _worth_trying(changed, repaired)]
+    tried = changed if every else _worth_trying(changed, repaired)
+    found = [blamed(layer) for layer in tried]
     return tuple(sorted(found, key=lambda b: (-round(b.repaired_share, 2), -b.local_error)))
 
 
@@ -122,7 +129,7 @@ def _worth_trying(
 
 
 def by_worth(layers: Sequence[Layer], blamed: Sequence[Blamed], whole: float) -> tuple[Layer, ...]:
-    """The layers that do any of the damage `whole`, first those that do most for what they cost.
+    """The blamed layers, first those that do most of the damage `whole` for what they cost.
 
     What a layer does is the mean of what goes when it is the first to be repaired and of what stays
     when it is the last, a short form of its Shapley value. Its cost is the share of the weights
@@ -137,8 +144,7 @@ def by_worth(layers: Sequence[Layer], blamed: Sequence[Blamed], whole: float) ->
     def worth(found: Blamed) -> float:
         return does(found) / (known[found.layer].weights / weights + _LEAST_COST)
 
-    harmful = [found for found in blamed if does(found) > 0]
-    return tuple(known[found.layer] for found in sorted(harmful, key=worth, reverse=True))
+    return tuple(known[found.layer] for found in sorted(blamed, key=worth, reverse=True))
 
 
 def fewest(
