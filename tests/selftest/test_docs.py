@@ -162,6 +162,12 @@ def jobs_of(flow):
     return (flow.get("jobs") or flow).items()
 
 
+def test_the_run_in_the_docs_can_still_be_read(tmp_path):
+    """A change of the JSON report goes with docs/examples/report.json: see docs/index.md."""
+    found = ROOT / "docs/examples/report.json"
+    assert main(["report", str(found), "--markdown", str(tmp_path / "x.md")]) == 0
+
+
 def test_the_example_in_the_docs_is_what_the_command_writes(tmp_path):
     """The committed page of the reference report is up to date."""
     folder = ROOT / "docs/examples/reference"
