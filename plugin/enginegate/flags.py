@@ -15,7 +15,7 @@ def add_options(parser: pytest.Parser) -> None:
         help="precisions to judge: fp32, fp16, bf16, int8, best (comma-separated), or all",
     )
     add("--model", metavar="NAME", help="models to judge, comma-separated")
-    add("--backend", metavar="NAME", help="auto (default), openvino, onnxruntime or tensorrt")
+    add("--backend", metavar="NAME", help="auto (default), openvino, tensorrt, onnxruntime…")
     add("--workload", metavar="FILE", help="your own texts: .txt or .jsonl, one a line")
     add("--sts", metavar="FILE", help="labelled pairs of texts: .jsonl of a, b and score")
     add("--rebuilds", metavar="K", help="build each engine K times more, and see how they differ")

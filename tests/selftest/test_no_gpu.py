@@ -29,7 +29,7 @@ def test_without_a_driver_tensorrt_is_one_clear_error(project, no_driver):
 
 def test_without_a_driver_auto_is_the_cpu_and_says_so(project, no_driver):
     result = project.judge("--backend=auto", "-k", "embeddings")
-    result.assert_outcomes(passed=1, deselected=2)
+    assert result.ret == 0
     result.stdout.fnmatch_lines(
         ["backend auto: openvino, on the CPU; no tensorrt: no CUDA driver is installed: *"]
     )

@@ -186,6 +186,15 @@ _REGISTERED: dict[str, Registration] = {
     "onnxruntime": Registration(
         "enginegate.engines.onnxruntime:OnnxRuntime", ("onnxruntime",), _CPU
     ),
+    "onnxruntime-cuda": Registration(
+        "enginegate.engines.onnxruntime_gpu:OnnxRuntimeCuda", ("onnxruntime",), _GPU, gpu=True
+    ),
+    "onnxruntime-tensorrt": Registration(
+        "enginegate.engines.onnxruntime_gpu:OnnxRuntimeTensorRt",
+        ("onnxruntime", "tensorrt"),
+        _GPU,
+        gpu=True,
+    ),
     "tensorrt": Registration(
         "enginegate.engines.tensorrt:TensorRt",
         ("tensorrt", "pycuda", "onnxruntime"),

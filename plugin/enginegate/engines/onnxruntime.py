@@ -28,7 +28,7 @@ from enginegate.profiles import Kernel, Profile, profile_of
 from enginegate.variants import Precision
 from enginegate.workload import Batch
 
-_PROVIDERS = ["CPUExecutionProvider"]
+_PROVIDERS = ("CPUExecutionProvider",)
 _FATAL_ONLY = 4
 _ELEMENT_TYPES = MappingProxyType(
     {
@@ -117,7 +117,7 @@ class OnnxRuntime:
         self, folder: Path, properties: Mapping[str, Any], batch: Batch, threads: int
     ) -> Profile:
         """Where its time goes, by the runtime's own profile."""
-        with _profiled(folder / ONNX_FILE, threads) as (session, events):
+        with profiled(folder / ONNX_FILE, threads) as (session, events):
             for _ in range(_PROFILED_RUNS):
                 session.run([properties["output"]], dict(batch))
         states = {"provider": ", ".join(session.get_providers()), **_STATES}
@@ -129,20 +129,27 @@ def open_onnx(path: Path, output: str, probe: Batch, threads: int) -> OnnxRuntim
 
     Raises EngineError if the file does not load or the probe does not run.
     """
-    with _profiled(path, threads) as (session, events):
+    with profiled(path, threads) as (session, events):
         session.run([output], dict(probe))
-    return OnnxRuntimeEngine(session, output, _executed(events))
+    return OnnxRuntimeEngine(session, output, executed_in(events))
 
 
 @contextlib.contextmanager
-def _profiled(path: Path, threads: int) -> Iterator[tuple[Any, list[Event]]]:
-    """A session, profiled inside; the list then holds an event per kernel that ran."""
+def profiled(
+    path: Path, threads: int, providers: Sequence[Any] = _PROVIDERS
+) -> Iterator[tuple[Any, list[Event]]]:
+    """A session, profiled inside; the list then holds an event per kernel that ran.
+
+    Raises EngineError if the file does not load, or what happens inside fails.
+    """
     events: list[Event] = []
     with tempfile.TemporaryDirectory(prefix="enginegate-") as folder:
         options = _session_options(threads, Path(folder) / "profile")
         try:
-            session = ort.InferenceSession(str(path), options, providers=_PROVIDERS)
+            session = ort.InferenceSession(str(path), options, providers=list(providers))
             yield session, events
+        except EngineError:
+            raise
         except Exception as error:  # the runtime raises its own, unrelated kinds
             raise EngineError(f"ONNX Runtime cannot run {path}: {error}") from error
         written = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
@@ -152,7 +159,7 @@ def _profiled(path: Path, threads: int) -> Iterator[tuple[Any, list[Event]]]:
 def run_onnx(path: Path, batch: Batch) -> Embeddings:
     """Run an exported model once in fp32 and return its first output, float32 [batch, dim]."""
     options = _session_options(threads=0, profile=None)
-    session = ort.InferenceSession(str(path), options, providers=_PROVIDERS)
+    session = ort.InferenceSession(str(path), options, providers=list(_PROVIDERS))
     return np.asarray(session.run(None, dict(batch))[0], dtype=np.float32)
 
 
@@ -167,7 +174,8 @@ def _session_options(threads: int, profile: Path | None) -> Any:
     return options
 
 
-def _executed(events: Sequence[Event]) -> Executed:
+def executed_in(events: Sequence[Event]) -> Executed:
+    """Matrix multiplications of a profile by the type they computed in."""
     kernels = (event["args"] for event in events)
     types = (_compute_type(k) for k in kernels if any(m in k["op_name"] for m in _MATMULS))
     return Executed(dict(collections.Counter(types)))

@@ -1,0 +1,238 @@
+"""ONNX Runtime on an NVIDIA GPU: its CUDA and its TensorRT provider, and nothing in their place.
+
+ONNX Runtime takes another provider where the asked one does not load, and puts single nodes on the
+processor where it sees fit, all without an error. So the session's own list of providers is
+checked, its retries with other providers are forbidden, and the profile of a first inference must
+show every node with floating-point values on the GPU. Index arithmetic may run on the processor:
+the runtime puts it there on purpose.
+"""
+
+import contextlib
+import ctypes
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from enginegate.engines import ONNX_FILE, Demand, Executed
+from enginegate.engines.onnxruntime import (
+    Event,
+    OnnxRuntime,
+    OnnxRuntimeEngine,
+    executed_in,
+    profiled,
+)
+from enginegate.engines.quantize import to_bf16
+from enginegate.errors import EngineError
+from enginegate.gpu.driver import first_gpu
+from enginegate.models import Exported
+from enginegate.variants import Precision
+from enginegate.workload import Batch
+
+_CUDA, _TENSORRT, _CPU = (f"{name}ExecutionProvider" for name in ("CUDA", "Tensorrt", "CPU"))
+_FLOATS = frozenset({"float", "float16", "bfloat16", "double"})
+_NVINFER = re.compile(rb"libnvinfer\.so\.(\d+)")
+_MOST_NAMED = 5
+UNSEEN = "unseen"  # inside TensorRT's own subgraphs
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeCuda:
+    """The CUDA provider. TF32 is off unless it is allowed; the provider has it on by default."""
+
+    demand: Demand = field(default_factory=Demand)
+    offers: tuple[Precision, ...] = (Precision.FP32, Precision.FP16, Precision.BF16)
+    provider: str = _CUDA
+
+    def version(self) -> str:
+        """Version of ONNX Runtime, the provider, and the GPU and driver that it runs on."""
+        gpu = first_gpu()
+        return f"onnxruntime-gpu {ort.__version__} {self.provider} on {gpu.name}, {gpu.driver}"
+
+    def for_demand(self, demand: Demand) -> "OnnxRuntimeCuda":
+        """A backend that builds for these batch sizes."""
+        return OnnxRuntimeCuda(demand)
+
+    def stand_in(self, precision: Precision) -> str | None:  # noqa: ARG002
+        """None: what the provider lacks shows in the proof."""
+        return None
+
+    def limitation(self, precision: Precision) -> str:
+        """Why another type may run."""
+        if precision is Precision.FP32:
+            return "the CUDA provider multiplies in TF32 only where --tf32 allows it"
+        return "the CUDA provider has no such kernel for every operator"
+
+    def build(
+        self, model: Exported, precision: Precision, calibration: Batch, folder: Path
+    ) -> Mapping[str, Any]:
+        """Write `engine.onnx` in the given precision."""
+        properties = _converted(model, precision, calibration, folder)
+        options = {"device_id": "0", "use_tf32": str(int(self.demand.tf32))}
+        return {**properties, "providers": [[_CUDA, options]], "tf32": self.demand.tf32}
+
+    @contextlib.contextmanager
+    def load(
+        self, folder: Path, properties: Mapping[str, Any], probe: Batch, threads: int
+    ) -> Iterator[OnnxRuntimeEngine]:
+        """Load `engine.onnx` on the GPU, and only there."""
+        ort.preload_dlls()  # CUDA and cuDNN from their wheels, where those are installed
+        yield open_on_gpu(folder / ONNX_FILE, properties, probe, threads)
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
+    """The TensorRT provider, the CUDA provider for what it leaves.
+
+    Types inside its subgraphs are not told, so no engine of it is ever without a flag.
+    """
+
+    offers: tuple[Precision, ...] = (Precision.FP32, Precision.FP16, Precision.INT8)
+    provider: str = _TENSORRT
+
+    def for_demand(self, demand: Demand) -> "OnnxRuntimeTensorRt":
+        """A backend that builds for these batch sizes."""
+        return OnnxRuntimeTensorRt(demand)
+
+    def limitation(self, precision: Precision) -> str:  # noqa: ARG002
+        """Why nothing is proven."""
+        return (
+            "ONNX Runtime does not tell which types run inside TensorRT; "
+            "--backend tensorrt proves them"
+        )
+
+    def build(
+        self, model: Exported, precision: Precision, calibration: Batch, folder: Path
+    ) -> Mapping[str, Any]:
+        """Write `engine.onnx`; the provider builds its plans when it is first loaded."""
+        properties = super().build(model, precision, calibration, folder)
+        options = {**_shapes(model, self.demand), **_flags(precision), **_caches(self.demand)}
+        return {**properties, "providers": [[_TENSORRT, options], *properties["providers"]]}
+
+    @contextlib.contextmanager
+    def load(
+        self, folder: Path, properties: Mapping[str, Any], probe: Batch, threads: int
+    ) -> Iterator[OnnxRuntimeEngine]:
+        """Load `engine.onnx` on the GPU, and only there."""
+        check_tensorrt(Path(ort.__file__).parent / "capi")
+        with super().load(folder, properties, probe, threads) as engine:
+            yield engine
+
+
+def _converted(
+    model: Exported, precision: Precision, calibration: Batch, folder: Path
+) -> Mapping[str, Any]:
+    if precision is not Precision.BF16:
+        return OnnxRuntime().build(model, precision, calibration, folder)
+    to_bf16(model.onnx, folder / ONNX_FILE)
+    return {"output": model.output}
+
+
+def _shapes(model: Exported, demand: Demand) -> dict[str, str]:
+    """The optimisation profile, `input_ids:1x1,attention_mask:1x1` for the smallest shapes."""
+    length = model.spec.seq_len
+    shapes = {
+        "min": (1, 1),
+        "opt": (demand.usual_batch, length),
+        "max": (demand.largest_batch, length),
+    }
+    return {
+        f"trt_profile_{name}_shapes": ",".join(f"{i}:{rows}x{columns}" for i in model.inputs)
+        for name, (rows, columns) in shapes.items()
+    }
+
+
+def _flags(precision: Precision) -> dict[str, str]:
+    return {
+        "device_id": "0",
+        "trt_fp16_enable": str(int(precision is Precision.FP16)),
+        "trt_int8_enable": str(int(precision is Precision.INT8)),
+    }
+
+
+def _caches(demand: Demand) -> dict[str, str]:
+    if demand.timings is None:
+        return {}
+    folder = str(demand.timings / "onnxruntime")
+    return {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": folder,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": folder,
+    }
+
+
+def open_on_gpu(
+    path: Path, properties: Mapping[str, Any], probe: Batch, threads: int
+) -> OnnxRuntimeEngine:
+    """The file as an engine of the given providers; EngineError for anything in their place."""
+    first_gpu()
+    providers = [(name, options) for name, options in properties["providers"]]
+    output = properties["output"]
+    with profiled(path, threads, providers) as (session, events):
+        _refuse_other_providers(session.get_providers(), [name for name, _ in providers])
+        session.disable_fallback()
+        session.run([output], dict(probe))
+    _refuse_work_on_the_processor(events)
+    return OnnxRuntimeEngine(session, output, _proven(events, tf32=properties["tf32"]))
+
+
+def _refuse_other_providers(found: Sequence[str], wanted: Sequence[str]) -> None:
+    if list(found[: len(wanted)]) != list(wanted):
+        raise EngineError(
+            f"ONNX Runtime took {', '.join(found)} in place of {', '.join(wanted)}: a library of "
+            "the provider does not load; `enginegate doctor` says which"
+        )
+
+
+def _refuse_work_on_the_processor(events: Sequence[Event]) -> None:
+    names = [event["name"] for event in events if _computes_on_the_processor(event["args"])]
+    if names:
+        shown = ", ".join(names[:_MOST_NAMED])
+        raise EngineError(
+            f"ONNX Runtime put {len(names)} nodes on the processor, {shown} among them: the "
+            "provider has no kernel for them; export with another opset, or use --backend tensorrt"
+        )
+
+
+def _computes_on_the_processor(kernel: Mapping[str, Any]) -> bool:
+    values = [*kernel["input_type_shape"], *kernel["output_type_shape"]]
+    types = {name for value in values for name in value}
+    return kernel["provider"] == _CPU and bool(types & _FLOATS)
+
+
+def _proven(events: Sequence[Event], *, tf32: bool) -> Executed:
+    """By type; what TensorRT took as a whole is `unseen`, and f32 may be TF32 where allowed."""
+    matmuls = dict(executed_in([e for e in events if e["args"]["provider"] != _TENSORRT]).matmuls)
+    if tf32 and "f32" in matmuls:
+        matmuls["tf32"] = matmuls.pop("f32")
+    if hidden := sum(event["args"]["provider"] == _TENSORRT for event in events):
+        matmuls[UNSEEN] = hidden
+    return Executed(matmuls)
+
+
+def check_tensorrt(folder: Path) -> None:
+    """Raise EngineError unless the TensorRT that the provider was linked to can be loaded.
+
+    `folder` holds `libonnxruntime_providers_tensorrt.so`, which names the major version it needs.
+    """
+    provider = folder / "libonnxruntime_providers_tensorrt.so"
+    needed = _NVINFER.search(provider.read_bytes()) if provider.exists() else None
+    if needed is None:
+        raise EngineError(
+            "this onnxruntime has no TensorRT provider: pip install onnxruntime-gpu in an "
+            "environment without onnxruntime"
+        )
+    major = needed[1].decode()
+    with contextlib.suppress(ImportError):
+        import tensorrt  # noqa: F401 - loads its libraries, which a wheel keeps out of the path
+    try:
+        ctypes.CDLL(f"libnvinfer.so.{major}")
+    except OSError as error:
+        raise EngineError(
+            f"ONNX Runtime's TensorRT provider needs TensorRT {major}, which does not load "
+            f"({error}): pip install 'tensorrt>={major},<{int(major) + 1}'"
+        ) from error
