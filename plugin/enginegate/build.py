@@ -9,6 +9,7 @@ from typing import Any
 from enginegate.blame.layers import Layer, matching, nodes_of, read_layers
 from enginegate.blame.search import Repair
 from enginegate.engines import (
+    EMBEDDED_AT_ONCE,
     EXPECTED_TYPES,
     Backend,
     Demand,
@@ -24,6 +25,7 @@ from enginegate.errors import EngineError
 from enginegate.files import sha256_of_folder, sha256_of_json
 from enginegate.machine import library_versions, this_machine
 from enginegate.models import Exported
+from enginegate.options import Options
 from enginegate.store import Entry, Store
 from enginegate.timing import median_call_s
 from enginegate.variants import Precision, Variant
@@ -79,6 +81,17 @@ class Built:
         backend = get_backend(self.backend)
         with backend.load(self.entry.folder, self.entry.properties, probe, threads) as engine:
             yield engine
+
+
+def demand_of(options: Options) -> Demand:
+    """Batch sizes that a run gives to its engines."""
+    served = options.serve.deployment.max_batch_size if options.serve else 1
+    return Demand(
+        usual_batch=max(options.batches),
+        largest_batch=max(*options.batches, served, EMBEDDED_AT_ONCE),
+        tf32=options.tf32,
+        timings=options.engine_cache / "timings",
+    )
 
 
 def build_engine(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from enginegate.gpu.nvml import GpuState, disturbance_of, read_state, state_as_json
+
 try:
     import resource
 except ImportError:  # not on Windows
@@ -32,6 +34,7 @@ class Condition:
         steal_s: time that the host gave to others, of all processors.
         switches: times this process was put off its processor.
         throttled_s: time in which the container's CPU quota stopped it.
+        gpu: state of the GPU; None where it does not matter or is not known.
     """
 
     time_s: float
@@ -39,12 +42,20 @@ class Condition:
     steal_s: float
     switches: int
     throttled_s: float
+    gpu: GpuState | None = None
 
     @classmethod
-    def now(cls) -> "Condition":
+    def now(cls, *, gpu: bool = False) -> "Condition":
         """Read all counters; those that the system lacks are 0."""
         switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource else 0
-        return cls(time.perf_counter(), time.process_time(), _steal_s(), switches, throttled_s())
+        return cls(
+            time.perf_counter(),
+            time.process_time(),
+            _steal_s(),
+            switches,
+            throttled_s(),
+            read_state() if gpu else None,
+        )
 
 
 def disturbance(before: Condition, after: Condition, *, own: bool) -> str:
@@ -57,7 +68,8 @@ def disturbance(before: Condition, after: Condition, *, own: bool) -> str:
         and after.switches - before.switches > 1 + _MOST_SWITCHES_PER_S * elapsed_s,
         "off the processor": own and after.cpu_s - before.cpu_s < (1 - _MOST_AWAY) * elapsed_s,
     }
-    return ", ".join(name for name, is_so in found.items() if is_so)
+    names = [name for name, is_so in found.items() if is_so]
+    return ", ".join([*names, *disturbance_of(before.gpu, after.gpu)])
 
 
 def throttled_s() -> float:
@@ -70,7 +82,7 @@ def throttled_s() -> float:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Load, memory pressure, frequency, governor and affinity now, as JSON; None where unknown."""
+    """Load, memory pressure, frequency, governor, affinity and GPU now; None where unknown."""
     load = getattr(os, "getloadavg", None)
     affinity = getattr(os, "sched_getaffinity", None)
     frequency = _read(_FREQUENCY).strip()
@@ -80,6 +92,7 @@ def describe_machine() -> dict[str, Any]:
         "frequency_khz": int(frequency) if frequency else None,
         "governor": _read(_GOVERNOR).strip() or None,
         "affinity": sorted(affinity(0)) if affinity else None,
+        "gpu": state_as_json(),
     }
 
 

@@ -1,5 +1,6 @@
 """What tests ask for. Each fixture may be overridden in a conftest.py like any other."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -152,8 +153,11 @@ def result(
 ) -> "Result":
     """The variant's record, its embeddings judged."""
     from enginegate.blame.clinic import Clinic
+    from enginegate.timing import gpu_times
 
-    opened = enginegate.start(built, engine.executed, exported, workload)
+    started = enginegate.start(built, engine.executed, exported, workload)
+    sizes = {size: workload.batch(size) for size in enginegate.options.batches}
+    opened = dataclasses.replace(started, gpu=gpu_times(engine, sizes))
     builds = enginegate.prepare.rebuilds(built, exported, workload)
     judged = enginegate.judge_embeddings(opened, embeddings, embedding_judge, engine, builds)
     return Clinic(enginegate).examined(judged, built, exported, workload, embeddings, reference)

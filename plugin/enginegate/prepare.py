@@ -14,15 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from enginegate.accuracy import check_sane, limits_for
-from enginegate.build import Built, build_engine, choose_best
+from enginegate.build import Built, build_engine, choose_best, demand_of
 from enginegate.embeddings import EmbeddingJudge
 from enginegate.engines import (
-    EMBEDDED_AT_ONCE,
-    Demand,
     Embeddings,
     Engine,
     embed_all,
     get_backend,
+    needs_gpu,
     target_of,
 )
 from enginegate.engines.onnxruntime import open_onnx, run_onnx
@@ -34,7 +33,15 @@ from enginegate.quality.collection import read_collection, read_pairs
 from enginegate.quality.own import OwnData, OwnTexts
 from enginegate.saved import engines_of, save_engine, saved_engine
 from enginegate.store import Store
-from enginegate.timing import CANDIDATE, SENTINEL, YARDSTICK, Arm, LocalArm, Rig, placed
+from enginegate.timing import (
+    CANDIDATE,
+    SENTINEL,
+    YARDSTICK,
+    Arm,
+    LocalArm,
+    Rig,
+    placed,
+)
 from enginegate.variants import Precision, Variant
 from enginegate.worker import Load, open_remote
 from enginegate.workload import (
@@ -145,7 +152,9 @@ class Preparation:
         """
         with self._progress(f"engine {variant.id}"):
             if variant.precision is not Precision.BEST:
-                built = build_engine(self.store, variant, model, workload, self._demand, keep)
+                built = build_engine(
+                    self.store, variant, model, workload, demand_of(self._options), keep
+                )
             else:
                 built = self._best(variant, model, workload, reference)
         if self._options.save_engines:
@@ -163,22 +172,12 @@ class Preparation:
                 tempfile.TemporaryDirectory(prefix="enginegate-") as folder,
             ):
                 store = Store(Path(folder))
-                again = build_engine(store, variant, model, workload, self._demand, kept)
+                again = build_engine(
+                    store, variant, model, workload, demand_of(self._options), kept
+                )
                 with again.load(workload, self._options.threads) as engine:
                     found = embed_all(engine, workload.evaluation)
             yield found
-
-    @functools.cached_property
-    def _demand(self) -> Demand:
-        """Batch sizes that this run gives to engines."""
-        options = self._options
-        served = options.serve.deployment.max_batch_size if options.serve else 1
-        return Demand(
-            usual_batch=max(options.batches),
-            largest_batch=max(*options.batches, served, EMBEDDED_AT_ONCE),
-            tf32=options.tf32,
-            timings=options.engine_cache / "timing",
-        )
 
     def _best(
         self, variant: Variant, model: Exported, workload: Workload, reference: Reference
@@ -190,7 +189,7 @@ class Preparation:
                 dataclasses.replace(variant, precision=precision),
                 model,
                 workload,
-                self._demand,
+                demand_of(self._options),
             )
             for precision in get_backend(variant.backend).offers
         }
@@ -249,7 +248,9 @@ class Preparation:
         }
         replicate_s = options.measure_s * len(options.batches) / options.replicates
         open_all = functools.partial(open_arms, openers, workload)
-        return Rig(open_all, replicate_s, rng, watch_self=not options.against_python)
+        gpu = needs_gpu(built.backend)
+        here = not options.against_python and not gpu  # a call on a GPU waits off the processor
+        return Rig(open_all, replicate_s, rng, watch_self=here, watch_gpu=gpu)
 
 
 def local_arm(open_engine: Callable[[], AbstractContextManager[Engine]]) -> OpenArm:

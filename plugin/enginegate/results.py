@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enginegate.accuracy import Deltas, Limits
 from enginegate.blame.search import Blamed, Repair
 from enginegate.cliffs import Analysis
+from enginegate.gpu.phases import GpuTimes
 from enginegate.levels import Capacity, Deployment, Level, OpenLevel
 from enginegate.profiles import Kernel
 from enginegate.quality.retrieval import Retrieval
@@ -186,6 +187,7 @@ class Result:
         time_share: of its time by the element type computed in, largest first; None if not known.
         states: what else decides what it computes: providers, denormals, TF32, AMX.
         kernels: the operations that take most of its time.
+        gpu: phases of its calls on a GPU; None for an engine elsewhere.
     """
 
     variant: Variant
@@ -205,6 +207,7 @@ class Result:
     time_share: Mapping[str, float] | None = None
     states: Mapping[str, str] = field(default_factory=dict)
     kernels: tuple[Kernel, ...] = ()
+    gpu: GpuTimes | None = None
 
     @property
     def cell(self) -> str:

@@ -28,6 +28,7 @@ from enginegate.engines import (
 )
 from enginegate.errors import ModelError
 from enginegate.files import sha256_of_json
+from enginegate.gpu.nvml import state_as_json
 from enginegate.machine import this_machine
 from enginegate.models import Exported
 from enginegate.options import Options
@@ -276,7 +277,8 @@ class Session:
         ending.settle_baselines(results, interrupted=interrupted)
         ending.calibrate(results, self._gating, self._measured_s, self.seed)
         ending.compare_with_ceilings(results, self.ledger)
-        ending.write_reports(results, self._condition, self.seed, self.ledger)
+        condition = self._condition | {"gpu_after": state_as_json()}
+        ending.write_reports(results, condition, self.seed, self.ledger)
         self.prepare.close()
 
     def exit_status(self) -> int:

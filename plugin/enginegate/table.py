@@ -270,6 +270,23 @@ def latency_lines(result: Result) -> Iterator[str]:
             f"p99 {p99} ms, {speed.texts_per_s:.0f} texts/s, "
             f"{speed.yardstick_ratio:.2f} x {beside}, {speed.verdict}, p99 {tail}"
         )
+    yield from gpu_lines(result)
+
+
+def gpu_lines(result: Result) -> Iterator[str]:
+    """Where the time of a call on a GPU goes, by batch size, for the written report."""
+    if result.gpu is None:
+        return
+    yield f"{result.variant.model} {engine_name(result.variant)}, GPU: {result.gpu.mode}"
+    for batch, phases in sorted(result.gpu.phases.items()):
+        parts = {
+            "host to device": phases.h2d_s,
+            "compute": phases.compute_s,
+            "device to host": phases.d2h_s,
+            "enqueue": phases.enqueue_s,
+        }
+        said = ", ".join(f"{name} {milliseconds(seconds)} ms" for name, seconds in parts.items())
+        yield f"  batch {batch}: {said}"
 
 
 def spent_line(measured_s: float, other_s: float) -> str:

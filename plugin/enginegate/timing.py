@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from enginegate.condition import Condition, disturbance
-from enginegate.engines import Engine
+from enginegate.engines import Engine, Phased
+from enginegate.gpu.phases import GpuTimes, Phases, median_phases
 from enginegate.workload import Batch
 
 CANDIDATE, YARDSTICK, SENTINEL = "candidate", "yardstick", "sentinel"
@@ -25,6 +26,7 @@ TURN_S = 0.02  # timed part of a turn, one call at least
 SETTLE_S = 0.02  # untimed part
 SETTLE_BELOW_S = 0.05  # longer calls are not settled: a cold cache is lost in them
 _TAIL = 0.99
+_PHASED_CALLS = 10
 
 Turn = tuple[float, ...]
 Centre = Callable[[Turn], Any]
@@ -177,6 +179,7 @@ class Rig:
         open_arms: loads candidate, yardstick and sentinel anew, for the given batch sizes.
         replicate_s: seconds of one replicate, shared by its batch sizes; one block each at least.
         rng: order of loading, of the turns, and placement in memory.
+        watch_gpu: whether an arm runs on a GPU, whose clocks then matter.
         watch_self: whether the arms run in this process, so that its own counters matter.
         centre: what one turn is worth, of its calls: the median call, of a served engine the mean
             request, which by Little's law is concurrency / throughput.
@@ -186,6 +189,7 @@ class Rig:
     replicate_s: float
     rng: random.Random
     watch_self: bool = True
+    watch_gpu: bool = False
     centre: Centre = np.median
 
     def replicate(self, batches: Sequence[int]) -> dict[int, Replicate]:
@@ -213,10 +217,10 @@ class Rig:
     def _block(
         self, arms: Mapping[str, Arm], order: Sequence[str], batch: int, call_s: Mapping[str, float]
     ) -> Block:
-        before = Condition.now()
+        before = Condition.now(gpu=self.watch_gpu)
         settle = min(call_s.values()) < SETTLE_BELOW_S
         turns = [_turn(arms[name], batch, settle=settle) for name in [*order, *reversed(order)]]
-        disturbed = disturbance(before, Condition.now(), own=self.watch_self)
+        disturbed = disturbance(before, Condition.now(gpu=self.watch_gpu), own=self.watch_self)
         pairs = zip(order, turns[: len(order)], reversed(turns[len(order) :]), strict=True)
         both = {name: (first, second) for name, first, second in pairs}
         return Block(both, disturbed, self.centre)
@@ -247,3 +251,20 @@ def median_call_s(engine: Engine, batch: Batch, calls: int) -> float:
     for _ in range(2):
         engine.embed(batch)
     return float(np.median([arm.run(0, 0)[0] for _ in range(calls)]))
+
+
+def gpu_times(engine: Engine, inputs: Mapping[int, Batch]) -> GpuTimes | None:
+    """Phases of an engine on a GPU by batch size; None for one that does not tell."""
+    if not isinstance(engine, Phased):
+        return None
+    phases = {size: median_phases(_phases(engine, batch)) for size, batch in inputs.items()}
+    return GpuTimes(engine.mode, phases)
+
+
+def _phases(engine: Any, batch: Batch) -> list[Phases]:
+    """Of some calls, after as many to warm up."""
+    found = []
+    for _ in range(2 * _PHASED_CALLS):
+        engine.embed(batch)
+        found.append(engine.phases)
+    return found[_PHASED_CALLS:]

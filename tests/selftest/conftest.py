@@ -132,30 +132,42 @@ def _load(name):
     return module
 
 
+def forget_machine():
+    """Ask anew which machine this is."""
+    from enginegate.gpu.driver import find_gpus
+    from enginegate.gpu.nvml import _handle
+    from enginegate.machine import this_machine
+
+    for asked in (find_gpus, this_machine, _handle):
+        asked.cache_clear()
+
+
 @pytest.fixture
 def fake_gpu(monkeypatch):
     """A machine with a GPU, TensorRT and pycuda, all of them fake; its state."""
     monkeypatch.syspath_prepend(HERE / "fake_gpu")
     import fake_device
 
-    from enginegate.gpu.driver import find_gpus
-    from enginegate.machine import this_machine
-
     known = set(sys.modules)
     fake_device.reset()
     monkeypatch.setattr("enginegate.gpu.driver.load_library", fake_device.FakeDriver)
-    find_gpus.cache_clear()
-    this_machine.cache_clear()
+    forget_machine()
     yield fake_device.STATE
     gc.collect()
     faults = list(fake_device.STATE.faults)
     for name in set(sys.modules) - known:
         if name.startswith(
-            ("tensorrt", "pycuda", "enginegate.gpu.", "enginegate.engines.tensorrt")
+            (
+                "tensorrt",
+                "pycuda",
+                "pynvml",
+                "enginegate.gpu.trt_",
+                "enginegate.gpu.pycuda_",
+                "enginegate.engines.tensorrt",
+            )
         ):
             del sys.modules[name]
-    find_gpus.cache_clear()
-    this_machine.cache_clear()
+    forget_machine()
     assert fake_device.STATE.misused or faults == []
 
 
@@ -210,6 +222,15 @@ def project(pytester, load_tiny, monkeypatch, clock):
         source = HERE.parent / f"{name}.py"
         shutil.copy(source, pytester.path)
     return Project(pytester, monkeypatch)
+
+
+@pytest.fixture
+def gpu_project(project, fake_gpu):
+    """The project of one tiny model, on the fake GPU; nothing but TensorRT is loaded into it."""
+    project.write("conftest.py", "")
+    table = (project.path / "pyproject.toml").read_text()
+    project.write("pyproject.toml", table.replace('backend = "faulty"', 'backend = "tensorrt"'))
+    return project
 
 
 class Project:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enginegate import engines
 from enginegate.build import Built
 from enginegate.engines import get_backend
+from enginegate.engines.registered import REGISTERED, Registration
 from enginegate.errors import ServingError
 from enginegate.levels import Deployment, Protocol
 from enginegate.models import Exported, Kind, ModelSpec
@@ -223,7 +223,7 @@ class TestLoading:
 class TestOwnBackend:
     def test_registered_in_a_conftest(self, environment, tiny, batch, built, expected, monkeypatch):
         monkeypatch.syspath_prepend(str(Path(__file__).parent))
-        monkeypatch.setitem(engines._REGISTERED, "own", engines.Registration(OWN, (), ""))
+        monkeypatch.setitem(REGISTERED, "own", Registration(OWN, (), ""))
         onnx = built.entry.folder.with_name("own")
         onnx.mkdir()
         properties = get_backend("own").build(tiny, Precision.FP32, batch, onnx)

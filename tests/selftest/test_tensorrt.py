@@ -67,15 +67,6 @@ def test_every_precision_runs_and_is_proven(build, workload, reference, precisio
     assert (np.abs(found - reference).max() > 0) == (precision is not Precision.FP32)
 
 
-@pytest.fixture
-def gpu_project(project, fake_gpu):
-    """The project of one tiny model, on the fake GPU; nothing but TensorRT is loaded into it."""
-    project.write("conftest.py", "")
-    table = (project.path / "pyproject.toml").read_text()
-    project.write("pyproject.toml", table.replace('backend = "faulty"', 'backend = "tensorrt"'))
-    return project
-
-
 def test_a_whole_run_on_tensorrt(gpu_project):
     options = ("--backend=tensorrt", "--precision=all", "--report-json=report.json")
     first = gpu_project.run(*options, "--refresh-baselines")

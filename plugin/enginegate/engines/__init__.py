@@ -15,8 +15,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from enginegate.engines.registered import REGISTERED, Registration
 from enginegate.errors import EngineError, OptionError
 from enginegate.gpu.driver import find_gpus
+from enginegate.gpu.phases import Phases
 from enginegate.models import Exported
 from enginegate.profiles import Profile
 from enginegate.variants import Precision
@@ -70,6 +72,17 @@ class Engine(Protocol):
 
     def embed(self, batch: Batch) -> Embeddings:
         """Embeddings float32 [batch, dim] of int64 inputs [batch, seq]."""
+
+
+@runtime_checkable
+class Phased(Protocol):
+    """An engine that tells where the time of its calls goes; optional."""
+
+    mode: str
+
+    @property
+    def phases(self) -> Phases:
+        """Times of the latest call."""
 
 
 class Backend(Protocol):
@@ -164,54 +177,14 @@ class Demanding(Protocol):
         """A backend that builds for it."""
 
 
-@dataclass(frozen=True)
-class Registration:
-    """Where a backend's class is, which packages it needs, and how to install them.
-
-    `gpu`: whether it needs an NVIDIA GPU.
-    """
-
-    target: str
-    packages: tuple[str, ...]
-    install: str
-    gpu: bool = False
-
-
-_CPU = "pip install 'pytest-enginegate[cpu]'"
-_GPU = "pip install 'pytest-enginegate[gpu]' in an environment without the extra cpu"
-_REGISTERED: dict[str, Registration] = {
-    "openvino": Registration(
-        "enginegate.engines.openvino:OpenVino", ("openvino", "nncf", "onnxruntime"), _CPU
-    ),
-    "onnxruntime": Registration(
-        "enginegate.engines.onnxruntime:OnnxRuntime", ("onnxruntime",), _CPU
-    ),
-    "onnxruntime-cuda": Registration(
-        "enginegate.engines.onnxruntime_gpu:OnnxRuntimeCuda", ("onnxruntime",), _GPU, gpu=True
-    ),
-    "onnxruntime-tensorrt": Registration(
-        "enginegate.engines.onnxruntime_gpu:OnnxRuntimeTensorRt",
-        ("onnxruntime", "tensorrt"),
-        _GPU,
-        gpu=True,
-    ),
-    "tensorrt": Registration(
-        "enginegate.engines.tensorrt:TensorRt",
-        ("tensorrt", "pycuda", "onnxruntime"),
-        _GPU,
-        gpu=True,
-    ),
-}
-
-
 def register(name: str, target: str) -> None:
     """Add a backend from a conftest.py: `target` is `module:Class` with a Backend class."""
-    _REGISTERED[name] = Registration(target, (), "")
+    REGISTERED[name] = Registration(target, (), "")
 
 
 def target_of(name: str) -> str:
     """`module:Class` of a registered backend."""
-    return _REGISTERED[name].target
+    return REGISTERED[name].target
 
 
 def resolve(name: str) -> tuple[str, str]:
@@ -233,17 +206,22 @@ def needs_gpu(name: str) -> bool:
 
 def what_lacks(name: str) -> str:
     """What a known backend lacks on this machine, GPU first; empty if it can run."""
-    entry = _REGISTERED[name]
+    entry = REGISTERED[name]
     lacking = [] if not entry.gpu or find_gpus().gpus else [find_gpus().reason]
     if missing := [package for package in entry.packages if find_spec(package) is None]:
         lacking.append(f"{', '.join(missing)} not installed: {entry.install}")
     return "; ".join(lacking)
 
 
+def needs_gpu(name: str) -> bool:
+    """Whether a registered backend runs on an NVIDIA GPU."""
+    return REGISTERED[name].gpu
+
+
 def check_installed(name: str) -> None:
     """Raise OptionError unless the backend is known, and its GPU and packages are there."""
-    if name not in _REGISTERED:
-        raise OptionError(f"unknown backend {name!r}: use auto, {', '.join(_REGISTERED)}")
+    if name not in REGISTERED:
+        raise OptionError(f"unknown backend {name!r}: use auto, {', '.join(REGISTERED)}")
     if lacking := what_lacks(name):
         raise OptionError(
             f"backend {name} cannot run here: {lacking}; `enginegate doctor` says more"
@@ -268,7 +246,7 @@ def offered(name: str, precisions: Sequence[Precision]) -> tuple[Precision, ...]
 def get_backend(name: str) -> Backend:
     """The backend of that name, its module imported. Raises OptionError if it is not installed."""
     check_installed(name)
-    module, _, attribute = _REGISTERED[name].target.partition(":")
+    module, _, attribute = REGISTERED[name].target.partition(":")
     try:
         backend: Backend = getattr(importlib.import_module(module), attribute)()
     except (ImportError, OSError) as error:  # a library that is found and cannot be loaded

@@ -17,9 +17,10 @@ from enginegate.errors import EngineError
 from enginegate.gpu.device import open_device
 from enginegate.gpu.driver import first_gpu
 from enginegate.gpu.inspector import read_inspection
+from enginegate.gpu.phases import Phases
 from enginegate.gpu.timing_cache import TimingCacheFile
 from enginegate.gpu.trt_builder import Profile, build_plan, runtime_version
-from enginegate.gpu.trt_runner import PlanRunner
+from enginegate.gpu.trt_runner import MODE, PlanRunner
 from enginegate.models import Exported
 from enginegate.variants import Precision
 from enginegate.workload import Batch
@@ -35,11 +36,17 @@ class TensorRtEngine:
         self.embed(probe)  # the inspector knows the types of dynamic layers only with shapes
         self.inspection = read_inspection(runner.inspect(), matmuls)
         self.executed = Executed(self.inspection.matmuls)
+        self.mode = MODE
 
     def embed(self, batch: Batch) -> Embeddings:
         """Embeddings float32 [batch, dim]."""
         values = self.runner.run(batch)
         return check_shape(values, len(next(iter(batch.values()))))
+
+    @property
+    def phases(self) -> Phases:
+        """Times of the latest call."""
+        return self.runner.phases
 
 
 @dataclass(frozen=True)

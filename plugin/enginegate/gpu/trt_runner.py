@@ -17,6 +17,7 @@ import tensorrt as trt
 
 from enginegate.errors import EngineError
 from enginegate.gpu.device import Array, Device, Memory
+from enginegate.gpu.phases import Phases
 from enginegate.gpu.trt_log import Log
 
 MODE = "transfers in, CUDA graph off, stream synchronised after every call"
@@ -28,23 +29,6 @@ _NUMPY: Mapping[trt.DataType, np.dtype[Any]] = MappingProxyType(
         trt.DataType.INT64: np.dtype(np.int64),
     }
 )
-
-
-@dataclass(frozen=True)
-class Phases:
-    """Times of one call, in seconds, the first three from CUDA events.
-
-    Attributes:
-        h2d_s: inputs to the device.
-        compute_s: the inference.
-        d2h_s: outputs to the host.
-        enqueue_s: what the processor needs to hand the inference over.
-    """
-
-    h2d_s: float
-    compute_s: float
-    d2h_s: float
-    enqueue_s: float
 
 
 @dataclass(frozen=True)

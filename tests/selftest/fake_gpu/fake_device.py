@@ -30,6 +30,9 @@ class State:
     cuda_init: int = 0
     capability: tuple[int, int] = (9, 0)
     driver: int = 13000
+    pci: str = "0000:41:00.0"
+    sm_mhz: int = 1755
+    throttling: int = 0  # bits, as NVML has them
     tensorrt: str = "11.4.0.106"
     run_instead: str = ""  # type that the builder's kernels compute in, whatever is asked for
     fails: set[str] = field(default_factory=set)  # calls that answer False or None
@@ -187,6 +190,10 @@ class FakeDriver:
 
     def cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:  # noqa: N802
         name.value = STATE.gpu.encode()
+        return 0
+
+    def cuDeviceGetPCIBusId(self, name: Any, size: int, device: Any) -> int:  # noqa: N802
+        name.value = STATE.pci.encode()
         return 0
 
     def cuDeviceTotalMem_v2(self, total: Any, device: Any) -> int:  # noqa: N802
