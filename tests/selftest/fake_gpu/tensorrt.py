@@ -363,7 +363,7 @@ class ICudaEngine(Counted):
     def create_engine_inspector(self) -> EngineInspector:
         return EngineInspector(self)
 
-    def create_execution_context(self) -> "IExecutionContext | None":
+    def create_execution_context(self, strategy: object = None) -> "IExecutionContext | None":
         need_context("createExecutionContext")
         if "create_execution_context" in STATE.fails:
             self.logger.log(ILogger.ERROR, "out of device memory")
