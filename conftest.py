@@ -1,1 +1,16 @@
-"""This project's own choices beyond pyproject.toml's `[tool.enginegate]`: none so far."""
+"""This project's own choices beyond pyproject.toml's `[tool.enginegate]`: tests of a GPU."""
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of tests/test_gpu.py."""
+    said = "with -m gpu: fail, not skip, without a usable GPU"
+    parser.addoption("--require-gpu", action="store_true", help=said)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the tests of a GPU out unless they are asked for, with -m gpu or by their path."""
+    named = any("test_gpu" in argument for argument in config.invocation_params.args)
+    if not named and "gpu" not in config.option.markexpr:
+        items[:] = [item for item in items if item.get_closest_marker("gpu") is None]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from enginegate.cliffs import analyse
 from enginegate.cost.command import add_roofline
+from enginegate.doctor import HEADER, advice, findings
 from enginegate.errors import EngineGateError
 from enginegate.history import describe_history, read_history
 from enginegate.library import diff_rows, list_rows, prune, show_rows
@@ -60,6 +61,8 @@ def command_parser() -> argparse.ArgumentParser:
     sweep.set_defaults(run=_sweep)
     _add_report(commands)
     add_roofline(commands)
+    doctor = commands.add_parser("doctor", help="what is installed, and what to install")
+    doctor.set_defaults(run=_doctor)
     return parser
 
 
@@ -99,6 +102,11 @@ def _sweep(given: argparse.Namespace) -> Iterator[str]:
     for engine, levels in sweeps.items():
         yield from (f"{engine}: {line}" for line in analysis_lines(analyse(levels, None)))
     yield from compare_engines(sweeps)
+
+
+def _doctor(_given: argparse.Namespace) -> Iterator[str]:
+    yield from aligned([HEADER, *(finding.row for finding in findings())])
+    yield from advice()
 
 
 def _report(given: argparse.Namespace) -> Iterator[str]:

@@ -172,6 +172,19 @@ def fake_gpu(monkeypatch):
 
 
 @pytest.fixture
+def no_driver(monkeypatch):
+    """A machine without a CUDA driver, also where there is one."""
+
+    def missing():
+        raise OSError("libcuda.so.1: cannot open shared object file")
+
+    monkeypatch.setattr("enginegate.gpu.driver.load_library", missing)
+    forget_machine()
+    yield
+    forget_machine()
+
+
+@pytest.fixture
 def fill_disk(monkeypatch):
     """Call it, and every atomic write from then on finds the disk full."""
 

@@ -4,18 +4,7 @@ import pytest
 
 from enginegate.engines import check_installed, resolve
 from enginegate.errors import EngineError, OptionError
-from enginegate.gpu.driver import find_gpus, first_gpu
-
-
-@pytest.fixture
-def no_driver(monkeypatch):
-    def missing():
-        raise OSError("libcuda.so.1: cannot open shared object file")
-
-    monkeypatch.setattr("enginegate.gpu.driver.load_library", missing)
-    find_gpus.cache_clear()
-    yield
-    find_gpus.cache_clear()
+from enginegate.gpu.driver import first_gpu
 
 
 def test_without_a_driver_tensorrt_is_one_clear_error(project, no_driver):

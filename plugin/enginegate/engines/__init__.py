@@ -19,6 +19,7 @@ from enginegate.engines.registered import REGISTERED, Registration
 from enginegate.errors import EngineError, OptionError
 from enginegate.gpu.driver import find_gpus
 from enginegate.gpu.phases import Phases
+from enginegate.machine import installed_version
 from enginegate.models import Exported
 from enginegate.profiles import Profile
 from enginegate.variants import Precision
@@ -208,7 +209,9 @@ def what_lacks(name: str) -> str:
     """What a known backend lacks on this machine, GPU first; empty if it can run."""
     entry = REGISTERED[name]
     lacking = [] if not entry.gpu or find_gpus().gpus else [find_gpus().reason]
-    if missing := [package for package in entry.packages if find_spec(package) is None]:
+    missing = [package for package in entry.packages if find_spec(package) is None]
+    missing += [name for name in entry.distributions if installed_version(name) is None]
+    if missing:
         lacking.append(f"{', '.join(missing)} not installed: {entry.install}")
     return "; ".join(lacking)
 

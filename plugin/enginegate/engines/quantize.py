@@ -12,7 +12,7 @@ from onnxruntime.quantization import (
     QuantType,
     quantize_static,
 )
-from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
 from enginegate.workload import Batch, take
 
@@ -23,6 +23,14 @@ _CALIBRATION_ROWS = 8
 def to_fp16(source: Path, target: Path) -> None:
     """Convert weights and arithmetic to fp16; inputs and outputs keep their types."""
     converted = convert_float_to_float16(onnx.load(str(source)), keep_io_types=True)
+    onnx.save(converted, str(target))
+
+
+def others_to_fp16(source: Path, target: Path) -> None:
+    """Convert all but the matrix multiplications to fp16, for Q/DQ to be put around those."""
+    kept = [*DEFAULT_OP_BLOCK_LIST, *MATMULS]
+    model = onnx.load(str(source))
+    converted = convert_float_to_float16(model, keep_io_types=True, op_block_list=kept)
     onnx.save(converted, str(target))
 
 

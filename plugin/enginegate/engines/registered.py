@@ -7,13 +7,15 @@ from dataclasses import dataclass
 class Registration:
     """Where a backend's class is, which packages it needs, and how to install them.
 
-    `gpu`: whether it needs an NVIDIA GPU.
+    `gpu`: whether it needs an NVIDIA GPU. `distributions`: where a package of the same name comes
+    from several, the one that it must come from.
     """
 
     target: str
     packages: tuple[str, ...]
     install: str
     gpu: bool = False
+    distributions: tuple[str, ...] = ()
 
 
 _CPU = "pip install 'pytest-enginegate[cpu]'"
@@ -26,13 +28,18 @@ REGISTERED: dict[str, Registration] = {
         "enginegate.engines.onnxruntime:OnnxRuntime", ("onnxruntime",), _CPU
     ),
     "onnxruntime-cuda": Registration(
-        "enginegate.engines.onnxruntime_gpu:OnnxRuntimeCuda", ("onnxruntime",), _GPU, gpu=True
+        "enginegate.engines.onnxruntime_gpu:OnnxRuntimeCuda",
+        ("onnxruntime",),
+        _GPU,
+        gpu=True,
+        distributions=("onnxruntime-gpu",),
     ),
     "onnxruntime-tensorrt": Registration(
         "enginegate.engines.onnxruntime_gpu:OnnxRuntimeTensorRt",
         ("onnxruntime", "tensorrt"),
         _GPU,
         gpu=True,
+        distributions=("onnxruntime-gpu",),
     ),
     "tensorrt": Registration(
         "enginegate.engines.tensorrt:TensorRt",

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from enginegate.engines import Demand, Embeddings, Executed, check_shape
-from enginegate.engines.quantize import copy_onnx, name_nodes, quantize_qdq, to_bf16, to_fp16
+from enginegate.engines.quantize import (
+    copy_onnx,
+    name_nodes,
+    others_to_fp16,
+    quantize_qdq,
+    to_bf16,
+    to_fp16,
+)
 from enginegate.errors import EngineError
 from enginegate.gpu.device import open_device
 from enginegate.gpu.driver import first_gpu
@@ -126,7 +133,9 @@ def _convert(source: Path, target: Path, precision: Precision, calibration: Batc
     elif precision is Precision.BF16:
         to_bf16(source, target)
     elif precision is Precision.INT8:
-        quantize_qdq(source, target, calibration)
+        others = target.with_suffix(".fp16.onnx")
+        others_to_fp16(source, others)  # what is not int8 is fp16: the mix that is deployed
+        quantize_qdq(others, target, calibration)
     else:
         copy_onnx(source, target)
 

@@ -9,10 +9,10 @@ from onnx import NodeProto, TensorProto, helper
 MATMULS = ("MatMul", "Gemm")
 _SUPPORTED = """
     Abs Add And Cast Clip Concat Constant ConstantOfShape CumSum DequantizeLinear Div Equal Erf Exp
-    Expand Flatten Gather Gelu Gemm Greater GreaterOrEqual Identity IsNaN LayerNormalization Less
-    LessOrEqual MatMul Max Min Mul Neg Not Or Pow QuantizeLinear Range ReduceL2 ReduceMax ReduceMean
-    ReduceSum Relu Reshape ScatterND Shape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Tanh Tile
-    Transpose Trilu Unsqueeze Where
+    Expand Flatten Gather GatherElements GatherND Gelu Gemm Greater GreaterOrEqual Identity IsNaN
+    LayerNormalization Less LessOrEqual MatMul Max Min Mul Neg Not Or Pow QuantizeLinear Range
+    ReduceL2 ReduceMax ReduceMean ReduceSum Relu Reshape ScatterND Shape Sigmoid Slice Softmax Split
+    Sqrt Squeeze Sub Tanh Tile Transpose Trilu Unsqueeze Where
 """
 _FORMATS = {"f32": "Float", "tf32": "Float", "f16": "Half", "bf16": "BFloat16", "i8": "Int8"}
 _TACTICS = {

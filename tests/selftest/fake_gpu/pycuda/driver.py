@@ -83,6 +83,11 @@ def mem_alloc(bytes):  # noqa: A002
     return DeviceAllocation(bytes)
 
 
+def mem_get_info():
+    used = sum(memory.size for memory in STATE.memory.values())
+    return (80 << 30) - used, 80 << 30
+
+
 class Stream:
     def __init__(self, flags=0):
         fake_device.need_context("cuStreamCreate")
