@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from enginegate.build import Built
-from enginegate.engines import Embeddings, Engine
+from enginegate.engines import Embeddings, Engine, needs_gpu
 from enginegate.errors import ServingError
 from enginegate.levels import Deployment, Endpoint, Protocol
 from enginegate.models import Exported
@@ -17,7 +17,7 @@ from enginegate.serving.agreement import check_served, expected_embeddings
 from enginegate.serving.client import check_model, embed_served
 from enginegate.serving.environment import Progress, ServerEnvironment, server_environment
 from enginegate.serving.exchange import Exchange, make_exchange
-from enginegate.serving.repository import served_as, write_engine, write_reference
+from enginegate.serving.repository import served_as, write_engine, write_on_gpu, write_reference
 from enginegate.serving.server import Server, serve
 from enginegate.store import Store
 from enginegate.timing import CANDIDATE, SENTINEL, YARDSTICK
@@ -184,6 +184,8 @@ class Desk:
             return
         if self.options.repository:
             self._save(source, self.options.repository)
+        if needs_gpu(source.built.backend):
+            raise ServingError(self._on_a_gpu(source))
         write = functools.partial(self._write, source)
         with serve(self.environment, write, self.progress, self.options.timeout_s) as server:
             yield server.endpoint(CANDIDATE, Protocol.HTTP), server
@@ -191,6 +193,18 @@ class Desk:
     def _write(self, source: ToServe, root: Path) -> Sequence[str]:
         write_model(root, CANDIDATE, source, source.built, self.options.deployment)
         return [CANDIDATE]
+
+    def _on_a_gpu(self, source: ToServe) -> str:
+        """What to do instead: the server that is started here has the CPU only."""
+        folder = self.options.repository or Path("models")
+        model = source.built.variant.id
+        written = "" if self.options.repository else f"add --model-repository {folder}, then "
+        return (
+            f"the Triton that --serve triton starts runs no {source.built.backend}: {written}"
+            f"docker run --rm --gpus all --shm-size=1g -p 8000-8002:8000-8002 -v "
+            f"{folder.resolve()}:/models nvcr.io/nvidia/tritonserver:YY.MM-py3 tritonserver "
+            f"--model-repository=/models, and --serve grpc://localhost:8001/{model}"
+        )
 
     def _save(self, source: ToServe, root: Path) -> None:
         """The engine in a repository of the user's."""
@@ -243,6 +257,8 @@ def write_model(
     try:
         if built is None:
             write_reference(root, served, source.model, probe)
+        elif needs_gpu(built.backend):
+            write_on_gpu(root, served, built)
         else:
             write_engine(root, served, built, probe)
     except OSError as error:

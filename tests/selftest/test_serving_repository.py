@@ -13,6 +13,7 @@ from enginegate.models import Exported, Kind, ModelSpec
 from enginegate.serving.repository import (
     served_as,
     write_engine,
+    write_on_gpu,
     write_onnx,
     write_reference,
     write_tensorrt,
@@ -103,6 +104,17 @@ class TestRepository:
         assert (config.platform, config.backend) == ("tensorrt_plan", "")
         assert config.instance_group[0].kind == config.instance_group[0].KIND_GPU
         assert (tmp_path / "tiny" / "1" / "model.plan").read_bytes() == b"plan"
+
+    def test_engines_of_a_gpu_go_to_the_backend_for_them(self, tmp_path, served, built):
+        for backend, accelerators in (
+            ("onnxruntime-cuda", []),
+            ("onnxruntime-tensorrt", ["tensorrt"]),
+        ):
+            write_on_gpu(tmp_path, served, dataclasses.replace(built, backend=backend))
+            config = config_of(tmp_path)
+            assert config.backend == "onnxruntime"
+            found = config.optimization.execution_accelerators.gpu_execution_accelerator
+            assert [accelerator.name for accelerator in found] == accelerators
 
     def test_onnx_for_a_gpu(self, tmp_path, served, tiny):
         write_onnx(tmp_path, served, tiny.onnx)

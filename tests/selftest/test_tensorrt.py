@@ -1,11 +1,14 @@
 """TensorRT on the fake GPU: the whole way from ONNX to judged embeddings."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from enginegate.build import build_engine, execution_flags
 from enginegate.engines import Demand, embed_all
@@ -98,3 +101,21 @@ def test_baselines_of_another_gpu_are_incomparable(gpu_project, fake_gpu):
     this_machine.cache_clear()
     result = gpu_project.run("--precision=fp16")
     result.stdout.fnmatch_lines(["*incomparable: baselines are of *nvidia-fake-9000*"])
+
+
+def test_a_plan_is_written_for_a_triton_with_a_gpu_and_the_command_is_told(gpu_project):
+    shutil.copy(Path(__file__).parents[1] / "test_serving.py", gpu_project.path)
+    options = ("--precision=fp16", "--serve=triton", "--model-repository=models", "-k", "served")
+    result = gpu_project.run(*options, "--max-batch-size=8")
+    result.stdout.fnmatch_lines(
+        [
+            "*docker run --rm --gpus all*tritonserver*--serve grpc://localhost:8001/tiny-tensorrt-fp16*"
+        ]
+    )
+    folder = gpu_project.path / "models" / "tiny-tensorrt-fp16"
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), ModelConfig())
+    assert (config.platform, config.max_batch_size) == ("tensorrt_plan", 8)
+    (group,) = config.instance_group
+    assert (group.kind, list(group.gpus)) == (group.KIND_GPU, [0])
+    (plan,) = gpu_project.path.glob("cache/engine/*/engine.plan")
+    assert (folder / "1" / "model.plan").read_bytes() == plan.read_bytes()

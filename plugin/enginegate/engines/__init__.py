@@ -27,6 +27,7 @@ from enginegate.workload import Batch, take
 
 Embeddings = npt.NDArray[np.float32]
 ONNX_FILE = "engine.onnx"  # of an engine that is an ONNX graph
+PLAN_FILE = "engine.plan"  # of one that is a TensorRT plan
 EMBEDDED_AT_ONCE = 32  # texts
 
 EXPECTED_TYPES: Mapping[Precision, frozenset[str]] = MappingProxyType(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from enginegate.engines import Demand, Embeddings, Executed, check_shape
+from enginegate.engines import PLAN_FILE, Demand, Embeddings, Executed, check_shape
 from enginegate.engines.quantize import (
     copy_onnx,
     name_nodes,
@@ -31,8 +31,6 @@ from enginegate.gpu.trt_runner import MODE, PlanRunner
 from enginegate.models import Exported
 from enginegate.variants import Precision
 from enginegate.workload import Batch
-
-_PLAN = "engine.plan"
 
 
 class TensorRtEngine:
@@ -98,7 +96,7 @@ class TensorRt:
             matmuls = name_nodes(onnx)
             cache = TimingCacheFile.in_folder(self.demand.timings, runtime)
             plan = build_plan(onnx, self._profiles(model), cache, tf32=self.demand.tf32)
-        (folder / _PLAN).write_bytes(plan)
+        (folder / PLAN_FILE).write_bytes(plan)
         return {"output": model.output, "runtime": runtime, "matmuls": matmuls}
 
     def _profiles(self, model: Exported) -> dict[str, Profile]:
@@ -121,7 +119,7 @@ class TensorRt:
         with open_device() as device:
             runner = PlanRunner(device, properties["output"])
             try:
-                runner.load(folder / _PLAN)
+                runner.load(folder / PLAN_FILE)
                 yield TensorRtEngine(runner, properties["matmuls"], probe)
             finally:
                 runner.close()

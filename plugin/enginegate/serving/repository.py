@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from enginegate.build import Built
-from enginegate.engines import get_backend, target_of
+from enginegate.engines import ONNX_FILE, PLAN_FILE, get_backend, target_of
 from enginegate.files import readable_json, write_atomic
 from enginegate.levels import Deployment
 from enginegate.models import Exported
@@ -84,10 +84,26 @@ def write_tensorrt(root: Path, served: Served, plan: Path) -> None:
     shutil.copy(plan, _write_config(root, config) / "model.plan")
 
 
-def write_onnx(root: Path, served: Served, onnx: Path) -> None:
-    """Write an ONNX file as a model of Triton's ONNX Runtime backend for a server with a GPU."""
+def write_on_gpu(root: Path, served: Served, built: Built) -> None:
+    """Write a built engine of a GPU as a model of Triton's backend for it."""
+    folder = built.entry.folder
+    if built.backend == "tensorrt":
+        write_tensorrt(root, served, folder / PLAN_FILE)
+    else:
+        accelerator = "tensorrt" if built.backend == "onnxruntime-tensorrt" else ""
+        write_onnx(root, served, folder / ONNX_FILE, accelerator)
+
+
+def write_onnx(root: Path, served: Served, onnx: Path, accelerator: str = "") -> None:
+    """Write an ONNX file as a model of Triton's ONNX Runtime backend for a server with a GPU.
+
+    `accelerator`: the provider to use beside CUDA's, `tensorrt`; empty for none.
+    """
     config = _config(served, gpu=True)
     config.backend = "onnxruntime"
+    if accelerator:
+        accelerators = config.optimization.execution_accelerators
+        accelerators.gpu_execution_accelerator.add(name=accelerator)
     shutil.copy(onnx, _write_config(root, config) / "model.onnx")
 
 
@@ -140,4 +156,7 @@ def _batch_dynamically(config: "ModelConfig", deployment: Deployment) -> None:
 def _run_instances(config: "ModelConfig", count: int, *, gpu: bool) -> None:
     from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup as Group
 
-    config.instance_group.add(count=count, kind=Group.KIND_GPU if gpu else Group.KIND_CPU)
+    if gpu:  # the one that the engine was built on
+        config.instance_group.add(count=count, kind=Group.KIND_GPU, gpus=[0])
+    else:
+        config.instance_group.add(count=count, kind=Group.KIND_CPU)
