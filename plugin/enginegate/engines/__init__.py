@@ -201,11 +201,6 @@ def resolve(name: str) -> tuple[str, str]:
     return "tensorrt", "backend auto: tensorrt, on the GPU"
 
 
-def needs_gpu(name: str) -> bool:
-    """Whether engines of a registered backend run on a GPU."""
-    return _REGISTERED[name].gpu
-
-
 def what_lacks(name: str) -> str:
     """What a known backend lacks on this machine, GPU first; empty if it can run."""
     entry = REGISTERED[name]
