@@ -37,8 +37,8 @@ class FaultyEngine:
         self._calls += 1
         if self._fault == "served: kills the server" and self._calls > 300:
             os.kill(os.getppid(), signal.SIGKILL)
-        if self._fault == "served: slow batches of 3 and 4" and len(embeddings) in (3, 4):
-            time.sleep(0.1)
+        if self._fault == "served: slow batches of 2 to 4" and len(embeddings) in (2, 3, 4):
+            time.sleep(0.05)
         return embeddings + 1 if self._fault == "served: other embeddings" else embeddings
 
     def _slowdown(self):
