@@ -1,6 +1,7 @@
 """Conversions of an ONNX file to lower precision, for every runtime that takes ONNX."""
 
 from collections.abc import Iterator, Mapping, MutableMapping
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import ml_dtypes
@@ -31,7 +32,19 @@ def others_to_fp16(source: Path, target: Path) -> None:
     kept = [*DEFAULT_OP_BLOCK_LIST, *MATMULS]
     model = onnx.load(str(source))
     converted = convert_float_to_float16(model, keep_io_types=True, op_block_list=kept)
+    del converted.graph.value_info[:]  # it still has the types from before
+    _put_in_order(converted)
     onnx.save(converted, str(target))
+
+
+def _put_in_order(model: ModelProto) -> None:
+    """Every node after those that it needs, as ONNX wants it. The converter appends its casts."""
+    nodes = list(model.graph.node)
+    makers = {name: index for index, node in enumerate(nodes) for name in node.output}
+    needs = {i: [makers[n] for n in node.input if n in makers] for i, node in enumerate(nodes)}
+    order = TopologicalSorter(needs).static_order()
+    del model.graph.node[:]
+    model.graph.node.extend(nodes[index] for index in order)
 
 
 def to_bf16(source: Path, target: Path) -> None:
@@ -94,8 +107,9 @@ def copy_onnx(source: Path, target: Path) -> None:
 
 
 def name_nodes(path: Path) -> list[str]:
-    """Give every node of the file a name of its own; the names of those that multiply matrices."""
+    """Order the nodes and name each; the names of those that multiply matrices."""
     model = onnx.load(str(path))
+    _put_in_order(model)
     taken: set[str] = set()
     for index, node in enumerate(model.graph.node):
         node.name = node.name if node.name and node.name not in taken else f"{node.op_type}_{index}"
@@ -104,8 +118,11 @@ def name_nodes(path: Path) -> list[str]:
     return [node.name for node in model.graph.node if node.op_type in MATMULS]
 
 
-def quantize_qdq(source: Path, target: Path, calibration: Batch) -> None:
-    """Explicit Q/DQ around every MatMul: int8 symmetric, ranges from `calibration` [texts, seq]."""
+def quantize_qdq(source: Path, target: Path, calibration: Batch, *, results: bool = True) -> None:
+    """Explicit Q/DQ around every MatMul: int8 symmetric, ranges from `calibration` [texts, seq].
+
+    `results`: also after it. TensorRT wants operands alone: its kernels write what comes next.
+    """
     quantize_static(
         str(source),
         str(target),
@@ -118,6 +135,7 @@ def quantize_qdq(source: Path, target: Path, calibration: Batch) -> None:
             "ActivationSymmetric": True,
             "WeightSymmetric": True,
             "QuantizeBias": False,
+            "OpTypesToExcludeOutputQuantization": [] if results else list(MATMULS),
         },
     )
 

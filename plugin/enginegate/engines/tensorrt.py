@@ -133,7 +133,7 @@ def _convert(source: Path, target: Path, precision: Precision, calibration: Batc
     elif precision is Precision.INT8:
         others = target.with_suffix(".fp16.onnx")
         others_to_fp16(source, others)  # what is not int8 is fp16: the mix that is deployed
-        quantize_qdq(others, target, calibration)
+        quantize_qdq(others, target, calibration, results=False)
     else:
         copy_onnx(source, target)
 
