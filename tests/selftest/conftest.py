@@ -23,8 +23,8 @@ backend = "faulty"
 engine_cache = "cache"
 batches = [1, 4]
 replicates = 4
-measure_s = 0.4
-max_time_per_variant = 60
+measure_s = 4
+max_time_per_variant = 600
 max_slowdown = 0.1
 [tool.enginegate.models.tiny]
 onnx = "tiny.onnx"
@@ -197,14 +197,14 @@ def fill_disk(monkeypatch):
 class Clock:
     """The real clock, and all the time on top that planted work takes and nobody waits for.
 
-    Work takes ten times as long as it would in reality, so that what other jobs add is little.
+    Work takes a hundred times as long as in reality, so that what other jobs add is little.
     """
 
     def __init__(self):
         self._skipped_s = 0.0
 
     def skip(self, seconds):
-        self._skipped_s += 10 * seconds
+        self._skipped_s += 100 * seconds
 
     def perf_counter(self):
         return time.perf_counter() + self._skipped_s
@@ -226,7 +226,7 @@ def project(pytester, load_tiny, monkeypatch, clock):
     monkeypatch.delenv("PLANTED_FAULT", raising=False)
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # a run of its own, no worker's
     monkeypatch.setattr("enginegate.timing.SETTLE_S", 0.0)  # nothing here depends on caches
-    monkeypatch.setattr("enginegate.timing.TURN_S", 0.06)
+    monkeypatch.setattr("enginegate.timing.TURN_S", 0.6)
     load_tiny.write_tiny_onnx(pytester.path / "tiny.onnx")
     shutil.copy(HERE / "faulty.py", pytester.path)
     pytester.makeconftest(CONFTEST)

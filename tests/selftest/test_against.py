@@ -67,10 +67,12 @@ def another_name(project):
     return script
 
 
-def test_beside_the_libraries_of_another_interpreter(project):
-    """Both arms run in processes of their own."""
+def test_beside_the_libraries_of_another_interpreter(project, monkeypatch):
+    """Both arms run in processes of their own, by the real clock."""
+    monkeypatch.setattr("enginegate.timing.TURN_S", 0.006)
+    brief = ("--measure-s=0.04", "--max-time-per-variant=6")
     other = another_name(project)
-    same = project.judge(f"--against-python={other}", "--require-baseline")
+    same = project.judge(f"--against-python={other}", "--require-baseline", *brief)
     same.assert_outcomes(passed=4)
     same.stdout.fnmatch_lines([f"*measured beside: libraries of {other}*"])
 

@@ -74,7 +74,7 @@ def test_gate_levels_with_a_regression(project, level, status):
 def test_undecided_fails_at_the_strict_level_and_says_what_would_decide(project):
     project.judge("--refresh-baselines")
     project.plant("slow")  # by the limit itself
-    undecidable = ("--max-slowdown=0.4", "--max-time-per-variant=30")
+    undecidable = ("--max-slowdown=0.4", "--max-time-per-variant=300")
     normal = project.judge(*undecidable)
     assert normal.ret == 0
     normal.stdout.fnmatch_lines(["*undecided: *; sees *% or more; *"])
@@ -185,7 +185,7 @@ def test_a_baseline_of_schema_1_is_read_and_incomparable(project):
 
 
 def test_a_slow_tail_is_found_where_there_are_calls_enough(project):
-    many = ("--measure-s=60", "--replicates=8", "--max-time-per-variant=300")
+    many = ("--measure-s=600", "--replicates=8", "--max-time-per-variant=3000")
     project.judge("--refresh-baselines", *many)
     project.judge(*many, "--require-baseline").assert_outcomes(passed=4)
     project.plant("slow tail")

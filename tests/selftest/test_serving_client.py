@@ -16,6 +16,8 @@ from enginegate.levels import Deployment, Endpoint, Protocol
 from enginegate.serving.client import check_model, deployment_of, embed_served, statistics
 from enginegate.serving.statistics import read_statistics
 
+pytestmark = pytest.mark.xdist_group("server")
+
 INPUTS = ("input_ids", "attention_mask")
 OUTPUT = "sentence_embedding"
 

@@ -9,6 +9,8 @@ from enginegate.serving.environment import check_environment, server_environment
 from enginegate.serving.server import serve
 from enginegate.store import Store
 
+pytestmark = pytest.mark.xdist_group("server")
+
 
 @pytest.fixture
 def fake(tmp_path):

@@ -20,6 +20,8 @@ from enginegate.serving import supervisor
 from enginegate.serving.server import serve
 from enginegate.serving.server_log import is_port_taken
 
+pytestmark = pytest.mark.xdist_group("server")
+
 DEADLINE_S = 20.0  # of what happens in a fraction of a second on a quiet machine
 
 
