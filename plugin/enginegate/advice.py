@@ -39,9 +39,10 @@ def tried(cliff: Cliff, swept: Sequence[int], run: Callable[[int], Level]) -> Cl
 
 
 def _spread(levels: Sequence[int]) -> list[int]:
-    """The first, the last, and some between, evenly."""
-    indices = np.linspace(0, len(levels) - 1, min(len(levels), _TRIED)).round()
-    return [levels[int(index)] for index in indices]
+    """The first, the last, and some between, evenly in logarithms."""
+    wanted = np.geomspace(levels[0], levels[-1], min(len(levels), _TRIED))
+    nearest = (min(levels, key=lambda n: abs(np.log(n / goal))) for goal in wanted)
+    return sorted(set(nearest))
 
 
 def corrected(
