@@ -1,55 +1,95 @@
-"""Our load generator against perf_analyzer: one small model, one Triton, one run.
+"""Our load generator against perf_analyzer: one small model at a time, one Triton, one run.
 
 python benchmarks/load_drivers.py CACHE LIBRARY_PATH [PERF_ANALYZER] [REPEATS]
 
 CACHE is the folder of the engine cache; LIBRARY_PATH has perf_analyzer's libb64 and libcudart. The
 drivers take turns level by level; a figure is the median of its repeats, a ratio the median of the
-ratios of neighbouring turns. For concurrency 1 over HTTP ours takes turns with the least that a
-client can do as well: a blocking socket and two calls. That is the latency to be near to; what a
-driver shows above it is its own.
+ratios of neighbouring turns.
+
+Two models. One is a single matrix product, so that next to nothing but the drivers and the server
+is seen; there, at concurrency 1 over HTTP, ours takes turns with the least that a client can do as
+well: a blocking socket and two calls. That is the latency to be near to; what a driver shows above
+it is its own. The other is a small encoder, MiniLM with its real weights as an fp32 engine of
+OpenVINO, as one is served.
 """
 
+import contextlib
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from small_model import exchange, heading, small_server, tokens
+from small_model import exchange, heading, progress, small_server, tokens
+from trials import Bench
 
 from enginegate.errors import ServingError
-from enginegate.levels import Level, Protocol
+from enginegate.levels import Deployment, Endpoint, Level, Protocol
+from enginegate.served import ToServe, write_model
+from enginegate.serving.environment import server_environment
+from enginegate.serving.exchange import Exchange, make_exchange
 from enginegate.serving.load import open_generator
 from enginegate.serving.perf_analyzer import find_perf_analyzer, run_perf_analyzer
+from enginegate.serving.server import serve
 from enginegate.serving.sweep import run_level
+from enginegate.workload import Batch
 
 CONCURRENCIES = (1, 8, 16, 32)
+ENCODER, DIM, TOLERANCE = "minilm", 384, 1e-4
 
 
 def main(cache: str, library_path: str, binary: str = "", repeats: str = "5") -> None:
     analyzer = find_perf_analyzer(library_path, Path(binary) if binary else None)
     print(f"Load drivers. {heading()}. {analyzer.version}.")
-    print("Triton 2.51, Python backend, one matrix product a text; one run, drivers in turn.")
+    print("Triton 2.51, Python backend; one run, drivers in turn.")
+    print("\nOne matrix product a text")
     with small_server(Path(cache)) as addresses:
         for protocol, address in addresses.items():
-            print(f"\n{protocol.value:4}  | throughput, infer/s         | mean latency, ms")
-            print("conc. |  ours  perf_analyzer  ratio |  ours  perf_analyzer  ratio | client")
-            for concurrency in CONCURRENCIES:
-                pairs = measure(analyzer, protocol, address, concurrency, int(repeats))
-                print(row(concurrency, pairs) if pairs else f"{concurrency:5} | none", flush=True)
-            if protocol is Protocol.HTTP:
-                print(beside_bare(address, int(repeats)), flush=True)
+            table(analyzer, exchange(address, protocol), tokens(), int(repeats))
+        print(beside_bare(addresses[Protocol.HTTP], int(repeats)), flush=True)
+    print("\nMiniLM, OpenVINO fp32, batches up to 32")
+    with encoder_server(Path(cache)) as (asked, texts):
+        table(analyzer, asked, texts, int(repeats))
+
+
+@contextlib.contextmanager
+def encoder_server(cache: Path) -> Iterator[tuple[Exchange, Batch]]:
+    """What to ask of a served MiniLM over HTTP, and its texts."""
+    bench = Bench(cache)
+    built, texts = bench.build("fp32"), bench.workload
+    with built.load(texts, 1) as engine:
+        expected = engine.embed(texts.evaluation)
+
+    def write(repository: Path) -> list[str]:
+        source = ToServe(built, None, engine, bench.model, texts, DIM)
+        write_model(repository, ENCODER, source, built, Deployment())
+        return [ENCODER]
+
+    with serve(server_environment(bench.store, progress), write, progress) as server:
+        endpoint = Endpoint(Protocol.HTTP, server.http, ENCODER)
+        asked = (texts.evaluation, bench.model.output, expected, TOLERANCE)
+        yield make_exchange(endpoint, *asked), texts.evaluation
+
+
+def table(analyzer, asked: Exchange, texts: Batch, repeats: int) -> None:
+    """Print every concurrency."""
+    print(f"{asked.endpoint.protocol.value:4}  | throughput, infer/s         | mean latency, ms")
+    print("conc. |  ours  perf_analyzer  ratio |  ours  perf_analyzer  ratio | client")
+    for concurrency in CONCURRENCIES:
+        pairs = measure(analyzer, asked, texts, concurrency, repeats)
+        print(row(concurrency, pairs) if pairs else f"{concurrency:5} | none", flush=True)
 
 
 def measure(
-    analyzer, protocol: Protocol, address: str, concurrency: int, repeats: int
+    analyzer, asked: Exchange, texts: Batch, concurrency: int, repeats: int
 ) -> list[tuple[Level, Level]]:
-    asked, pairs = exchange(address, protocol), []
+    pairs = []
     with open_generator(asked) as generator:
         for turn in range(repeats):
             drivers = {
                 0: lambda: run_level(generator, concurrency, lambda: None, "ours"),
-                1: lambda: run_perf_analyzer(analyzer, asked.endpoint, tokens(), concurrency),
+                1: lambda: run_perf_analyzer(analyzer, asked.endpoint, texts, concurrency),
             }
             try:
                 found = {i: drivers[i]() for i in ((0, 1) if turn % 2 == 0 else (1, 0))}

@@ -105,7 +105,7 @@ def promise(
     except ValueError:
         return {}
     return {
-        level.concurrency: model.throughput_per_s(level.concurrency, level.breakdown.network_s)
+        level.concurrency: model.throughput_per_s(level.concurrency, level.breakdown.turnaround_s)
         for level in slow
         if level.breakdown
     }

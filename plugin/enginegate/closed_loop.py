@@ -120,7 +120,7 @@ def _has_backlog(level: Level) -> bool:
     """Whether a batch runs, another waits, and twice what the turnaround holds is outstanding."""
     if level.breakdown is None:
         return False
-    turnarounds = level.breakdown.network_s / compute_s(level.breakdown)
+    turnarounds = level.breakdown.turnaround_s / compute_s(level.breakdown)
     return level.concurrency >= mean_batch(level) * (1 + max(1.0, 2 * turnarounds))
 
 

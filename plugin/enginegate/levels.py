@@ -91,6 +91,8 @@ class Breakdown:
         network_s: between client and server, both ways, the server's front end included.
         queue_s: waiting for a batch and for the instance.
         compute_input_s, compute_infer_s, compute_output_s: as Triton's statistics count them.
+        client_s: handing the request to the system, and waiting there for the client to take an
+            answer that has come; 0 where the driver does not tell, and it is in `network_s`.
     """
 
     network_s: float
@@ -98,6 +100,12 @@ class Breakdown:
     compute_input_s: float
     compute_infer_s: float
     compute_output_s: float
+    client_s: float = 0.0
+
+    @property
+    def turnaround_s(self) -> float:
+        """Seconds that the server does not count: client and network."""
+        return self.client_s + self.network_s
 
 
 @dataclass(frozen=True)

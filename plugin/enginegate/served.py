@@ -97,16 +97,21 @@ class ServedEngine:
     def redeployed(self, name: str, deployment: Deployment) -> Iterator["ServedEngine"]:
         """The same engine on the same server, deployed otherwise, as a model named `name`.
 
-        Raises ServingError if it does not load.
+        Meanwhile this one is unloaded, so that nothing runs beside it. Raises ServingError if it
+        does not load.
         """
         server, source, known = self.started, self.source, self.exchange
         write_model(server.repository, name, source, source.built, deployment)
-        server.load(name, self.timeout_s)
         endpoint = replace(self.endpoint, model=name)
         answers = (known.expected, known.tolerance)
         exchange = make_exchange(endpoint, source.texts.evaluation, known.output, *answers)
-        yield replace(self, endpoint=endpoint, deployment=deployment, exchange=exchange)
-        server.unload(name, self.timeout_s)
+        server.unload(self.endpoint.model, self.timeout_s)
+        try:
+            server.load(name, self.timeout_s)
+            yield replace(self, endpoint=endpoint, deployment=deployment, exchange=exchange)
+            server.unload(name, self.timeout_s)
+        finally:
+            server.load(self.endpoint.model, self.timeout_s)
 
     def write_yardsticks(self) -> None:
         """Put two copies of what to compare with into the server's repository."""

@@ -19,7 +19,9 @@ from enginegate.levels import Arrivals, Protocol
 from enginegate.serving import load
 from enginegate.serving.exchange import INFER_METHOD
 from enginegate.serving.load import open_generator
+from enginegate.serving.loops import ClosedLoop
 from enginegate.serving.sweep import LevelRules, run_level, run_open
+from enginegate.serving.transport import Answer, Take, open_transport
 from enginegate.serving.windows import Fault, pool
 
 QUICK = LevelRules(warm_up_s=0.05, min_window_s=0.05, limit_s=0.8, window_requests=20, tolerance=9)
@@ -53,6 +55,49 @@ def test_closed_loop_keeps_so_many_outstanding_and_counts_each():
     assert whole.throughput_per_s * whole.mean_s == pytest.approx(3, rel=0.1)
     assert whole.duration_s == pytest.approx(0.4)
     assert 0 < whole.client_share < 1
+
+
+class SlowSends:
+    """A transport that takes 10 ms to send, and whose answers waited 30 ms to be taken."""
+
+    take: Take
+
+    def connect(self):
+        return 1
+
+    def send(self, slot, _text):
+        time.sleep(0.01)
+        self.sent = slot
+
+    def run(self, _wait_s):
+        self.take(Answer(self.sent, time.monotonic(), taking_s=0.03))
+
+
+def test_time_in_the_client_is_counted():
+    transport = SlowSends()
+    loop = ClosedLoop(transport, exchange("127.0.0.1:1"), connections=1, first=0, limit_s=1)
+    for _ in range(5):
+        loop.turn()
+    assert loop.report(0)["mean_client_s"] == pytest.approx(0.04, rel=0.25)
+    assert loop.report(0)["mean_client_s"] == 0
+
+
+def test_an_answer_that_waits_for_the_client_says_so():
+    """Two answers are there; the client is busy with the first for 50 ms."""
+    taken: list[Answer] = []
+
+    def take(answer):
+        taken.append(answer)
+        time.sleep(0.05)
+
+    with kserve() as server, open_transport(exchange(server.address), 5.0) as transport:
+        transport.take = take
+        for text, slot in enumerate([transport.connect(), transport.connect()]):
+            transport.send(slot, text)
+        time.sleep(0.2)
+        transport.run(1.0)
+    first, second = taken
+    assert first.taking_s < 0.05 <= second.taking_s
 
 
 def test_level_is_measured_and_verified():

@@ -50,7 +50,9 @@ def test_perf_analyzer_figures_land_in_the_records(tmp_path):
     assert found.throughput_per_s == 5669.22
     assert found.requests == 17000
     assert found.latency.p99_s == pytest.approx(1241e-6)
+    assert found.breakdown is not None
     assert sum(vars(found.breakdown).values()) == pytest.approx(697e-6)
+    assert found.breakdown.client_s == pytest.approx(43e-6)
     assert found.marks == ()
 
 

@@ -98,10 +98,12 @@ def test_breakdown_adds_up_to_the_latency():
         return ServerStatistics(**dict.fromkeys(PHASES, phase), batches={4: 25 * times})
 
     calls = iter(range(100))
-    generator = OneRate(4, seen(100))
+    generator = OneRate(4, seen(100, client_s=0.3))  # of the 60 requests of a window
     found = run_level(generator, 4, lambda: counted(next(calls)), "fake", RULES)
     assert found.breakdown is not None
     assert found.breakdown.queue_s == pytest.approx(0.002)
+    assert found.breakdown.client_s == pytest.approx(0.005)
+    assert found.breakdown.network_s == pytest.approx(0.040 - 4 * 0.002 - 0.005)
     assert sum(vars(found.breakdown).values()) == pytest.approx(found.latency.mean_s)
     assert found.batches == {4: 75}
 

@@ -1,4 +1,4 @@
-"""Where a request's time goes: computing, waiting, travelling; by concurrency."""
+"""Where a request's time goes: computing, waiting, travelling, in the client; by concurrency."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,10 +7,10 @@ from enginegate.report.page import Chart, Row, Table
 from enginegate.report.vega import Spec, number
 from enginegate.table import milliseconds
 
-_PARTS = ("compute", "queue", "network")
+_PARTS = ("compute", "queue", "network", "client")
 _READING = (
-    "Mean milliseconds of a request: computing, waiting in the server's queue, and what the "
-    "server did not count."
+    "Mean milliseconds of a request: computing, waiting in the server's queue, in the client that "
+    "makes the load, and all the rest: network and the server's front end."
 )
 
 Parts = tuple[int, Breakdown]
@@ -34,7 +34,8 @@ def parts_of_time(engine: str, levels: Sequence[Level]) -> Iterator[Chart]:
 
 def _seconds(parts: Breakdown) -> dict[str, float]:
     compute_s = parts.compute_input_s + parts.compute_infer_s + parts.compute_output_s
-    return dict(zip(_PARTS, (compute_s, parts.queue_s, parts.network_s), strict=True))
+    seconds = (compute_s, parts.queue_s, parts.network_s, parts.client_s)
+    return dict(zip(_PARTS, seconds, strict=True))
 
 
 def _row(concurrency: int, parts: Breakdown) -> Row:

@@ -88,6 +88,8 @@ class ClosedLoop:
         self._text: dict[int, int] = {}
         self._since: dict[int, float] = {}
         self._sent, self._received = array("d"), array("d")
+        self._sending_s: dict[int, float] = {}
+        self._in_client_s, self._counted = 0.0, 0
         transport.take = self._take
         for slot in [transport.connect() for _ in range(connections)]:
             with self._lock:
@@ -105,6 +107,7 @@ class ClosedLoop:
     def _follow(self, answer: Answer) -> None:
         """Ask again on the connection, then look at the answer."""
         sent_s, text = self._since[answer.slot], self._text[answer.slot]
+        client_s = self._sending_s.get(answer.slot, 0.0) + answer.taking_s
         if answer.lost or self._ending:
             self._since[answer.slot] = _NEVER
         else:
@@ -114,6 +117,8 @@ class ClosedLoop:
         else:
             self._sent.append(sent_s)
             self._received.append(answer.received_s)
+            self._in_client_s += client_s
+            self._counted += 1
             self._checker.check(text, answer)
 
     def drain(self) -> None:
@@ -125,8 +130,9 @@ class ClosedLoop:
     def _ask(self, slot: int) -> None:
         self._next = (self._next + 1) % self._texts
         self._text[slot] = self._next
-        self._since[slot] = time.monotonic()
+        self._since[slot] = start_s = time.monotonic()
         self._transport.send(slot, self._next)
+        self._sending_s[slot] = time.monotonic() - start_s
 
     def passed(self, end_s: float) -> bool:
         """Whether all requests sent before `end_s` have been answered or given up."""
@@ -145,14 +151,17 @@ class ClosedLoop:
     def report(self, end_s: float) -> dict[str, object]:
         """Requests answered since the last report: times of sending and of the answer.
 
-        Those answered after `end_s` are kept for the next report, too.
+        Those answered after `end_s` are kept for the next report, too. And their mean seconds in
+        the client: being sent, and waiting to be taken.
         """
         with self._lock:
             found = {"sent": self._sent, "received": self._received}
             later = bisect.bisect_left(self._received, end_s)
             self._sent, self._received = self._sent[later:], self._received[later:]
             faults = {"wrong": self._checker.wrong.taken(), "errors": self._errors.taken()}
-        return {**found, **faults}
+            mean_client_s = self._in_client_s / max(self._counted, 1)
+            self._in_client_s, self._counted = 0.0, 0
+        return {**found, **faults, "mean_client_s": mean_client_s}
 
 
 class OpenLoop:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from enginegate.errors import ServingError
@@ -187,8 +187,10 @@ def _breakdown(row: Mapping[str, str], mean_s: float) -> Breakdown | None:
     columns = [f"Server {phase}" for phase in phases]
     if not all(row.get(column) for column in columns):
         return None
-    seconds = [_s(row, column) for column in columns]
-    return Breakdown(mean_s - sum(seconds), *seconds)
+    server_s = [_s(row, column) for column in columns]
+    client_s = _s(row, "Client Send") + _s(row, "Client Recv")
+    network_s = mean_s - sum(server_s) - client_s
+    return replace(Breakdown(network_s, *server_s), client_s=client_s)
 
 
 def _s(row: Mapping[str, str], column: str) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from enginegate.errors import ServingError
-from enginegate.levels import Arrivals, Breakdown, Latency, Level, OpenLevel
+from enginegate.levels import Arrivals, Breakdown, Level, OpenLevel
 from enginegate.serving.load import MOST_CONNECTIONS
 from enginegate.serving.statistics import ServerStatistics
 from enginegate.serving.windows import Fault, OpenWindow, Window, latency_of, pool
@@ -192,18 +192,19 @@ def _level(
         driver=driver,
         requests=whole.requests,
         duration_s=whole.duration_s,
-        breakdown=breakdown_of(whole.latency, counted) if counted else None,
+        breakdown=breakdown_of(whole, counted) if counted else None,
         batches=dict(counted.batches) if counted else {},
         client_share=whole.client_share,
         marks=marks,
     )
 
 
-def breakdown_of(latency: Latency, counted: ServerStatistics) -> Breakdown:
-    """The server's mean seconds of a request by phase; the rest of the mean latency is network."""
+def breakdown_of(whole: Window, counted: ServerStatistics) -> Breakdown:
+    """Mean seconds of a request: the server's by phase, the client's; the rest is network."""
     phases = (counted.queue, counted.compute_input, counted.compute_infer, counted.compute_output)
-    seconds = [phase.mean_s for phase in phases]
-    return Breakdown(latency.mean_s - sum(seconds), *seconds)
+    server_s = [phase.mean_s for phase in phases]
+    network_s = whole.mean_s - sum(server_s) - whole.mean_client_s
+    return replace(Breakdown(network_s, *server_s), client_s=whole.mean_client_s)
 
 
 def run_open(

@@ -31,12 +31,14 @@ class Answer(NamedTuple):
         slot: the connection.
         received_s: monotonic clock.
         head, body: bytes; of HTTP both, of gRPC the body only.
+        taking_s: seconds that it had waited for the client, as far as that is known.
         error: what went wrong, in words; empty if nothing did.
         lost: whether the connection is gone.
     """
 
     slot: int
     received_s: float
+    taking_s: float = 0.0
     head: bytes = b""
     body: bytes = b""
     error: str = ""
@@ -85,7 +87,7 @@ class HttpTransport:
         self._sockets: dict[int, socket.socket] = {}
         self._parts: dict[int, bytes] = {}
         self._failed: list[Answer] = []
-        self._epoll = select.epoll()
+        self._epoll, self._woken_s = select.epoll(), 0.0
 
     def connect(self) -> int:
         """Open a connection; the slot is its file descriptor."""
@@ -115,7 +117,8 @@ class HttpTransport:
         if wait_s < _COARSE_S:
             select.select([self._epoll], [], [], max(wait_s, 0))
             wait_s = 0
-        for slot, _ in self._epoll.poll(wait_s):
+        ready, self._woken_s = self._epoll.poll(wait_s), time.monotonic()
+        for slot, _ in ready:
             answer = self._read(slot) if slot in self._sockets else None
             if answer is not None:
                 self.take(answer)
@@ -128,7 +131,7 @@ class HttpTransport:
         if not new:
             return self._lose(slot, "connection lost: the server closed it")
         data = self._parts.pop(slot, b"") + new
-        answer = _whole(slot, data)
+        answer = _whole(slot, data, self._woken_s)
         if answer is None:
             self._parts[slot] = data
         return self._lose(slot, answer.error) if answer is not None and answer.lost else answer
@@ -154,8 +157,8 @@ def _tune(made: socket.socket, timeout_s: float) -> None:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
-def _whole(slot: int, data: bytes) -> Answer | None:
-    """The answer, once all of it is there."""
+def _whole(slot: int, data: bytes, woken_s: float) -> Answer | None:
+    """The answer, once all of it is there; the client knew of its last part at `woken_s`."""
     head, found, _ = data.partition(b"\r\n\r\n")
     if not found:
         return None
@@ -166,7 +169,8 @@ def _whole(slot: int, data: bytes) -> Answer | None:
     if len(body) < int(rest.partition(b"\r\n")[0]):
         return None
     error = "" if head.startswith(_OK) else _http_error(head, body)
-    return Answer(slot, time.monotonic(), head, body, error)
+    received_s = time.monotonic()
+    return Answer(slot, received_s, received_s - woken_s, head, body, error)
 
 
 def _http_error(head: bytes, body: bytes) -> str:

@@ -32,6 +32,7 @@ class Window:
         answered: requests, each by its part inside.
         outstanding_s: seconds that requests were outstanding inside, summed.
         client_share: processor time of the busiest client process / time.
+        client_s: seconds that the answered requests spent in the client, summed.
         wrong: sampled answers that are not the expected embedding.
         errors: requests without an answer.
     """
@@ -41,6 +42,7 @@ class Window:
     answered: float
     outstanding_s: float
     client_share: float
+    client_s: float = 0.0
     wrong: Fault = Fault()
     errors: Fault = Fault()
 
@@ -58,6 +60,11 @@ class Window:
     def mean_s(self) -> float:
         """Mean latency; NaN if nothing was answered."""
         return self.outstanding_s / self.answered if self.answered else float("nan")
+
+    @property
+    def mean_client_s(self) -> float:
+        """Mean seconds of a request in the client; 0 if nothing was answered."""
+        return self.client_s / self.answered if self.answered else 0.0
 
     @property
     def latency(self) -> Latency:
@@ -133,6 +140,7 @@ def _sum(windows: Sequence[Window], duration_s: float) -> Window:
         answered=sum(window.answered for window in windows),
         outstanding_s=sum(window.outstanding_s for window in windows),
         client_share=max(window.client_share for window in windows),
+        client_s=sum(window.client_s for window in windows),
         wrong=add_faults([window.wrong for window in windows]),
         errors=add_faults([window.errors for window in windows]),
     )
