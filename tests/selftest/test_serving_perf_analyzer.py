@@ -56,6 +56,13 @@ def test_perf_analyzer_figures_land_in_the_records(tmp_path):
     assert found.marks == ()
 
 
+@pytest.mark.parametrize(("concurrency", "how"), [(1, "--sync"), (2, "--async --max-threads 1")])
+def test_perf_analyzer_takes_one_thread(tmp_path, concurrency, how):
+    known = f'case "$all" in *"{how}"*) REPORT\n;; *) exit 3;; esac\n'
+    found = run_perf_analyzer(stand_in(tmp_path, known), ENDPOINT, tokens(), concurrency)
+    assert found.throughput_per_s > 0
+
+
 def test_perf_analyzer_that_gets_no_stable_level_is_marked(tmp_path):
     failing = "echo Failed to obtain stable measurement; exit 2"
     lines = f'case "$all" in *1000000.0*) REPORT\n;; *) {failing};; esac\n'

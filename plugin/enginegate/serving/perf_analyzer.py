@@ -75,14 +75,17 @@ def run_perf_analyzer(
 ) -> Level:
     """One level of closed-loop load with the rows of `tokens`, int64 [texts, seq] by input name.
 
-    A level that does not get stable is measured once more without that demand, and marked. Raises
-    ServingError if the program fails or counts no answer.
+    Several requests are kept outstanding by one thread: with a thread for each, as is its default,
+    the program starves itself on few processors, and may never end. A level that does not get
+    stable is measured once more without that demand, and marked. Raises ServingError if the
+    program fails or counts no answer.
     """
     with tempfile.TemporaryDirectory(prefix="enginegate-perf-") as folder:
         data, report = Path(folder, "inputs.json"), Path(folder, "level.csv")
         _write_inputs(tokens, data)
         command = _command(analyzer, endpoint, data, report, rules)
         command += ["--concurrency-range", str(concurrency)]
+        command += ["--async", "--max-threads", "1"] if concurrency > 1 else ["--sync"]
         code, said = _run(command, analyzer.library_path, _LEVEL_WAIT_S)
         marks: tuple[str, ...] = ()
         if _UNSTABLE in said:
