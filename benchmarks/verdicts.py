@@ -1,12 +1,13 @@
 """Tables from the replicates that benchmarks/trials.py recorded.
 
     python benchmarks/verdicts.py alarms UNCHANGED [--runs 300]
-    python benchmarks/verdicts.py power SLOWER SLOWER_WITH_REFERENCE [--runs 300]
+    python benchmarks/verdicts.py power SLOWER [SLOWER_WITH_REFERENCE] [--runs 300]
     python benchmarks/verdicts.py bias UNCHANGED NAIVE
 
 `alarms` counts the live verdicts of unchanged engines, plays more runs by drawing from the recorded
 replicates, and asks other tools' rules about the same calls, each run against the run before it.
-`power` plays runs of engines that are truly slower. `bias` averages the log ratio of identical
+`power` plays runs of engines that are truly slower, against a stored baseline too where the
+reference was recorded. `bias` averages the log ratio of identical
 engines over all instantiations, beside naive pairing.
 """
 
@@ -153,7 +154,7 @@ RIVALS = {
 # --- power
 
 
-def power(rows: Rows, watched: Rows, runs: int) -> None:
+def power(rows: Rows, runs: int, watched: Rows = ()) -> None:
     """Share of slower engines found, by slowdown, limit, way of comparing and time a variant."""
     print("a variant of one batch size, fp32; runs played from recorded replicates")
     print("slowdown  batch  limit  way     10 s    30 s    60 s")
@@ -165,6 +166,8 @@ def power(rows: Rows, watched: Rows, runs: int) -> None:
             found = [share_found(values, limit, b, each_s, runs) for b in (10, 30, 60)]
             print(line(true, batch, limit, "paired", found))
         print(nearest_line(true, batch, values, each_s, runs))
+        if not watched:
+            continue
         now, then = cell(watched, more, batch), cell(watched, 0, batch)
         found = [stored_share(now, then, b, median_s(now), runs) for b in (10, 30, 60)]
         print(line(true, batch, LIMIT, "stored", found))
@@ -267,7 +270,7 @@ def main() -> None:
     if given.table == "bias":
         bias(*rows)
     elif given.table == "power":
-        power(*rows, given.runs)
+        power(rows[0], given.runs, *rows[1:])
     else:
         alarms(*rows, given.runs)
 

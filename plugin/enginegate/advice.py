@@ -13,7 +13,7 @@ import numpy as np
 from enginegate.levels import Cause, Cliff, Deployment, Level
 
 ADVISED = "advised"  # the model's name on the server
-_TRIED = 5  # levels of a cliff at most
+_TRIED = 8  # levels of a cliff at most
 
 
 def is_curable(cliff: Cliff) -> bool:

@@ -28,7 +28,7 @@ def never(concurrency):
 
 def test_levels_from_the_first_to_the_last_of_the_cliff_are_tried():
     found = tried(CLIFF, range(1, 33), run)
-    assert set(found.tried_per_s) == {1, 2, 4, 8, 15}
+    assert set(found.tried_per_s) == {1, 2, 3, 5, 7, 10, 15}
     assert found.promised_per_s[1] == pytest.approx(1200)
     assert found.promised_per_s[15] == pytest.approx(12000)
     assert set(found.promised_per_s) == set(PROMISED)
