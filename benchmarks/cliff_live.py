@@ -4,9 +4,9 @@
 
 A project with two small models runs the plugin's own suite, `pytest --serve triton`, in turn as the
 report's server seems to have been configured (preferred batch 16, queue delay 10 ms) and as the
-plugin then advises (no delay). For every level of the cliff: what it gave, what the advice promised
-(from the runs with the delay alone, which try it at up to eight levels) and what came of it; medians
-over the rounds.
+plugin then advises (no delay). For every level of the cliff: what it gave, what the advice
+promised (from the runs with the delay alone, which try it at up to eight levels) and what came of
+it; medians over the rounds.
 
 One model is an encoder whose calls take about as long as those of the report's INT8 engine on its
 GPU, at 1 and at 16 texts: 12 narrow layers. The other is a sum and a matrix product; next to all of
