@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 import vl_convert  # noqa: F401
 
-# Loaded before any run inside this process, which unloads only what it loaded itself.
+# Loaded before any run inside this process, which unloads only what it loaded itself; what is
+# patched in a module that was loaded anew would not be in force.
+import enginegate.blame.clinic
 import enginegate.engines.onnxruntime
 import enginegate.engines.openvino
+import enginegate.loads
 import enginegate.session  # noqa: F401
 
 HERE = Path(__file__).parent
