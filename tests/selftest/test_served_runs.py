@@ -51,10 +51,10 @@ def left_behind():
     return {*Path("/dev/shm").glob("enginegate*"), *folders}  # noqa: S108
 
 
-def stays(before):
+def stays(before, look=left_behind):
     """What is left since and does not go: the servers of tests beside this one come and go."""
-    new, end = left_behind() - before, time.monotonic() + DEADLINE_S
-    while (new := new & left_behind()) and time.monotonic() < end:
+    new, end = look() - before, time.monotonic() + DEADLINE_S
+    while (new := new & look()) and time.monotonic() < end:
         time.sleep(0.1)
     return new
 
@@ -176,13 +176,13 @@ def test_nothing_is_left_of_a_run_that_is_killed_in_mid_sweep(serving):
         assert left_behind() - before
         os.kill(run.pid, signal.SIGKILL)
     assert not stays(before)
-    assert not servers_of(serving.path)
+    assert not stays(set(), lambda: servers_of(serving.path))
 
 
 def servers_of(folder):
     """Processes that were started from a folder."""
-    found = []
+    found = set()
     for place in Path("/proc").glob("[0-9]*/cwd"):
         with contextlib.suppress(OSError):
-            found += [place.parent.name] if place.resolve() == folder else []
-    return [pid for pid in found if pid != str(os.getpid())]
+            found |= {place.parent.name} if place.resolve() == folder else set()
+    return found - {str(os.getpid())}
