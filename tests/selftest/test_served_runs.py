@@ -147,8 +147,9 @@ def test_other_embeddings_than_in_this_process_fail_and_are_not_loaded(serving):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("served: kills the server", "*requests failed at concurrency *, the first: *"),
-        ("served: does not load", "*planted: it does not load*"),
+        # seen by a client, or by who asks the server for its statistics
+        ("served: kills the server", ".*requests failed at concurrency|the server ended .* -9"),
+        ("served: does not load", ".*planted: it does not load"),
     ],
 )
 def test_a_server_that_fails_is_one_clear_error_and_nothing_is_left(serving, fault, message):
@@ -156,7 +157,7 @@ def test_a_server_that_fails_is_one_clear_error_and_nothing_is_left(serving, fau
     serving.plant(fault)
     broken = serve(serving, *SERVED)
     assert broken.ret == Exit.ERROR
-    broken.stdout.fnmatch_lines([message])
+    broken.stdout.re_match_lines([message])
     assert not stays(before)
 
 
