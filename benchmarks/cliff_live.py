@@ -1,6 +1,6 @@
 """The cliff of the reference report on a real Triton: found, explained, and gone as was advised.
 
-    python benchmarks/cliff_live.py [--rounds 3]
+    python benchmarks/cliff_live.py [--rounds 6]
 
 A project with two small models runs the plugin's own suite, `pytest --serve triton`, in turn as the
 report's server seems to have been configured (preferred batch 16, queue delay 10 ms) and as the
@@ -109,7 +109,7 @@ def show(model: str, delayed: Sequence[dict], advised: Sequence[dict]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=6)
     rounds = parser.parse_args().rounds
     machine = this_machine()
     print(f"{time.strftime('%Y-%m-%d')}, {machine.cpu}, {machine.cores} cores")
