@@ -20,7 +20,7 @@ from enginegate.words import Exit
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("server")]
 
 SERVE = ("--serve=triton", "--concurrency=1,4", "--max-batch-size=8")
-LENIENT = "--max-slowdown=999"  # of what is not the subject
+LENIENT = "--max-slowdown=99999"  # of what is not the subject; three replicates tell little
 SERVED = ("-k", "served or carries")
 DEADLINE_S = 60.0
 
