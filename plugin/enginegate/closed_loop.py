@@ -126,9 +126,7 @@ def _has_backlog(level: Level) -> bool:
 
 def compute_s(breakdown: Breakdown | None) -> float:
     """Seconds of the execution that a request was in; 0 if unknown."""
-    if breakdown is None:
-        return 0.0
-    return breakdown.compute_input_s + breakdown.compute_infer_s + breakdown.compute_output_s
+    return breakdown.compute_s if breakdown else 0.0
 
 
 def mean_batch(level: Level) -> float:

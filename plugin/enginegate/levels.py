@@ -1,6 +1,6 @@
 """Records of load: how a model is deployed, what each level of load showed, where it breaks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -101,6 +101,18 @@ class Breakdown:
     compute_infer_s: float
     compute_output_s: float
     client_s: float = 0.0
+
+    @classmethod
+    def of(cls, mean_s: float, client_s: float, server_s: Sequence[float]) -> "Breakdown":
+        """Of the mean latency; `server_s` are queue, input, infer, output; the rest is network."""
+        queue_s, input_s, infer_s, output_s = server_s
+        network_s = mean_s - sum(server_s) - client_s
+        return cls(network_s, queue_s, input_s, infer_s, output_s, client_s)
+
+    @property
+    def compute_s(self) -> float:
+        """Seconds of the execution that a request was in."""
+        return self.compute_input_s + self.compute_infer_s + self.compute_output_s
 
     @property
     def turnaround_s(self) -> float:

@@ -148,7 +148,10 @@ def test_other_embeddings_than_in_this_process_fail_and_are_not_loaded(serving):
     ("fault", "message"),
     [
         # seen by a client, or by who asks the server for its statistics
-        ("served: kills the server", ".*requests failed at concurrency|the server ended .* -9"),
+        (
+            "served: kills the server",
+            r".*requests failed at concurrency .*, the first: |the server ended with status -9\. ",
+        ),
         ("served: does not load", ".*planted: it does not load"),
     ],
 )

@@ -33,8 +33,7 @@ def parts_of_time(engine: str, levels: Sequence[Level]) -> Iterator[Chart]:
 
 
 def _seconds(parts: Breakdown) -> dict[str, float]:
-    compute_s = parts.compute_input_s + parts.compute_infer_s + parts.compute_output_s
-    seconds = (compute_s, parts.queue_s, parts.network_s, parts.client_s)
+    seconds = (parts.compute_s, parts.queue_s, parts.network_s, parts.client_s)
     return dict(zip(_PARTS, seconds, strict=True))
 
 

@@ -259,9 +259,9 @@ def schedule(rate_per_s: float, arrivals: Arrivals, time_s: float, seed: int) ->
 
 def _window(answer: Mapping[str, Any], start_s: float, end_s: float) -> Window:
     window = cut(_seconds(answer["sent"]), _seconds(answer["received"]), start_s, end_s)
-    client_s = answer["mean_client_s"] * window.answered
-    window = replace(window, client_share=answer["client_share"], client_s=client_s)
-    return replace(window, wrong=Fault(*answer["wrong"]), errors=Fault(*answer["errors"]))
+    wrong, errors = Fault(*answer["wrong"]), Fault(*answer["errors"])
+    share, client_s = answer["client_share"], answer["mean_client_s"] * window.answered
+    return replace(window, client_share=share, client_s=client_s, wrong=wrong, errors=errors)
 
 
 def _open_window(answers: Sequence[Mapping[str, Any]], shares: Sequence[Seconds]) -> OpenWindow:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from enginegate.errors import ServingError
@@ -192,8 +192,7 @@ def _breakdown(row: Mapping[str, str], mean_s: float) -> Breakdown | None:
         return None
     server_s = [_s(row, column) for column in columns]
     client_s = _s(row, "Client Send") + _s(row, "Client Recv")
-    network_s = mean_s - sum(server_s) - client_s
-    return replace(Breakdown(network_s, *server_s), client_s=client_s)
+    return Breakdown.of(mean_s, client_s, server_s)
 
 
 def _s(row: Mapping[str, str], column: str) -> float:

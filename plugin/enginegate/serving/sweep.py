@@ -203,8 +203,7 @@ def breakdown_of(whole: Window, counted: ServerStatistics) -> Breakdown:
     """Mean seconds of a request: the server's by phase, the client's; the rest is network."""
     phases = (counted.queue, counted.compute_input, counted.compute_infer, counted.compute_output)
     server_s = [phase.mean_s for phase in phases]
-    network_s = whole.mean_s - sum(server_s) - whole.mean_client_s
-    return replace(Breakdown(network_s, *server_s), client_s=whole.mean_client_s)
+    return Breakdown.of(whole.mean_s, whole.mean_client_s, server_s)
 
 
 def run_open(
