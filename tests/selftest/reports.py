@@ -50,15 +50,14 @@ def change(ratio=1.0, **other):
 
 def speed(batch, ratio=1.0, **other):
     fields = {"change": change(ratio), "judgement": PASS, "log_ratios": {"p50": LOGS}}
+    fields |= {"p99_s": None, "disturbed": ()}
     return Speed(
         batch=batch,
         calls=500,
         p50_s=1e-3 * batch,
-        p99_s=None,
         texts_per_s=1e3,
         yardstick_p50_s=1.6e-3 * batch,
         blocks=4,
-        disturbed=(),
         **{**fields, **other},
     )
 
