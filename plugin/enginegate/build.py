@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from enginegate.blame.layers import Layer, matching, nodes_of, read_layers
-from enginegate.blame.search import Repair
 from enginegate.engines import (
-    EMBEDDED_AT_ONCE,
     EXPECTED_TYPES,
     Backend,
     Demand,
@@ -25,7 +23,6 @@ from enginegate.errors import EngineError
 from enginegate.files import sha256_of_folder, sha256_of_json
 from enginegate.machine import library_versions, this_machine
 from enginegate.models import Exported
-from enginegate.options import Options
 from enginegate.store import Entry, Store
 from enginegate.timing import median_call_s
 from enginegate.variants import Precision, Variant
@@ -53,7 +50,6 @@ class Built:
         entry: its files.
         notes: what to say about the way here.
         kept: layers that were kept in fp32.
-        repair: how they were found; None where nothing was sought.
     """
 
     variant: Variant
@@ -62,7 +58,6 @@ class Built:
     entry: Entry
     notes: tuple[str, ...] = ()
     kept: tuple[Layer, ...] = ()
-    repair: Repair | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -81,17 +76,6 @@ class Built:
         backend = get_backend(self.backend)
         with backend.load(self.entry.folder, self.entry.properties, probe, threads) as engine:
             yield engine
-
-
-def demand_of(options: Options) -> Demand:
-    """Batch sizes that a run gives to its engines."""
-    served = options.serve.deployment.max_batch_size if options.serve else 1
-    return Demand(
-        usual_batch=max(options.batches),
-        largest_batch=max(*options.batches, served, EMBEDDED_AT_ONCE),
-        tf32=options.tf32,
-        timings=options.engine_cache / "timings",
-    )
 
 
 def build_engine(

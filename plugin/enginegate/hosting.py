@@ -9,9 +9,9 @@ from enginegate.build import Built
 from enginegate.embeddings import EmbeddingJudge
 from enginegate.engines import Engine
 from enginegate.errors import ServingError
-from enginegate.loads import LoadRun, compared_levels, served_rig
+from enginegate.loads import LoadRun, served_rig
 from enginegate.models import Exported
-from enginegate.results import Result
+from enginegate.results import Load, Result
 from enginegate.serve_options import ServeOptions
 from enginegate.served import ServedEngine, ToServe
 from enginegate.session import Session, named
@@ -72,7 +72,10 @@ class Hosting:
         run, result = self.session, self.result(served)
         known, missing = run.baseline_of(result)
         loading = LoadRun(options, run.progress, run.seed)
-        load = loading.measure(served, known, missing, run.options.max_slowdown)
+        stored = known.load if known else None
+        if known and stored is None:
+            missing = Judgement(Verdict.NO_BASELINE, ("its baseline holds no load",))
+        load = loading.measure(served, stored, missing, run.options.max_slowdown)
         if self._is_compared(served, known):
             levels = compared_levels(load, known)
             rig = served_rig(served, levels, run.rng)
@@ -92,3 +95,16 @@ def _with_fault(result: Result, fault: str) -> Result:
         return result
     judgement = Judgement(Verdict.FAIL, (fault,))
     return replace(result, accuracy=replace(result.accuracy, judgement=judgement))
+
+
+def compared_levels(load: Load, known: Baseline | None) -> tuple[int, ...]:
+    """The levels to compare: those of the baseline, or the lowest and where it is saturated.
+
+    Those that are marked are left out where there are others.
+    """
+    if known is not None:
+        return tuple(sorted(known.cells))
+    trusted = [level.concurrency for level in load.levels if not level.marks]
+    swept = trusted or [level.concurrency for level in load.levels]
+    saturated = load.analysis.saturated_from
+    return tuple(sorted({swept[0], saturated if saturated in swept else swept[-1]}))

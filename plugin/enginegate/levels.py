@@ -193,14 +193,6 @@ class Slo:
     def __str__(self) -> str:
         return f"{self.figure} <= {1e3 * self.limit_s:g} ms"
 
-    def latency_s(self, level: OpenLevel) -> float:
-        """The figure of a level."""
-        return float(getattr(level.latency, f"{self.figure}_s"))
-
-    def holds(self, level: OpenLevel) -> bool:
-        """Whether a level keeps it."""
-        return self.latency_s(level) <= self.limit_s
-
 
 class SearchEnd(StrEnum):
     """How the search for a capacity ended."""

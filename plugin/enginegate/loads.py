@@ -10,10 +10,9 @@ from functools import partial
 import numpy as np
 
 from enginegate.advice import ADVISED, is_curable, tried, without_delay
-from enginegate.baselines import Baseline
 from enginegate.cliffs import Analysis, analyse, new_cliffs
 from enginegate.condition import Condition, disturbance
-from enginegate.levels import Capacity, Driver, Endpoint, Level, OpenLevel, Protocol
+from enginegate.levels import Capacity, Driver, Endpoint, Level, OpenLevel, Protocol, StoredLoad
 from enginegate.results import Load
 from enginegate.serve_options import ServeOptions
 from enginegate.served import ServedEngine
@@ -27,7 +26,6 @@ from enginegate.serving.sweep import closed_window, run_level, run_open
 from enginegate.serving.usage import processor_s
 from enginegate.timing import CANDIDATE, SENTINEL, YARDSTICK, Arm, Rig, Turn
 from enginegate.verdict import Judgement, judge_load
-from enginegate.words import Verdict
 
 _OPEN_S, _MOST_OPEN_S = 5.0, 20.0  # of one open-loop level
 _OPEN_REQUESTS = 1000  # that it is to hold, as far as its time lets it: ten beyond the p99
@@ -54,26 +52,23 @@ class LoadRun:
     seed: int
 
     def measure(
-        self, served: ServedEngine, known: Baseline | None, missing: Judgement, limit: float
+        self, served: ServedEngine, stored: StoredLoad | None, missing: Judgement, limit: float
     ) -> Load:
-        """All levels, closed and open, and the capacity if one is sought, judged by `known`.
+        """All levels, closed and open, and the capacity if one is sought, judged by `stored`.
 
-        Without a stored load, `missing` is what is said of it. Levels of a cliff that the baseline
+        Without a stored load, `missing` is the judgement. Levels of a cliff that the stored load
         lacks are measured a second time before it is believed.
         Raises ServingError for answers that are wrong or missing.
         """
         with open_generator(served.exchange) as generator:
             run = self._closed(served, generator)
             levels = {n: run(n) for n in self.options.concurrencies}
-            levels |= {n: run(n) for n in _suspects(levels, self._analysed(levels, served), known)}
+            levels |= {n: run(n) for n in _suspects(levels, self._analysed(levels, served), stored)}
             analysis = self._analysed(levels, served)
             rates_per_s = enumerate(self.options.rates_per_s)
             opened = tuple(self._open(generator, rate, index) for index, rate in rates_per_s)
             capacity = self._capacity(generator, levels)
         analysis = self._with_advice_tried(analysis, served, tuple(levels))
-        stored = known.load if known else None
-        if known and stored is None:
-            missing = Judgement(Verdict.NO_BASELINE, ("its baseline holds no load",))
         judgement = judge_load(analysis.cliffs, capacity, stored, limit) if stored else missing
         return Load(
             server=served.server_name,
@@ -153,26 +148,12 @@ def _with_usage(run: RunLevel, concurrency: int, served: ServedEngine) -> Level:
 
 
 def _suspects(
-    levels: Mapping[int, Level], analysis: Analysis, known: Baseline | None
+    levels: Mapping[int, Level], analysis: Analysis, stored: StoredLoad | None
 ) -> Sequence[int]:
-    """Levels of cliffs that are not in the baseline, to be measured again; of all without one."""
-    stored = known.load if known else None
+    """Levels of cliffs that are not stored, to be measured again; of all where nothing is."""
     cliffs = new_cliffs(analysis.cliffs, stored) if stored else analysis.cliffs
     unproven = [cliff for cliff in cliffs if stored or not cliff.proven]
     return [n for n in levels if any(c.first <= n <= c.last for c in unproven)]
-
-
-def compared_levels(load: Load, known: Baseline | None) -> tuple[int, ...]:
-    """The levels to compare: those of the baseline, or the lowest and where it is saturated.
-
-    Those that are marked are left out where there are others.
-    """
-    if known is not None:
-        return tuple(sorted(known.cells))
-    trusted = [level.concurrency for level in load.levels if not level.marks]
-    swept = trusted or [level.concurrency for level in load.levels]
-    saturated = load.analysis.saturated_from
-    return tuple(sorted({swept[0], saturated if saturated in swept else swept[-1]}))
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from enginegate.accuracy import check_sane, limits_for
-from enginegate.build import Built, build_engine, choose_best, demand_of
+from enginegate.build import Built, build_engine, choose_best
 from enginegate.embeddings import EmbeddingJudge
 from enginegate.engines import (
+    EMBEDDED_AT_ONCE,
+    Demand,
     Embeddings,
     Engine,
     embed_all,
@@ -251,6 +253,17 @@ class Preparation:
         gpu = needs_gpu(built.backend)
         here = not options.against_python and not gpu  # a call on a GPU waits off the processor
         return Rig(open_all, replicate_s, rng, watch_self=here, watch_gpu=gpu)
+
+
+def demand_of(options: Options) -> Demand:
+    """Batch sizes that a run gives to its engines."""
+    served = options.serve.deployment.max_batch_size if options.serve else 1
+    return Demand(
+        usual_batch=max(options.batches),
+        largest_batch=max(*options.batches, served, EMBEDDED_AT_ONCE),
+        tf32=options.tf32,
+        timings=options.engine_cache / "timings",
+    )
 
 
 def local_arm(open_engine: Callable[[], AbstractContextManager[Engine]]) -> OpenArm:

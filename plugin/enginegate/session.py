@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from enginegate.baselines import Baseline, Baselines
+from enginegate.blame.search import Repair
 from enginegate.build import Built, execution_flags
 from enginegate.calibration import REPLICATES
 from enginegate.condition import describe_machine
@@ -61,6 +62,7 @@ class Session:
         self._asked: dict[str, Variant] = {}
         self._started_s = time.monotonic()
         self._measured_s = 0.0
+        self.repairs: dict[Variant, Repair] = {}
         self._speeds: dict[tuple[str, int], tuple[Samples, Speed]] = {}
         self.planned: dict[Variant, tuple[int, ...]] = {}
         self.evidence: dict[str, float] = {}
@@ -119,7 +121,7 @@ class Session:
             flags=execution_flags(built, executed),
             notes=tuple(note for note in (*built.notes, model.note) if note),
             size_bytes=built.size_bytes,
-            repair=built.repair,
+            repair=self.repairs.get(built.variant),
         )
         self._refuse_second(built.variant, variant.id)
         self._engines[variant.id] = built.entry.folder.name

@@ -7,6 +7,7 @@ timed after an untimed while, because the arm before it has emptied the caches.
 
 import math
 import random
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -52,9 +53,7 @@ class LocalArm:
         inputs = self.inputs[batch]
         end = time.perf_counter() + time_s
         while not taken or time.perf_counter() < end:
-            start = time.perf_counter()
-            self.engine.embed(inputs)
-            taken.append(time.perf_counter() - start)
+            taken.append(call_s(self.engine, inputs))
         return tuple(taken)
 
 
@@ -247,10 +246,16 @@ def _placed(array: np.ndarray, rng: random.Random) -> np.ndarray:
 
 def median_call_s(engine: Engine, batch: Batch, calls: int) -> float:
     """Median seconds of `calls` calls after two untimed ones; for choosing, not for judging."""
-    arm = LocalArm(engine, {0: batch})
     for _ in range(2):
         engine.embed(batch)
-    return float(np.median([arm.run(0, 0)[0] for _ in range(calls)]))
+    return statistics.median(call_s(engine, batch) for _ in range(calls))
+
+
+def call_s(engine: Engine, batch: Batch) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    engine.embed(batch)
+    return time.perf_counter() - start
 
 
 def gpu_times(engine: Engine, inputs: Mapping[int, Batch]) -> GpuTimes | None:

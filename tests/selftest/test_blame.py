@@ -47,6 +47,7 @@ class Suspect:
         with built.load(workload, threads=1) as engine:
             found = engine.embed(texts)
         diagnosis = blame_layers(self.rebuilder, read_layers(exported.onnx), found, reference)
+        assert diagnosis.layers is not None
         self.layers, self.notes = diagnosis.layers, diagnosis.notes
         self.damage = damage(found, reference)
 

@@ -136,15 +136,15 @@ def test_an_engine_beyond_its_limits_is_repaired(tmp_path, exported, workload, b
 
     with built.load(workload, threads=1) as engine:
         assert accept(embed_all(engine, workload.evaluation), engine), "nothing to repair"
-    mended = repaired(built, again, exported, workload, reference, accept, 1)
+    mended, repair = repaired(built, again, exported, workload, reference, accept, 1)
     with mended.load(workload, threads=1) as engine:
         assert accept(embed_all(engine, workload.evaluation), engine) == ()
-    assert mended.repair
-    assert 0 < len(mended.repair.kept) < 4
-    assert mended.repair.recovered_share > 0.2
-    assert mended.repair.configuration.startswith("[tool.enginegate.models.m.keep]\nint8 = [")
-    assert {step.enough for step in mended.repair.steps} == {True, False}
-    assert mended.repair.speedup_after > 0
+    assert repair
+    assert 0 < len(repair.kept) < 4
+    assert repair.recovered_share > 0.2
+    assert repair.configuration.startswith("[tool.enginegate.models.m.keep]\nint8 = [")
+    assert {step.enough for step in repair.steps} == {True, False}
+    assert repair.speedup_after > 0
 
 
 def test_what_no_layers_can_repair_stays_as_it_is(tmp_path, exported, workload):
@@ -155,12 +155,12 @@ def test_what_no_layers_can_repair_stays_as_it_is(tmp_path, exported, workload):
     def never(names):
         pytest.fail("nothing is to be built again")
 
-    hopeless = repaired(built, never, exported, workload, reference, lambda *_: ("never",), 1)
+    hopeless, repair = repaired(built, never, exported, workload, reference, lambda *_: ("never",), 1)
     assert hopeless.entry == built.entry
     assert "no set of layers" in hopeless.notes[-1]
-    assert hopeless.repair
-    assert hopeless.repair.configuration == ""
-    content = repaired(built, never, exported, workload, reference, lambda *_: (), 1)
+    assert repair
+    assert repair.configuration == ""
+    content, _ = repaired(built, never, exported, workload, reference, lambda *_: (), 1)
     assert content.notes[-1] == "repair: nothing to do, it is within its limits"
 
 

@@ -1,6 +1,7 @@
 """What is done with a damaged engine of a run: examined, blamed, repaired."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from enginegate.blame.diagnosis import blamed, profiled
 from enginegate.blame.repair import repaired
@@ -41,7 +42,10 @@ class Clinic:
 
         with self._session.progress(f"repair {built.variant.id}"):
             expected, threads = reference.embeddings, self._session.options.threads
-            return repaired(built, build, model, workload, expected, accept, threads)
+            made, repair = repaired(built, build, model, workload, expected, accept, threads)
+        if repair:
+            self._session.repairs[built.variant] = repair
+        return made
 
     def examined(
         self,
@@ -54,9 +58,12 @@ class Clinic:
     ) -> Result:
         """Record where its time goes and, with --blame, which layers do the damage."""
         threads = self._session.options.threads
-        found = profiled(result, built, workload, threads)
+        if found := profiled(built, workload, threads):
+            share, states, kernels = found.time_share, found.states, found.kernels
+            result = replace(result, time_share=share, states=states, kernels=kernels)
         if self._session.options.blame:
             with self._session.progress(f"blame {result.variant.id}"):
                 expected = reference.embeddings
-                found = blamed(found, built, model, workload, embeddings, expected, threads)
-        return self._session.record(found)
+                layers = blamed(built, model, workload, embeddings, expected, threads)
+            result = replace(result, blame=layers.layers, notes=(*result.notes, *layers.notes))
+        return self._session.record(result)

@@ -10,7 +10,7 @@ from enginegate.build import Built
 from enginegate.engines import Profiles, get_backend
 from enginegate.errors import EngineError
 from enginegate.models import Exported
-from enginegate.results import Result
+from enginegate.profiles import Profile
 from enginegate.workload import Workload
 
 PROFILED_BATCH = 8
@@ -22,39 +22,36 @@ _DIVERGED = 0.1  # local error, as a share of the damage, that makes a divergenc
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Layers by what repairing each gives back, and what else is to be said."""
+    """Layers by what repairing each gives back, None where not sought, and what else to say."""
 
-    layers: tuple[Blamed, ...]
+    layers: tuple[Blamed, ...] | None
     notes: tuple[str, ...]
 
 
-def profiled(result: Result, built: Built, workload: Workload, threads: int) -> Result:
-    """The result with where the engine's time goes, if its backend tells."""
+def profiled(built: Built, workload: Workload, threads: int) -> Profile | None:
+    """Where the engine's time goes, its longest kernels only; None if its backend does not tell."""
     backend = get_backend(built.backend)
     if not isinstance(backend, Profiles):
-        return result
+        return None
     entry, batch = built.entry, workload.batch(PROFILED_BATCH)
     found = backend.profile(entry.folder, entry.properties, batch, threads)
-    kernels = found.kernels[:_KERNELS]
-    return replace(result, time_share=found.time_share, states=found.states, kernels=kernels)
+    return replace(found, kernels=found.kernels[:_KERNELS])
 
 
 def blamed(
-    result: Result,
     built: Built,
     model: Exported,
     workload: Workload,
     embeddings: Array,
     reference: Array,
     threads: int,
-) -> Result:
-    """The result with its layers blamed, or a note why they cannot be."""
+) -> Diagnosis:
+    """The engine's layers blamed, or a note why they cannot be."""
     try:
         rebuilder = rebuilder_of(built, model, workload, threads)
     except EngineError as error:
-        return replace(result, notes=(*result.notes, f"blame: not possible: {error}"))
-    found = blame_layers(rebuilder, read_layers(model.onnx), embeddings, reference)
-    return replace(result, blame=found.layers, notes=(*result.notes, *found.notes))
+        return Diagnosis(None, (f"blame: not possible: {error}",))
+    return blame_layers(rebuilder, read_layers(model.onnx), embeddings, reference)
 
 
 def blame_layers(

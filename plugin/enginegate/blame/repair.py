@@ -67,26 +67,26 @@ def repaired(
     reference: Array,
     accept: Accept,
     threads: int,
-) -> Built:
+) -> tuple[Built, Repair | None]:
     """The engine that keeps the fewest layers in fp32 and is within its limits: `build(names)`.
 
     The engine itself, with a note, where it is within them already, where no layers are enough, or
-    where its backend cannot keep any.
+    where its backend cannot keep any. The repair is None where none was sought.
     """
     if built.variant.precision is Precision.BEST or not _faults(built, workload, accept, threads):
-        return _noted(built, "repair: nothing to do, it is within its limits")
+        return _noted(built, "repair: nothing to do, it is within its limits"), None
     try:
         rebuilder = rebuilder_of(built, model, workload, threads)
     except EngineError as error:
-        return _noted(built, f"repair: not possible: {error}")
+        return _noted(built, f"repair: not possible: {error}"), None
     reference_s = _reference_s(model, workload, threads)
     workshop = Workshop(rebuilder, reference, reference_s, accept)
     repair = search(workshop, read_layers(model.onnx), built)
     if not repair.configuration:
-        noted = _noted(built, "repair: no set of layers kept in fp32 brings it within its limits")
-        return dataclasses.replace(noted, repair=repair)
+        said = "repair: no set of layers kept in fp32 brings it within its limits"
+        return _noted(built, said), repair
     again = build(repair.kept)
-    return dataclasses.replace(again, repair=repair, notes=(*built.notes, *again.notes))
+    return dataclasses.replace(again, notes=(*built.notes, *again.notes)), repair
 
 
 def search(workshop: Workshop, layers: Sequence[Layer], built: Built) -> Repair:

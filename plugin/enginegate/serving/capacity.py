@@ -86,10 +86,10 @@ class _Search:
     def _vote(self, rate_per_s: float) -> bool:
         level = self.probe(rate_per_s)
         self.probes.append(level)
-        return self.slo.holds(level) and not _is_client_bound(level)
+        return _figure_s(self.slo, level) <= self.slo.limit_s and not _is_client_bound(level)
 
     def _is_near(self, level: OpenLevel) -> bool:
-        ratio = self.slo.latency_s(level) / self.slo.limit_s
+        ratio = _figure_s(self.slo, level) / self.slo.limit_s
         return 1 / (1 + self.rules.near) < ratio < 1 + self.rules.near
 
     def result(self) -> Capacity:
@@ -103,6 +103,11 @@ class _Search:
         if self.high is None:
             return SearchEnd.HIGHEST
         return SearchEnd.FOUND if self.low else SearchEnd.NEVER
+
+
+def _figure_s(slo: Slo, level: OpenLevel) -> float:
+    """The latency of a level that an objective is about."""
+    return float(getattr(level.latency, f"{slo.figure}_s"))
 
 
 def _is_client_bound(level: OpenLevel) -> bool:
