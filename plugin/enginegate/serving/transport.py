@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-from enginegate import levels
 from enginegate.errors import ServingError
+from enginegate.levels import Protocol as Wire
 from enginegate.serving.exchange import INFER_METHOD, Exchange
 
 _CHUNK_BYTES = 1 << 18
@@ -70,7 +70,7 @@ class Transport(Protocol):
 @contextlib.contextmanager
 def open_transport(exchange: Exchange, timeout_s: float) -> Iterator[Transport]:
     """The transport of the exchange's endpoint; closes all connections at the end."""
-    http = exchange.endpoint.protocol is levels.Protocol.HTTP
+    http = exchange.endpoint.protocol is Wire.HTTP
     opened = HttpTransport if http else GrpcTransport
     with contextlib.closing(opened(exchange, timeout_s)) as transport:
         yield transport
