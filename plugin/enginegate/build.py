@@ -9,12 +9,14 @@ from typing import Any
 from enginegate.blame.layers import Layer, matching, nodes_of, read_layers
 from enginegate.engines import (
     EXPECTED_TYPES,
+    ONNX_FILE,
     Backend,
     Demand,
     Demanding,
     Embeddings,
     Engine,
     Executed,
+    Keeping,
     Keeps,
     embed_all,
     get_backend,
@@ -150,6 +152,24 @@ def _key(
         "machine": this_machine().as_json(),
     }
     return {**key, "kept": [layer.name for layer in kept]} if kept else key
+
+
+def keeping_of(built: Built, model: Exported, calibration: Batch) -> Keeping:
+    """The engine with layers kept in fp32: its own ONNX graph if it is one, else by its backend.
+
+    Raises EngineError where neither can be done.
+    """
+    if (built.entry.folder / ONNX_FILE).exists():
+        from enginegate.engines.graphs import keeping_in_file
+
+        return keeping_in_file(built.entry.folder, model.onnx, built.entry.properties)
+    backend = get_backend(built.backend)
+    if isinstance(backend, Keeps):
+        return backend.keeping(model, built.precision, calibration)
+    raise EngineError(
+        f"backend {built.backend} cannot keep single layers in fp32, so layers cannot be blamed: "
+        f"give it a method `keeping` (enginegate.engines.Keeps), or let it write {ONNX_FILE}"
+    )
 
 
 def choose_best(

@@ -25,8 +25,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import isotonic_regression
-from scipy.stats import theilslopes
 
 from enginegate.levels import Breakdown, Level
 
@@ -100,6 +98,9 @@ def _compute(levels: Sequence[Level]) -> tuple[tuple[float, ...], tuple[float, .
 
 def _smooth(sizes: np.ndarray, seconds: np.ndarray) -> np.ndarray:
     """A robust line where it fits (Theil and Sen), else the nearest values that never fall."""
+    from scipy.optimize import isotonic_regression
+    from scipy.stats import theilslopes
+
     slope, intercept, _, _ = theilslopes(seconds, sizes)
     line = max(0.0, intercept) + max(0.0, slope) * sizes
     straight = np.median(np.abs(seconds / line - 1)) <= _STRAIGHT

@@ -4,15 +4,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from enginegate.errors import OptionError
-from enginegate.models import ModelSpec, specs_from
 from enginegate.serve_options import ServeOptions
 from enginegate.settings import Settings, choice, given_path, mapping, read_table, refuse_unknown
 from enginegate.variants import Precision, Variant, parse_precisions, plan
 from enginegate.words import GateLevel, Refresh, Verdict
+
+if TYPE_CHECKING:
+    from enginegate.models import ModelSpec
 
 UNNAMED_MODEL = "model"  # the plan's name for a model that only a `model` fixture defines
 
@@ -92,7 +95,7 @@ class Options:
     backend: str
     models: tuple[str, ...]
     models_narrowed: bool
-    specs: Mapping[str, ModelSpec]
+    specs: "Mapping[str, ModelSpec]"
     workload: Path | None
     sts: Path | None
     rebuilds: int
@@ -172,6 +175,8 @@ class Options:
     @classmethod
     def from_config(cls, config: pytest.Config) -> "Options":
         """Read pytest's configuration. Raises OptionError for whatever is wrong in it."""
+        from enginegate.models import specs_from
+
         table = read_table(config)
         refuse_unknown(table, _TABLE_KEYS, "tool.enginegate")
         get = Settings(config, table)
@@ -231,7 +236,7 @@ def _compares(config: pytest.Config) -> bool:
 
 
 def _models(
-    named: tuple[str, ...], specs: Mapping[str, ModelSpec], own: tuple[str, ...]
+    named: tuple[str, ...], specs: "Mapping[str, ModelSpec]", own: tuple[str, ...]
 ) -> tuple[str, ...]:
     if unknown := [name for name in named if name not in specs]:
         raise OptionError(f"unknown model {', '.join(unknown)}: defined are {', '.join(specs)}")

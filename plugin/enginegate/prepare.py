@@ -26,7 +26,7 @@ from enginegate.engines import (
     needs_gpu,
     target_of,
 )
-from enginegate.engines.onnxruntime import open_onnx, run_onnx
+from enginegate.engines.reference import open_reference, run_reference
 from enginegate.export import export_model, tokenize_with
 from enginegate.machine import this_machine
 from enginegate.models import Exported, ModelSpec
@@ -92,7 +92,7 @@ class Preparation:
     def export(self, spec: ModelSpec) -> Exported:
         """The model's checked ONNX file."""
         with self._progress(f"model {spec.name}"):
-            return export_model(spec, self.store, run_onnx)
+            return export_model(spec, self.store, run_reference)
 
     def workload(self, model: Exported) -> Workload:
         """The texts, tokenised for the model."""
@@ -102,7 +102,7 @@ class Preparation:
     def open_reference(self, model: Exported, workload: Workload) -> Engine:
         """The model's ONNX file, loaded by ONNX Runtime in fp32."""
         probe = take(workload.evaluation, slice(2))
-        return open_onnx(model.onnx, model.output, probe, self._options.threads)
+        return open_reference(model, probe, self._options.threads)
 
     def reference(self, model: Exported, workload: Workload) -> Reference:
         """The loaded reference with its embeddings; EmbeddingError if they are not sane."""

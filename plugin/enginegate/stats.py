@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import bdtr, stdtr, stdtrit
 
 FEWEST_REPLICATES = 3
 
@@ -138,6 +136,8 @@ def _standard_error(array: np.ndarray) -> float:
 
 def _log_e(t: float, n: int) -> float:
     """Log of 2 · BF · P(shift > 0 | data); BF as in Gönen et al. 2005, American Statistician 59."""
+    from scipy.special import stdtr
+
     prior = 1 + n * _EFFECT_SD**2
     free, squared = n - 1, t * t
     shrunk = free + squared / prior
@@ -149,6 +149,8 @@ def _log_e(t: float, n: int) -> float:
 @functools.cache
 def critical_t(n: int, error: float) -> float:
     """The t beyond which `n` values give an e-value of 1/error; infinite if none does."""
+    from scipy.optimize import brentq
+
     goal = -math.log(error)
     if _log_e(1e6, n) < goal:
         return math.inf
@@ -170,7 +172,14 @@ def bounds(values: Sequence[float], errors: Errors, *, once: bool) -> tuple[floa
 
 
 def _width(n: int, error: float, *, once: bool) -> float:
-    return float(stdtrit(n - 1, 1 - error)) if once else critical_t(n, error)
+    return student_t(1 - error, n - 1) if once else critical_t(n, error)
+
+
+def student_t(share: float, freedom: float) -> float:
+    """The quantile of Student's distribution."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, share))
 
 
 def change_of(
@@ -200,7 +209,7 @@ def _exp(value: float) -> float:
 
 
 def _margin(anchor: Anchor, error: float) -> float:
-    return float(stdtrit(anchor.freedom, 1 - error)) * anchor.error if anchor.error else 0.0
+    return student_t(1 - error, anchor.freedom) * anchor.error if anchor.error else 0.0
 
 
 def visible_slowdown(
@@ -214,7 +223,7 @@ def visible_slowdown(
         return math.inf
     today = alarm / 2 if anchor.error else alarm
     deviation = float(np.std(values, ddof=1))
-    widths = critical_t(n, today) + float(stdtrit(n - 1, POWER))
+    widths = critical_t(n, today) + student_t(POWER, n - 1)
     distance = widths * deviation / math.sqrt(n) + _margin(anchor, today)
     return _exp(math.log1p(limit) + distance) - 1
 
@@ -248,6 +257,8 @@ def quantile_interval(
     Statistics, 7.1), for independent samples; calls of one instantiation are not independent of
     its placement, so of the p99 of calls it tells for the instantiations measured.
     """
+    from scipy.special import bdtr
+
     ordered = np.sort(np.asarray(samples, dtype=np.float64))
     n = len(ordered)
     below = bdtr(np.arange(n), n, q)  # chance that at most k samples lie below the quantile

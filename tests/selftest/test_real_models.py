@@ -143,7 +143,7 @@ def test_an_export_that_differs_from_torch_never_becomes_the_reference(
     def off(path, batch):
         return run_onnx(path, batch) * np.float32(1.001)
 
-    monkeypatch.setattr("enginegate.prepare.run_onnx", off)
+    monkeypatch.setattr("enginegate.prepare.run_reference", off)
     folder = str(save_small_bert(tmp_path / "folder"))
     with pytest.raises(ModelError, match=r"differs from torch by 0\.001.*cannot be the reference"):
         exporter.export(ModelSpec("f", Kind.TRANSFORMERS, folder, **COMMON))

@@ -155,7 +155,9 @@ def test_what_no_layers_can_repair_stays_as_it_is(tmp_path, exported, workload):
     def never(names):
         pytest.fail("nothing is to be built again")
 
-    hopeless, repair = repaired(built, never, exported, workload, reference, lambda *_: ("never",), 1)
+    hopeless, repair = repaired(
+        built, never, exported, workload, reference, lambda *_: ("never",), 1
+    )
     assert hopeless.entry == built.entry
     assert "no set of layers" in hopeless.notes[-1]
     assert repair

@@ -6,21 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-
-from enginegate.build import Built
+from enginegate.build import Built, keeping_of
 from enginegate.engines import (
-    ONNX_FILE,
     Backend,
     Embeddings,
     Engine,
     Keeping,
-    Keeps,
     embed_all,
     get_backend,
 )
-from enginegate.engines.graphs import keeping_in
-from enginegate.errors import EngineError
 from enginegate.models import Exported
 from enginegate.workload import Workload, take
 
@@ -66,16 +60,5 @@ def rebuilder_of(built: Built, model: Exported, workload: Workload, threads: int
     Raises EngineError where neither can be done.
     """
     backend = get_backend(built.backend)
-    return Rebuilder(backend, _keeping(built, backend, model, workload), workload, threads)
-
-
-def _keeping(built: Built, backend: Backend, model: Exported, workload: Workload) -> Keeping:
-    file = built.entry.folder / ONNX_FILE
-    if file.exists():
-        return keeping_in(onnx.load(str(file)), model.onnx, built.entry.properties)
-    if isinstance(backend, Keeps):
-        return backend.keeping(model, built.precision, workload.calibration)
-    raise EngineError(
-        f"backend {built.backend} cannot keep single layers in fp32, so layers cannot be blamed: "
-        f"give it a method `keeping` (enginegate.engines.Keeps), or let it write {ONNX_FILE}"
-    )
+    keeping = keeping_of(built, model, workload.calibration)
+    return Rebuilder(backend, keeping, workload, threads)

@@ -9,7 +9,7 @@ from enginegate.blame.rebuild import BLAME_TEXTS, Rebuilder, rebuilder_of
 from enginegate.blame.search import Array, Repair, Step, by_worth, damage, fewest, rank
 from enginegate.build import Built
 from enginegate.engines import Embeddings, Engine, embed_all
-from enginegate.engines.onnxruntime import open_onnx
+from enginegate.engines.reference import open_reference
 from enginegate.errors import EngineError
 from enginegate.models import Exported
 from enginegate.timing import median_call_s
@@ -119,7 +119,7 @@ def _faults(built: Built, workload: Workload, accept: Accept, threads: int) -> t
 
 def _reference_s(model: Exported, workload: Workload, threads: int) -> float:
     batch = workload.batch(_BATCH)
-    return median_call_s(open_onnx(model.onnx, model.output, batch, threads), batch, _CALLS)
+    return median_call_s(open_reference(model, batch, threads), batch, _CALLS)
 
 
 def _noted(built: Built, note: str) -> Built:

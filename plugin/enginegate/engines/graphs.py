@@ -165,6 +165,11 @@ def _same_input(
     return a.dtype == b.dtype and np.array_equal(a, b)
 
 
+def keeping_in_file(folder: Path, source: Path, properties: Mapping[str, Any]) -> Keeping:
+    """The engine of a folder, an ONNX file, with nodes of the model's own file put back."""
+    return keeping_in(onnx.load(str(folder / ONNX_FILE)), source, properties)
+
+
 def keeping_in(graph: ModelProto, source: Path, properties: Mapping[str, Any]) -> Keeping:
     """How to keep layers of a converted graph in fp32: taken from the ONNX file `source`."""
     pair = Pair(graph, onnx.load(str(source)))

@@ -20,7 +20,7 @@ from enginegate.engines import (
     Keeping,
     check_shape,
 )
-from enginegate.engines.graphs import keeping_in
+from enginegate.engines.graphs import keeping_in_file
 from enginegate.engines.quantize import quantize_qdq, to_fp16
 from enginegate.errors import EngineError
 from enginegate.models import Exported
@@ -103,8 +103,7 @@ class OnnxRuntime:
         """The converted graph, in which nodes of the model's own can be put back."""
         with tempfile.TemporaryDirectory(prefix="enginegate-") as folder:
             properties = self.build(model, precision, calibration, Path(folder))
-            graph = onnx.load(str(Path(folder) / ONNX_FILE))
-        return keeping_in(graph, model.onnx, properties)
+            return keeping_in_file(Path(folder), model.onnx, properties)
 
     @contextlib.contextmanager
     def load(

@@ -1,0 +1,21 @@
+"""The reference: the model's ONNX file, run by ONNX Runtime in fp32."""
+
+from pathlib import Path
+
+from enginegate.engines import Embeddings, Engine
+from enginegate.models import Exported
+from enginegate.workload import Batch
+
+
+def open_reference(model: Exported, probe: Batch, threads: int) -> Engine:
+    """The model's file, loaded; `probe` runs once. Raises EngineError if it does not run."""
+    from enginegate.engines.onnxruntime import open_onnx
+
+    return open_onnx(model.onnx, model.output, probe, threads)
+
+
+def run_reference(path: Path, batch: Batch) -> Embeddings:
+    """The first output of an ONNX file for one batch, float32 [batch, dim]."""
+    from enginegate.engines.onnxruntime import run_onnx
+
+    return run_onnx(path, batch)
