@@ -14,15 +14,15 @@ from typing import Any
 
 from planting import MINILM, Subject, subject_of
 
-from enginegate.accuracy import DEFAULT_LIMITS
-from enginegate.build import build_engine
-from enginegate.embeddings import EmbeddingJudge
-from enginegate.engines import embed_all
-from enginegate.export import tokenize_with
-from enginegate.quality.collection import read_collection, read_pairs
-from enginegate.quality.own import OwnData, OwnTexts
+from enginegate.accuracy.collection import read_collection, read_pairs
+from enginegate.accuracy.judge import EmbeddingJudge
+from enginegate.accuracy.limits import DEFAULT_LIMITS
+from enginegate.accuracy.user_texts import OwnData, OwnTexts
+from enginegate.engines.api import embed_all
+from enginegate.engines.build import build_engine
+from enginegate.models.export import tokenize_with
+from enginegate.models.workload import make_batch
 from enginegate.variants import Precision, Variant
-from enginegate.workload import make_batch
 
 CACHE = Path("~/.cache/enginegate").expanduser()
 

@@ -26,13 +26,13 @@ import numpy as np
 from planted import faults
 from planting import MODELS, Embed, Fault, Subject, quantised, subject_of
 
-from enginegate.accuracy import DEFAULT_LIMITS
-from enginegate.build import build_engine
-from enginegate.embeddings import EmbeddingJudge
-from enginegate.engines import embed_all
-from enginegate.results import Accuracy
+from enginegate.accuracy.judge import EmbeddingJudge
+from enginegate.accuracy.limits import DEFAULT_LIMITS
+from enginegate.accuracy.records import Accuracy
+from enginegate.engines.api import embed_all
+from enginegate.engines.build import build_engine
+from enginegate.models.workload import _SENTENCE, CALIBRATION_TEXTS, EVALUATION_TEXTS
 from enginegate.variants import Precision, Variant
-from enginegate.workload import _SENTENCE, CALIBRATION_TEXTS, EVALUATION_TEXTS
 
 PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
 CACHE = Path("~/.cache/enginegate").expanduser()

@@ -24,17 +24,19 @@ from onnx_edits import weighted
 from planted import faults
 from planting import MODELS, Fault, Subject, subject_of, write_edited
 
-from enginegate.blame.layers import read_layers
-from enginegate.blame.rebuild import BLAME_TEXTS, Rebuilder
-from enginegate.blame.search import Blamed, rank
-from enginegate.engines import Keeping, get_backend
+from enginegate.diagnostics.layers.rebuild import BLAME_TEXTS, Rebuilder
+from enginegate.diagnostics.layers.records import Blamed
+from enginegate.diagnostics.layers.search import rank
+from enginegate.engines import Keeping
 from enginegate.engines.graphs import keeping_in
 from enginegate.engines.onnxruntime import run_onnx
 from enginegate.engines.quantize import to_fp16
 from enginegate.engines.quantizers import quantize
-from enginegate.machine import this_machine
+from enginegate.engines.registry import get_backend
+from enginegate.machine.fingerprint import this_machine
+from enginegate.models.layers import read_layers
+from enginegate.models.workload import take
 from enginegate.variants import Precision
-from enginegate.workload import take
 
 ENGINES = ("fp32", "fp16", "int8")
 CLIPPED = 0.25  # of the range that a quantiser should have

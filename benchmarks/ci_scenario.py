@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from enginegate.machine import this_machine
+from enginegate.machine.fingerprint import this_machine
 
 HERE = Path(__file__).parents[1]
 GATE = "python -m pytest --precision=fp32 --model=judged --batches=8 --require-baseline"

@@ -23,7 +23,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from enginegate.machine import this_machine
+from enginegate.machine.fingerprint import this_machine
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "selftest"))
 from tiny import write_tiny_onnx

@@ -21,8 +21,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "selftest"))
 from batcher import Server, client_figures, level_of, noisy, sweep_of, undelayed
 
-from enginegate.cliffs import analyse
-from enginegate.levels import Deployment
+from enginegate.config.serving import Deployment
+from enginegate.serving.analysis.cliffs import analyse
 
 NOISES = (0.01, 0.03, 0.05, 0.10)
 TIMES_S = ((2e-4, 5e-5), (2e-4, 2e-4), (1e-3, 5e-5), (1e-3, 2e-4))

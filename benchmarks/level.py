@@ -16,10 +16,10 @@ import time
 
 import numpy as np
 
-from enginegate.calibration import Drawn
-from enginegate.stats import Anchor, Errors, change_of
-from enginegate.trial import P50, Question, Rules, Trial
-from enginegate.words import Verdict
+from enginegate.baselines.calibration import Drawn
+from enginegate.speed.sequential import P50, Question, Rules, Trial
+from enginegate.speed.stats import Anchor, Errors, change_of
+from enginegate.verdicts import Verdict
 
 LIMIT, SPREAD, EACH_S, MAX_TIME_S = 0.05, 0.02, 1.0, 48.0
 ALARM, MISS = 0.01, 0.05

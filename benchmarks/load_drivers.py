@@ -24,16 +24,17 @@ import numpy as np
 from small_model import exchange, heading, progress, small_server, tokens
 from trials import Bench
 
+from enginegate.config.serving import Deployment, Endpoint, Protocol
 from enginegate.errors import ServingError
-from enginegate.levels import Deployment, Endpoint, Level, Protocol
-from enginegate.served import ToServe, write_model
-from enginegate.serving.environment import server_environment
-from enginegate.serving.exchange import Exchange, make_exchange
-from enginegate.serving.load import open_generator
-from enginegate.serving.perf_analyzer import find_perf_analyzer, run_perf_analyzer
-from enginegate.serving.server import serve
-from enginegate.serving.sweep import run_level
-from enginegate.workload import Batch
+from enginegate.models.workload import Batch
+from enginegate.serving.load.exchange import Exchange, make_exchange
+from enginegate.serving.load.generator import open_generator
+from enginegate.serving.load.perf_analyzer import find_perf_analyzer, run_perf_analyzer
+from enginegate.serving.load.sweep import run_level
+from enginegate.serving.records import Level
+from enginegate.serving.served import ToServe, write_model
+from enginegate.serving.triton.environment import server_environment
+from enginegate.serving.triton.server import serve
 
 CONCURRENCIES = (1, 8, 16, 32)
 ENCODER, DIM, TOLERANCE = "minilm", 384, 1e-4

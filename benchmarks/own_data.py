@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from enginegate.workload import _SENTENCE, _SENTENCE_END
+from enginegate.models.workload import _SENTENCE, _SENTENCE_END
 
 FEWEST, MOST = 3, 8  # sentences of a topic
 

@@ -10,14 +10,15 @@ import numpy as np
 import onnx
 from onnx_edits import Edit
 
-from enginegate.build import build_engine
-from enginegate.engines import embed_all
+from enginegate.cache import Store
+from enginegate.engines.api import embed_all
+from enginegate.engines.build import build_engine
 from enginegate.engines.onnxruntime import open_onnx, run_onnx
-from enginegate.export import export_model, tokenize_with
-from enginegate.models import Exported, specs_from
-from enginegate.store import Store
+from enginegate.models import Exported
+from enginegate.models.export import export_model, tokenize_with
+from enginegate.models.spec import specs_from
+from enginegate.models.workload import Batch, Workload, make_workload, read_texts, take
 from enginegate.variants import Precision, Variant
-from enginegate.workload import Batch, Workload, make_workload, read_texts, take
 
 MINILM, DISTILBERT = "minilm", "distilbert-base-cased-96"
 MODELS = (MINILM, DISTILBERT)

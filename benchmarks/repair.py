@@ -27,16 +27,18 @@ from unittest import mock
 import numpy as np
 from planting import MINILM, Subject, subject_of
 
-from enginegate.blame.layers import nodes_of, read_layers
-from enginegate.blame.rebuild import BLAME_TEXTS, Rebuilder
-from enginegate.blame.search import by_worth, damage, rank
-from enginegate.engines import Engine, embed_all, get_backend
+from enginegate.accuracy.bootstrap import mean_interval
+from enginegate.accuracy.retrieval import Vectors, recall, similarities
+from enginegate.diagnostics.layers.rebuild import BLAME_TEXTS, Rebuilder
+from enginegate.diagnostics.layers.search import by_worth, damage, rank
+from enginegate.engines import Engine
+from enginegate.engines.api import embed_all
+from enginegate.engines.registry import get_backend
 from enginegate.files import readable_json
-from enginegate.machine import this_machine
-from enginegate.quality.bootstrap import mean_interval
-from enginegate.quality.retrieval import Vectors, recall, similarities
+from enginegate.machine.fingerprint import this_machine
+from enginegate.models.layers import nodes_of, read_layers
+from enginegate.models.workload import take
 from enginegate.variants import Precision
-from enginegate.workload import take
 
 NEAR = 10
 SIZES = (0, 1, 2, 4, 6, 8, 10, 14, 20, 28, 36)

@@ -21,7 +21,7 @@ from pathlib import Path
 from trials import Bench, judged_live
 from verdicts import CONCLUSIVE, share
 
-from enginegate.machine import this_machine
+from enginegate.machine.fingerprint import this_machine
 
 HERE = Path(__file__).parent
 TESTS = """

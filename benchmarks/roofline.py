@@ -15,21 +15,21 @@ from pathlib import Path
 import numpy as np
 from small_model import heading
 
-from enginegate.build import build_engine
-from enginegate.cost.ceilings import measured_device
-from enginegate.cost.device import ELEMENT_BYTES
-from enginegate.cost.flops import cost_of
-from enginegate.cost.knee import find_knee
-from enginegate.cost.roofline import Roofline, Setting, Traffic
-from enginegate.cost.text import cost_line, device_line
+from enginegate.cache import Store
+from enginegate.config.options import default_cache
+from enginegate.diagnostics.roofline.ceilings import measured_device
+from enginegate.diagnostics.roofline.device import ELEMENT_BYTES
+from enginegate.diagnostics.roofline.flops import cost_of
+from enginegate.diagnostics.roofline.knee import find_knee
+from enginegate.diagnostics.roofline.roofline import Roofline, Setting, Traffic
+from enginegate.engines.build import build_engine
 from enginegate.engines.onnxruntime import run_onnx
-from enginegate.export import export_model, tokenize_with
-from enginegate.models import SHIPPED
-from enginegate.options import default_cache
-from enginegate.render import aligned
-from enginegate.store import Store
+from enginegate.models.export import export_model, tokenize_with
+from enginegate.models.spec import SHIPPED
+from enginegate.models.workload import make_workload, read_texts
+from enginegate.report.terminal import aligned
+from enginegate.report.wording.roofline import cost_line, device_line
 from enginegate.variants import Precision, Variant
-from enginegate.workload import make_workload, read_texts
 
 PRECISIONS = (Precision.FP32, Precision.BF16, Precision.INT8)
 BATCHES = (1, 8, 32, 128)

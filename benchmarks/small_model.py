@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from enginegate.levels import Endpoint, Protocol
-from enginegate.serving.environment import server_environment
-from enginegate.serving.exchange import Exchange, make_exchange
-from enginegate.serving.server import serve
-from enginegate.store import Store
+from enginegate.cache import Store
+from enginegate.config.serving import Endpoint, Protocol
+from enginegate.serving.load.exchange import Exchange, make_exchange
+from enginegate.serving.triton.environment import server_environment
+from enginegate.serving.triton.server import serve
 
 NAME, OUTPUT, SEQ, DIM, TEXTS = "small", "sentence_embedding", 16, 384, 256
 CONFIG = f"""

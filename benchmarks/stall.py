@@ -13,9 +13,9 @@ from pathlib import Path
 
 from small_model import exchange, heading, small_server
 
-from enginegate.levels import Arrivals, Protocol
-from enginegate.serving.load import open_generator
-from enginegate.serving.sweep import LevelRules, run_level, run_open
+from enginegate.config.serving import Arrivals, Protocol
+from enginegate.serving.load.generator import open_generator
+from enginegate.serving.load.sweep import LevelRules, run_level, run_open
 
 STALL_S, PERIOD_S, PERIODS, RATE_PER_S, RUNS = 0.2, 4.0, 10, 500.0, 3
 TIME_S = PERIODS * PERIOD_S

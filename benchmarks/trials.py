@@ -30,17 +30,17 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from enginegate.build import build_engine
+from enginegate.cache import Store
+from enginegate.engines.build import build_engine
 from enginegate.engines.onnxruntime import open_onnx, run_onnx
-from enginegate.export import export_model, tokenize_with
-from enginegate.models import specs_from
-from enginegate.prepare import local_arm, open_arms
-from enginegate.stats import Anchor
-from enginegate.store import Store
-from enginegate.timing import CANDIDATE, SENTINEL, YARDSTICK, Rig
-from enginegate.trial import METRICS, P50, Question, Rules, Trial, judge_sentinel
+from enginegate.models.export import export_model, tokenize_with
+from enginegate.models.spec import specs_from
+from enginegate.models.workload import make_workload, read_texts, take
+from enginegate.speed.arms import local_arm, open_arms
+from enginegate.speed.sequential import METRICS, P50, Question, Rules, Trial, judge_sentinel
+from enginegate.speed.stats import Anchor
+from enginegate.speed.timing import CANDIDATE, SENTINEL, YARDSTICK, Rig
 from enginegate.variants import Precision, Variant
-from enginegate.workload import make_workload, read_texts, take
 
 REFERENCE = "reference"
 BATCHES = (1, 8)

@@ -32,13 +32,13 @@ SINGLE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 def prepare(cache: Path, folder: Path) -> None:
     """Build the engines of CELLS into `cache`, and write what a worker needs into `folder`."""
-    from enginegate.build import build_engine
+    from enginegate.cache import Store
+    from enginegate.engines.build import build_engine
     from enginegate.engines.onnxruntime import run_onnx
-    from enginegate.export import export_model, tokenize_with
-    from enginegate.models import specs_from
-    from enginegate.store import Store
+    from enginegate.models.export import export_model, tokenize_with
+    from enginegate.models.spec import specs_from
+    from enginegate.models.workload import make_workload, read_texts
     from enginegate.variants import Precision, Variant
-    from enginegate.workload import make_workload, read_texts
 
     store = Store(cache)
     model = export_model(specs_from({}, Path.cwd())["minilm"], store, run_onnx)
@@ -82,8 +82,8 @@ def worker(folder: Path, seed: int, instances: int, blocks: int) -> None:
 
 def load_arms(spec, engine, tokens, rng):
     """Named calls in the (random) order in which they were loaded, heap padding in between."""
-    from enginegate.engines import get_backend
     from enginegate.engines.onnxruntime import open_onnx
+    from enginegate.engines.registry import get_backend
 
     probe = {k: v[:2] for k, v in tokens.items()}
     padding, arms, closers = [], {}, []

@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from enginegate.calibration import Drawn, share_regressed
-from enginegate.machine import this_machine
-from enginegate.stats import Anchor, anchor_of
-from enginegate.trial import P50, Question, Rules, Trial
-from enginegate.words import Verdict
+from enginegate.baselines.calibration import Drawn, share_regressed
+from enginegate.machine.fingerprint import this_machine
+from enginegate.speed.sequential import P50, Question, Rules, Trial
+from enginegate.speed.stats import Anchor, anchor_of
+from enginegate.verdicts import Verdict
 
 LIMIT = 0.05
 CONCLUSIVE = ("pass", "improved", "regressed")
@@ -229,7 +229,7 @@ def stored_share(mine: Rows, same: Rows, budget_s: float, each_s: float, runs: i
 
 
 def played(values, anchor: Anchor, rules: Rules, each_s: float, rng: random.Random) -> bool:
-    from enginegate.calibration import play
+    from enginegate.baselines.calibration import play
 
     return play(values, LIMIT, rules, each_s, rng, anchor) is Verdict.REGRESSED
 

@@ -10,18 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from enginegate.accuracy import compare, limits_for, violations
-from enginegate.build import build_engine, execution_flags
-from enginegate.engines import Demand, embed_all, what_lacks
+from enginegate.accuracy.deltas import compare, violations
+from enginegate.accuracy.limits import limits_for
+from enginegate.cache import Store
+from enginegate.engines import Demand
+from enginegate.engines.api import embed_all
+from enginegate.engines.build import build_engine, execution_flags
 from enginegate.engines.onnxruntime import open_onnx
+from enginegate.engines.registry import what_lacks
+from enginegate.engines.tensorrt.backend import open_device
 from enginegate.errors import EngineError
-from enginegate.gpu.device import open_device
-from enginegate.gpu.driver import find_gpus
-from enginegate.gpu.nvml import read_state
+from enginegate.machine.gpus import find_gpus
+from enginegate.machine.nvml import read_state
 from enginegate.models import Exported, Kind, ModelSpec
-from enginegate.store import Store
+from enginegate.models.workload import default_corpus, hashed_tokenizer, make_workload
 from enginegate.variants import Precision, Variant
-from enginegate.workload import default_corpus, hashed_tokenizer, make_workload
 
 pytestmark = pytest.mark.gpu
 ROLES = {"input_ids": "ids", "attention_mask": "mask"}

@@ -1,7 +1,7 @@
 """As fast as it was?"""
 
 from enginegate.fixtures import Measure
-from enginegate.gates import Gate
+from enginegate.gate import Gate
 
 
 def test_not_slower(gate: Gate, measure: Measure, batch_size: int) -> None:

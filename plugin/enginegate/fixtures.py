@@ -6,22 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from enginegate.gates import Gate
+from enginegate.gate import Gate
 
 if TYPE_CHECKING:
-    from enginegate.accuracy import Limits
-    from enginegate.build import Built
-    from enginegate.embeddings import EmbeddingJudge
-    from enginegate.engines import Embeddings, Engine
-    from enginegate.models import Exported, ModelSpec
-    from enginegate.prepare import Reference
-    from enginegate.quality.own import OwnTexts
+    from enginegate.accuracy import EmbeddingJudge, Limits, OwnTexts
+    from enginegate.engines import Built, Embeddings, Engine
+    from enginegate.models import Exported, ModelSpec, Workload
     from enginegate.results import Result
-    from enginegate.served import ServedEngine
+    from enginegate.serving import ServedEngine
     from enginegate.session import Session
-    from enginegate.timing import Rig, Samples
+    from enginegate.session.preparation import Reference
+    from enginegate.speed import Rig, Samples
     from enginegate.variants import Variant
-    from enginegate.workload import Workload
 
 Measure = Callable[[int], "Samples"]
 MeasureLoad = Callable[[], "Result"]
@@ -103,7 +99,7 @@ def embedding_judge(
     own_texts: "OwnTexts | None",
 ) -> "EmbeddingJudge":
     """What judges the variant's embeddings."""
-    from enginegate.embeddings import EmbeddingJudge
+    from enginegate.accuracy import EmbeddingJudge
 
     precision = enginegate_variant.precision
     return EmbeddingJudge(workload, reference.embeddings, limits, precision, own_texts)
@@ -119,7 +115,7 @@ def built(
     embedding_judge: "EmbeddingJudge",
 ) -> "Built":
     """The variant's engine in the store."""
-    from enginegate.blame.clinic import Clinic
+    from enginegate.session.diagnosis import Clinic
 
     made = enginegate.prepare.build(enginegate_variant, exported, workload, reference)
     return Clinic(enginegate).mended(made, exported, workload, reference, embedding_judge)
@@ -152,8 +148,8 @@ def result(
     embedding_judge: "EmbeddingJudge",
 ) -> "Result":
     """The variant's record, its embeddings judged."""
-    from enginegate.blame.clinic import Clinic
-    from enginegate.timing import gpu_times
+    from enginegate.engines import gpu_times
+    from enginegate.session.diagnosis import Clinic
 
     started = enginegate.start(built, engine.executed, exported, workload)
     sizes = {size: workload.batch(size) for size in enginegate.options.batches}
@@ -183,7 +179,7 @@ def enginegate_server(
     _skip_if_wrong(result, "not served")
     if enginegate.options.save_engines:
         pytest.skip("not served: --save-engines only builds")
-    from enginegate.hosting import Hosting
+    from enginegate.session.served import Hosting
 
     hosting = Hosting(enginegate)
     with hosting.serve(built, engine, exported, workload, embedding_judge) as served:
@@ -195,7 +191,7 @@ def served(
     request: pytest.FixtureRequest, enginegate: "Session", enginegate_server: "ServedEngine"
 ) -> "Gate":
     """Passes, flags or fails the test by what was found of the served engine."""
-    from enginegate.hosting import Hosting
+    from enginegate.session.served import Hosting
 
     return Gate(request.node, enginegate, Hosting(enginegate).result(enginegate_server))
 
@@ -203,7 +199,7 @@ def served(
 @pytest.fixture
 def measure_load(enginegate: "Session", enginegate_server: "ServedEngine") -> MeasureLoad:
     """Loads the served engine level by level; skips if its served embeddings are wrong."""
-    from enginegate.hosting import Hosting
+    from enginegate.session.served import Hosting
 
     hosting = Hosting(enginegate)
     _skip_if_wrong(hosting.result(enginegate_server), "not loaded")

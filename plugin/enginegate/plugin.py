@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from enginegate.config import add_options
 from enginegate.errors import EngineGateError, OptionError
 from enginegate.fixtures import (
     SESSION,
@@ -31,8 +32,7 @@ from enginegate.fixtures import (
     served,
     workload,
 )
-from enginegate.flags import add_options
-from enginegate.gates import ERROR, PROPERTY
+from enginegate.gate import ERROR, PROPERTY
 
 __all__ = [
     "built",
@@ -88,12 +88,12 @@ def _refuse_workers(config: pytest.Config) -> None:
 
 
 def _start(config: pytest.Config) -> None:
-    from enginegate.options import Options
+    from enginegate.config import Options
     from enginegate.session import Session
 
     options = Options.from_config(config)
     if options.report_html:
-        from enginegate.report.drawing import check_drawable
+        from enginegate.report import check_drawable
 
         check_drawable()
     run = Session(options, lambda what: _progress(config, what))
@@ -215,8 +215,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 def _write_summary(terminalreporter: Any, run: "Session") -> None:
-    from enginegate.annotations import annotations
-    from enginegate.render import summary_lines
+    from enginegate.report import annotations, summary_lines
 
     terminalreporter.section("enginegate")
     for line in [*summary_lines(run.results.values()), *run.ending.lines]:

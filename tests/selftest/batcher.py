@@ -7,7 +7,8 @@ from itertools import count
 
 import numpy as np
 
-from enginegate.levels import Breakdown, Deployment, Latency, Level
+from enginegate.config.serving import Deployment
+from enginegate.serving.records import Breakdown, Latency, Level
 
 ARRIVAL, FREE, TIMER = "arrival", "free", "timer"
 _WARM_UP = 8  # requests of each client that are not counted

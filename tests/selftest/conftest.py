@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import vl_convert  # noqa: F401
 
-# Loaded before any run inside this process, which unloads only what it loaded itself; what is
-# patched in a module that was loaded anew would not be in force.
-import enginegate.blame.clinic
 import enginegate.engines.onnxruntime
 import enginegate.engines.openvino
-import enginegate.loads
+import enginegate.serving.measure
 import enginegate.session  # noqa: F401
+
+# Loaded before any run inside this process, which unloads only what it loaded itself; what is
+# patched in a module that was loaded anew would not be in force.
 
 HERE = Path(__file__).parent
 PYPROJECT = """
@@ -95,9 +95,9 @@ def save_small_bert(torch_loaded):
 @pytest.fixture(scope="session")
 def server_packages():
     """The server's environment from the cache of this machine, proven once: it takes seconds."""
-    from enginegate.options import default_cache
-    from enginegate.serving.environment import server_environment
-    from enginegate.store import Store
+    from enginegate.cache import Store
+    from enginegate.config.options import default_cache
+    from enginegate.serving.triton.environment import server_environment
 
     return server_environment(Store(default_cache()), lambda _task: contextlib.nullcontext())
 
@@ -137,9 +137,9 @@ def _load(name):
 
 def forget_machine():
     """Ask anew which machine this is."""
-    from enginegate.gpu.driver import find_gpus
-    from enginegate.gpu.nvml import _handle
-    from enginegate.machine import this_machine
+    from enginegate.machine.fingerprint import this_machine
+    from enginegate.machine.gpus import find_gpus
+    from enginegate.machine.nvml import _handle
 
     for asked in (find_gpus, this_machine, _handle):
         asked.cache_clear()
@@ -153,7 +153,7 @@ def fake_gpu(monkeypatch):
 
     known = set(sys.modules)
     fake_device.reset()
-    monkeypatch.setattr("enginegate.gpu.driver.load_library", fake_device.FakeDriver)
+    monkeypatch.setattr("enginegate.machine.gpus.load_library", fake_device.FakeDriver)
     forget_machine()
     yield fake_device.STATE
     gc.collect()
@@ -166,7 +166,7 @@ def fake_gpu(monkeypatch):
                 "pynvml",
                 "enginegate.gpu.trt_",
                 "enginegate.gpu.pycuda_",
-                "enginegate.engines.tensorrt",
+                "enginegate.engines.tensorrt.backend",
             )
         ):
             del sys.modules[name]
@@ -181,7 +181,7 @@ def no_driver(monkeypatch):
     def missing():
         raise OSError("libcuda.so.1: cannot open shared object file")
 
-    monkeypatch.setattr("enginegate.gpu.driver.load_library", missing)
+    monkeypatch.setattr("enginegate.machine.gpus.load_library", missing)
     forget_machine()
     yield
     forget_machine()
@@ -219,7 +219,7 @@ class Clock:
 def clock(monkeypatch):
     """Planted work takes no real time in this process, so other jobs hardly disturb the runs."""
     clock = Clock()
-    monkeypatch.setattr("enginegate.timing.time", clock)
+    monkeypatch.setattr("enginegate.speed.timing.time", clock)
     monkeypatch.setattr("enginegate.session.time", clock)
 
 
@@ -228,8 +228,8 @@ def project(pytester, load_tiny, monkeypatch, clock):
     """A user's project with one tiny model; `project.judge(...)` runs the ready suite in it."""
     monkeypatch.delenv("PLANTED_FAULT", raising=False)
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # a run of its own, no worker's
-    monkeypatch.setattr("enginegate.timing.SETTLE_S", 0.0)  # nothing here depends on caches
-    monkeypatch.setattr("enginegate.timing.TURN_S", 0.6)
+    monkeypatch.setattr("enginegate.speed.timing.SETTLE_S", 0.0)  # nothing here depends on caches
+    monkeypatch.setattr("enginegate.speed.timing.TURN_S", 0.6)
     load_tiny.write_tiny_onnx(pytester.path / "tiny.onnx")
     shutil.copy(HERE / "faulty.py", pytester.path)
     pytester.makeconftest(CONFTEST)
@@ -248,7 +248,7 @@ def gpu_project(project, fake_gpu, monkeypatch):
     brief = table.replace("measure_s = 4\n", "measure_s = 0.04\n")  # its time is real
     brief = brief.replace("max_time_per_variant = 600", "max_time_per_variant = 6")
     project.write("pyproject.toml", brief.replace('backend = "faulty"', 'backend = "tensorrt"'))
-    monkeypatch.setattr("enginegate.timing.TURN_S", 0.006)
+    monkeypatch.setattr("enginegate.speed.timing.TURN_S", 0.006)
     return project
 
 

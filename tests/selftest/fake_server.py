@@ -3,7 +3,7 @@
 import contextlib
 import sys
 
-from enginegate.serving.environment import ServerEnvironment
+from enginegate.serving.triton.environment import ServerEnvironment
 
 FAKE = """#!{python}
 import http.server, json, os, pathlib, signal, sys

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from enginegate import timing
 from enginegate.engines.onnxruntime import OnnxRuntime
+from enginegate.speed import timing
 from enginegate.variants import Precision
 
 BUSY_S = 0.002

@@ -3,21 +3,21 @@
 import dataclasses
 import math
 
-from enginegate.accuracy import DEFAULT_LIMITS
-from enginegate.blame.search import Blamed, Repair, Step
-from enginegate.gpu.phases import GpuTimes, Phases
-from enginegate.levels import Arrivals, Capacity, Deployment, Latency, OpenLevel, SearchEnd, Slo
-from enginegate.profiles import Kernel
-from enginegate.quality.bootstrap import Interval
-from enginegate.quality.ndcg import NdcgChange
-from enginegate.quality.retrieval import FalseNeighbour, Retrieval
-from enginegate.quality.stability import Determinism, Invariance, Offender
-from enginegate.quality.sts import Sts
-from enginegate.quality.worst import WorstText
-from enginegate.results import Accuracy
+from enginegate.accuracy.bootstrap import Interval
+from enginegate.accuracy.limits import DEFAULT_LIMITS
+from enginegate.accuracy.ndcg import NdcgChange
+from enginegate.accuracy.records import Accuracy
+from enginegate.accuracy.retrieval import FalseNeighbour, Retrieval
+from enginegate.accuracy.stability import Determinism, Invariance, Offender
+from enginegate.accuracy.sts import Sts
+from enginegate.accuracy.worst import WorstText
+from enginegate.config.serving import Arrivals, Deployment, Slo
+from enginegate.diagnostics.layers.records import Blamed, Repair, Step
+from enginegate.engines.phases import GpuTimes, Phases
+from enginegate.engines.profile import Kernel
+from enginegate.serving.records import Capacity, Latency, OpenLevel, SearchEnd
 from enginegate.variants import Precision
-from enginegate.verdict import Judgement
-from enginegate.words import Verdict
+from enginegate.verdicts import Judgement, Verdict
 
 from .reports import accuracy, change, cliff, context, load, result, run, speed
 

@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
-from enginegate.levels import Endpoint, Protocol
-from enginegate.serving.exchange import make_exchange
+from enginegate.config.serving import Endpoint, Protocol
+from enginegate.serving.load.exchange import make_exchange
 
 SEQ, DIM, TEXTS = 8, 4, 20
 OUTPUT = "sentence_embedding"

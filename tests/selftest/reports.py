@@ -4,16 +4,19 @@ import dataclasses
 import json
 import math
 
-from enginegate.accuracy import DEFAULT_LIMITS, Deltas
-from enginegate.cliffs import analyse
-from enginegate.levels import Breakdown, Deployment, Latency, Level
-from enginegate.machine import Machine
-from enginegate.render import render_json
-from enginegate.results import Accuracy, Context, Load, Result, Speed
-from enginegate.stats import Change
+from enginegate.accuracy.deltas import Deltas
+from enginegate.accuracy.limits import DEFAULT_LIMITS
+from enginegate.accuracy.records import Accuracy
+from enginegate.config.serving import Deployment
+from enginegate.machine.fingerprint import Machine
+from enginegate.report.saved_run import render_json
+from enginegate.results import Context, Result
+from enginegate.serving.analysis.cliffs import analyse
+from enginegate.serving.records import Breakdown, Latency, Level, Load
+from enginegate.speed.records import Speed
+from enginegate.speed.stats import Change
 from enginegate.variants import Precision, Variant
-from enginegate.verdict import Judgement
-from enginegate.words import Verdict
+from enginegate.verdicts import Judgement, Verdict
 
 MACHINE = Machine("Test CPU 1/2/3", 2, ("avx2",), "linux-x86_64")
 CONDITION = {

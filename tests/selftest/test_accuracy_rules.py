@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from enginegate.accuracy import DEFAULT_LIMITS, compare, limits_for, violations
+from enginegate.accuracy.deltas import compare, violations
+from enginegate.accuracy.limits import DEFAULT_LIMITS, limits_for
+from enginegate.accuracy.rules import judge_accuracy
 from enginegate.errors import EmbeddingError, OptionError
 from enginegate.variants import Precision
-from enginegate.verdict import judge_accuracy
-from enginegate.words import Verdict
+from enginegate.verdicts import Verdict
 
 LIMITS = DEFAULT_LIMITS[Precision.FP32]
 

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from enginegate.advice import corrected, tried, without_delay
-from enginegate.levels import Cause, Cliff, Deployment, Latency, Level
-from enginegate.sweep_text import cliff_lines
+from enginegate.config.serving import Deployment
+from enginegate.report.wording.sweeps import cliff_lines
+from enginegate.serving.analysis.advice import corrected, tried, without_delay
+from enginegate.serving.records import Cause, Cliff, Latency, Level
 
 PROMISED = {n: 1000.0 * n for n in range(1, 16)}
 CLIFF = Cliff(1, 15, 90.0, 900.0, Cause.QUEUE_DELAY, True, "waits", "no delay", PROMISED)

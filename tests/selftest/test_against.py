@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from enginegate.words import Exit
+from enginegate.verdicts import Exit
 
 
 def git(folder, *arguments):
@@ -69,7 +69,7 @@ def another_name(project):
 
 def test_beside_the_libraries_of_another_interpreter(project, monkeypatch):
     """Both arms run in processes of their own, by the real clock."""
-    monkeypatch.setattr("enginegate.timing.TURN_S", 0.006)
+    monkeypatch.setattr("enginegate.speed.timing.TURN_S", 0.006)
     brief = ("--measure-s=0.04", "--max-time-per-variant=6")
     other = another_name(project)
     same = project.judge(f"--against-python={other}", "--require-baseline", *brief)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from enginegate.words import Exit
+from enginegate.verdicts import Exit
 
 USAGE = 4
 SERVE = ("--precision", "fp32", "--serve", "triton")

@@ -8,19 +8,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from enginegate.blame.diagnosis import blame_layers
-from enginegate.blame.layers import layers_of, matching, read_layers
-from enginegate.blame.rebuild import BLAME_TEXTS, rebuilder_of
-from enginegate.blame.search import damage
-from enginegate.build import build_engine
+from enginegate.cache import Store
+from enginegate.diagnostics.layers.diagnosis import blame_layers
+from enginegate.diagnostics.layers.rebuild import BLAME_TEXTS, rebuilder_of
+from enginegate.diagnostics.layers.search import damage
+from enginegate.engines.build import build_engine
 from enginegate.engines.graphs import Pair
 from enginegate.engines.onnxruntime import open_onnx, run_onnx
 from enginegate.engines.quantize import to_fp16
 from enginegate.errors import EngineError, OptionError
 from enginegate.models import Exported, Kind, ModelSpec
-from enginegate.store import Store
+from enginegate.models.layers import layers_of, matching, read_layers
+from enginegate.models.workload import default_corpus, hashed_tokenizer, make_workload, take
 from enginegate.variants import Precision, Variant
-from enginegate.workload import default_corpus, hashed_tokenizer, make_workload, take
 
 ROLES = {"input_ids": "ids", "attention_mask": "mask"}
 
@@ -204,7 +204,7 @@ def test_a_backend_that_cannot_keep_layers_says_so(tmp_path, exported, workload,
     built = build(tmp_path, exported, workload, "openvino", Precision.FP32)
     with pytest.raises(EngineError, match="for int8 only"):
         rebuilder_of(built, exported, workload, threads=1)
-    monkeypatch.setattr("enginegate.blame.rebuild.get_backend", lambda name: object())
+    monkeypatch.setattr("enginegate.diagnostics.layers.rebuild.get_backend", lambda name: object())
     with pytest.raises(EngineError, match="give it a method `keeping`"):
         rebuilder_of(built, exported, workload, threads=1)
 

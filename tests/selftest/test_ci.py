@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from enginegate.words import Exit, Verdict, exit_status
+from enginegate.verdicts import Exit, Verdict, exit_status
 
 REVERSED = """
 import pytest

@@ -7,10 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from enginegate.cliffs import analyse, littles_error, new_cliffs, noise
+from enginegate.config.serving import Deployment
 from enginegate.errors import ServingError
-from enginegate.levels import Cause, Cliff, Deployment, Latency, Level, StoredLoad
-from enginegate.sweep_text import analysis_lines, compare_engines, level_line, read_sweep_csv
+from enginegate.report.wording.sweeps import (
+    analysis_lines,
+    compare_engines,
+    level_line,
+    read_sweep_csv,
+)
+from enginegate.serving.analysis.cliffs import analyse, littles_error, new_cliffs, noise
+from enginegate.serving.records import Cause, Cliff, Latency, Level, StoredLoad
 
 from .batcher import (
     Server,

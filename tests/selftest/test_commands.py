@@ -6,11 +6,11 @@ import subprocess
 import numpy as np
 import pytest
 
-from enginegate.calibration import calibrate
+from enginegate.baselines.calibration import calibrate
+from enginegate.baselines.history import change_points
 from enginegate.cli import main
-from enginegate.history import change_points
-from enginegate.trial import Rules
-from enginegate.words import Exit
+from enginegate.speed.sequential import Rules
+from enginegate.verdicts import Exit
 
 
 def git(folder, *arguments):

@@ -7,14 +7,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from enginegate.engines.onnxruntime import run_onnx
-from enginegate.engines.quantize import (
-    name_nodes,
-    others_to_fp16,
-    quantize_qdq,
-    to_bf16,
-    to_fp16,
-)
-from enginegate.workload import default_corpus, hashed_tokenizer, make_workload
+from enginegate.engines.quantize import name_nodes, others_to_fp16, quantize_qdq, to_bf16, to_fp16
+from enginegate.models.workload import default_corpus, hashed_tokenizer, make_workload
 
 ROLES = {"input_ids": "ids", "attention_mask": "mask"}
 

@@ -6,16 +6,17 @@ import numpy as np
 import onnx
 import pytest
 
-from enginegate import build as building
-from enginegate.build import Built, build_engine, choose_best, execution_flags
-from enginegate.engines import embed_all, get_backend
+from enginegate.cache import Store
+from enginegate.engines import build as building
+from enginegate.engines.api import embed_all
+from enginegate.engines.build import Built, build_engine, choose_best, execution_flags
 from enginegate.engines.onnxruntime import open_onnx
 from enginegate.engines.openvino import OpenVino
+from enginegate.engines.registry import get_backend
 from enginegate.errors import EngineError
 from enginegate.models import Exported, Kind, ModelSpec
-from enginegate.store import Store
+from enginegate.models.workload import default_corpus, hashed_tokenizer, make_workload
 from enginegate.variants import Precision, Variant
-from enginegate.workload import default_corpus, hashed_tokenizer, make_workload
 
 ROLES = {"input_ids": "ids", "attention_mask": "mask"}
 

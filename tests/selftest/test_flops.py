@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from enginegate.cost.flops import (
+from enginegate.diagnostics.roofline.flops import (
     BACKBONE,
     HEAD,
     cost_of,
@@ -18,10 +18,10 @@ from enginegate.cost.flops import (
     thop_flops,
     true_flops,
 )
-from enginegate.cost.polynomial import Polynomial, fit
-from enginegate.cost.records import cost_as_json
-from enginegate.cost.text import cost_line
+from enginegate.diagnostics.roofline.polynomial import Polynomial, fit
+from enginegate.diagnostics.roofline.records import cost_as_json
 from enginegate.errors import ModelError
+from enginegate.report.wording.roofline import cost_line
 
 TEN = [  # hidden, layers, heads, between, dim, batch, seq
     (16, 1, 1, 32, 4, 1, 2),
@@ -97,10 +97,10 @@ def test_the_figures_of_the_reference_report_are_reproduced_exactly(encoders, tm
 
 @pytest.mark.slow
 def test_the_shipped_distilbert_has_the_figures_of_the_reference_report(tmp_path, torch_loaded):
+    from enginegate.cache import Store
     from enginegate.engines.onnxruntime import run_onnx
-    from enginegate.export import export_model
-    from enginegate.models import SHIPPED
-    from enginegate.store import Store
+    from enginegate.models.export import export_model
+    from enginegate.models.spec import SHIPPED
 
     spec = SHIPPED["distilbert-base-cased-96"]
     model = export_model(spec, Store(tmp_path), run_onnx)
@@ -207,7 +207,7 @@ def test_a_model_that_cannot_be_counted_fails_no_run_and_says_so(project, monkey
     def refuse(*_given):
         raise ModelError("planted")
 
-    monkeypatch.setattr("enginegate.cost.ledger.cost_of", refuse)
+    monkeypatch.setattr("enginegate.session.costs.cost_of", refuse)
     report = project.path / "report.json"
     assert project.judge("--report-json", str(report)).ret == 0
     assert json.loads(report.read_text())["costs"] == {"tiny": {"not_counted": "planted"}}

@@ -23,25 +23,24 @@ from typing import Any
 
 import pytest
 
-from enginegate.annotations import annotations
-from enginegate.baselines import Baselines, Update
-from enginegate.calibration import Calibration, calibration_lines
+from enginegate.baselines.calibration import Calibration, calibration_lines
+from enginegate.baselines.store import Baselines, Update
 from enginegate.cli import command_parser, main
-from enginegate.ending import Ending
-from enginegate.gates import ERROR, Gate
-from enginegate.levels import Deployment
-from enginegate.options import Options
-from enginegate.render import aligned, render_json, render_text, summary_lines
+from enginegate.config.options import Options
+from enginegate.config.serving import Deployment
+from enginegate.gate import ERROR, Gate
 from enginegate.report.compose import compose
-from enginegate.report.html import render_html
-from enginegate.report.markdown import render_markdown
+from enginegate.report.github import annotations
 from enginegate.report.output import report_files, run_markdown
-from enginegate.report.plain import render_page_text
-from enginegate.report.saved_run import parse_run
-from enginegate.table import spent_line
+from enginegate.report.render.html import render_html
+from enginegate.report.render.markdown import render_markdown
+from enginegate.report.render.plain import render_page_text
+from enginegate.report.saved_run import parse_run, render_json
+from enginegate.report.table import spent_line
+from enginegate.report.terminal import aligned, render_text, summary_lines
+from enginegate.session.finish import Ending
 from enginegate.variants import Precision
-from enginegate.verdict import Judgement
-from enginegate.words import GateLevel, Refresh, Verdict, exit_status
+from enginegate.verdicts import GateLevel, Judgement, Refresh, Verdict, exit_status
 
 from .kinds import kinds
 from .reports import (

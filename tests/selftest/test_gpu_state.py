@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from enginegate.condition import Condition, describe_machine, disturbance
-from enginegate.gpu.nvml import disturbance_of, read_state
-from enginegate.gpu.phases import GpuTimes, Phases, median_phases
-from enginegate.table import gpu_lines
+from enginegate.engines.phases import GpuTimes, Phases, median_phases
+from enginegate.machine.condition import Condition, describe_machine, disturbance
+from enginegate.machine.nvml import disturbance_of, read_state
+from enginegate.report.table import gpu_lines
 from enginegate.variants import Precision, Variant
 
 

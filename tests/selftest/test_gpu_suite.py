@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from enginegate import doctor
 from enginegate.cli import main
+from enginegate.engines import doctor
 
 ROOT = Path(__file__).parents[2]
 

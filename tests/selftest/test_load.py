@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from tests.selftest.kserve import OUTPUT, embed, exchange, kserve
 
+from enginegate.config.serving import Arrivals, Protocol
 from enginegate.errors import ServingError
-from enginegate.levels import Arrivals, Protocol
-from enginegate.serving import load
-from enginegate.serving.exchange import INFER_METHOD
-from enginegate.serving.load import open_generator
-from enginegate.serving.loops import ClosedLoop
-from enginegate.serving.sweep import LevelRules, run_level, run_open
-from enginegate.serving.transport import Answer, Take, open_transport
-from enginegate.serving.windows import Fault, pool
+from enginegate.serving.load import generator as load
+from enginegate.serving.load.exchange import INFER_METHOD
+from enginegate.serving.load.generator import open_generator
+from enginegate.serving.load.loops import ClosedLoop
+from enginegate.serving.load.sweep import LevelRules, run_level, run_open
+from enginegate.serving.load.transport import Answer, Take, open_transport
+from enginegate.serving.load.windows import Fault, pool
 
 QUICK = LevelRules(warm_up_s=0.05, min_window_s=0.05, limit_s=0.8, window_requests=20, tolerance=9)
 
@@ -262,7 +262,7 @@ KILLED = textwrap.dedent(
     """
     import sys, time
     from tests.selftest.kserve import exchange
-    from enginegate.serving.load import open_generator
+    from enginegate.serving.load.generator import open_generator
     with open_generator(exchange(sys.argv[1]), most_processes=1) as generator:
         with generator.closed(2) as running:
             print(generator._clients[0]._process.pid, flush=True)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from enginegate.engines import check_installed, resolve
+from enginegate.engines.registry import check_installed, resolve
 from enginegate.errors import EngineError, OptionError
-from enginegate.gpu.driver import first_gpu
+from enginegate.machine.gpus import first_gpu
 
 
 def test_without_a_driver_tensorrt_is_one_clear_error(project, no_driver):

@@ -8,13 +8,15 @@ import numpy as np
 import onnxruntime as real
 import pytest
 
-from enginegate.build import build_engine, execution_flags
-from enginegate.engines import Demand, embed_all, get_backend
+from enginegate.cache import Store
+from enginegate.engines import Demand
+from enginegate.engines.api import embed_all
+from enginegate.engines.build import build_engine, execution_flags
+from enginegate.engines.registry import get_backend
 from enginegate.errors import EngineError
 from enginegate.models import Exported, Kind, ModelSpec
-from enginegate.store import Store
+from enginegate.models.workload import default_corpus, hashed_tokenizer, make_workload
 from enginegate.variants import Precision, Variant
-from enginegate.workload import default_corpus, hashed_tokenizer, make_workload
 
 ROLES = {"input_ids": "ids", "attention_mask": "mask"}
 CUDA, TENSORRT, CPU = (f"{name}ExecutionProvider" for name in ("CUDA", "Tensorrt", "CPU"))
@@ -72,7 +74,7 @@ def gpu(fake_gpu, monkeypatch):
     import enginegate.engines.onnxruntime
     import enginegate.engines.onnxruntime_gpu
 
-    monkeypatch.setattr(enginegate.engines, "installed_version", lambda name: real.__version__)
+    monkeypatch.setattr(enginegate.engines.api, "installed_version", lambda name: real.__version__)
     monkeypatch.setattr(enginegate.engines.onnxruntime, "ort", fake)
     monkeypatch.setattr(enginegate.engines.onnxruntime_gpu, "ort", fake)
     return found
@@ -137,7 +139,7 @@ def test_index_arithmetic_may_run_on_the_processor(build, gpu, workload):
 
 
 def test_without_a_gpu_it_is_never_loaded(build, fake_gpu, workload):
-    from enginegate.gpu.driver import find_gpus
+    from enginegate.machine.gpus import find_gpus
 
     built = build("onnxruntime-cuda")
     fake_gpu.gpus = 0

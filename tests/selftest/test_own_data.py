@@ -5,15 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from enginegate.accuracy import DEFAULT_LIMITS
+from enginegate.accuracy.collection import Collection, Pairs, read_collection, read_pairs
+from enginegate.accuracy.limits import DEFAULT_LIMITS
+from enginegate.accuracy.retrieval import rank_violations, unsure
+from enginegate.accuracy.sts import compare_pairs, sts_violations
+from enginegate.accuracy.user_texts import OwnData, OwnTexts
 from enginegate.errors import WorkloadError
-from enginegate.quality.collection import Collection, Pairs, read_collection, read_pairs
-from enginegate.quality.own import OwnData, OwnTexts
-from enginegate.quality.retrieval import rank_violations, unsure
-from enginegate.quality.sts import compare_pairs, sts_violations
+from enginegate.models.workload import read_texts
 from enginegate.variants import Precision
-from enginegate.words import Exit
-from enginegate.workload import read_texts
+from enginegate.verdicts import Exit
 
 LIMITS = DEFAULT_LIMITS[Precision.INT8]
 TEXTS = [

@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
+from enginegate.cache import Store
 from enginegate.errors import StoreError
 from enginegate.files import parse_json, readable_json, write_atomic
-from enginegate.machine import Machine
-from enginegate.store import Store
-from enginegate.workload import default_corpus, hashed_tokenizer, make_workload
+from enginegate.machine.fingerprint import Machine
+from enginegate.models.workload import default_corpus, hashed_tokenizer, make_workload
 
 ROLES = {"input_ids": "ids", "attention_mask": "mask"}
 
@@ -118,7 +118,7 @@ def test_machines_that_differ_in_anything_that_matters_have_different_ids():
 
 
 def test_cosine_helpers_are_finite_for_tiny_values():
-    from enginegate.accuracy import compare
+    from enginegate.accuracy.deltas import compare
 
     tiny = np.full((3, 4), 1e-20, dtype=np.float32) * np.arange(1, 4, dtype=np.float32)[:, None]
     assert math.isfinite(compare(tiny, tiny).cosine_worst)

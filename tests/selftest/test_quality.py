@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from enginegate.accuracy import DEFAULT_LIMITS, compare
-from enginegate.embeddings import EmbeddingJudge
-from enginegate.quality.bootstrap import mean_interval, paired_interval
-from enginegate.quality.ndcg import compare_ndcg, ndcg
-from enginegate.quality.retrieval import (
+from enginegate.accuracy.bootstrap import mean_interval, paired_interval
+from enginegate.accuracy.deltas import compare
+from enginegate.accuracy.judge import EmbeddingJudge
+from enginegate.accuracy.limits import DEFAULT_LIMITS
+from enginegate.accuracy.ndcg import compare_ndcg, ndcg
+from enginegate.accuracy.retrieval import (
     FalseNeighbour,
     Names,
     Vectors,
@@ -19,10 +20,10 @@ from enginegate.quality.retrieval import (
     similarities,
     unsure,
 )
+from enginegate.accuracy.rules import judge_accuracy
+from enginegate.models.workload import Workload
 from enginegate.variants import Precision
-from enginegate.verdict import judge_accuracy
-from enginegate.words import Verdict
-from enginegate.workload import Workload
+from enginegate.verdicts import Verdict
 
 LIMITS = DEFAULT_LIMITS[Precision.INT8]
 NAMES = Names([f"text {number}" for number in range(256)])

@@ -7,18 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enginegate.accuracy import DEFAULT_LIMITS, compare, limits_for, violations
-from enginegate.build import build_engine, execution_flags
-from enginegate.engines import embed_all
+from enginegate.accuracy.deltas import compare, violations
+from enginegate.accuracy.limits import DEFAULT_LIMITS, limits_for
+from enginegate.cache import Store
+from enginegate.config.options import Options
+from enginegate.engines.api import embed_all
+from enginegate.engines.build import build_engine, execution_flags
 from enginegate.engines.onnxruntime import run_onnx
 from enginegate.engines.openvino import OpenVino
 from enginegate.errors import ModelError
-from enginegate.models import SHIPPED, Kind, ModelSpec
-from enginegate.options import Options
-from enginegate.prepare import Preparation
-from enginegate.store import Store
+from enginegate.models import Kind, ModelSpec
+from enginegate.models.spec import SHIPPED
+from enginegate.models.workload import take
+from enginegate.session.preparation import Preparation
 from enginegate.variants import Precision, Variant
-from enginegate.workload import take
 
 pytestmark = pytest.mark.slow
 MODELS = ("distilbert-base-cased-96", "minilm")
@@ -104,7 +106,7 @@ def test_an_int8_calibrated_on_zeros_is_caught(minilm):
 def test_minilm_gives_the_embeddings_that_its_library_gives(minilm):
     from sentence_transformers import SentenceTransformer
 
-    from enginegate.sources import locate
+    from enginegate.models.sources import locate
 
     folder = locate(SHIPPED["minilm"], minilm.store)
     library = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
@@ -143,7 +145,7 @@ def test_an_export_that_differs_from_torch_never_becomes_the_reference(
     def off(path, batch):
         return run_onnx(path, batch) * np.float32(1.001)
 
-    monkeypatch.setattr("enginegate.prepare.run_reference", off)
+    monkeypatch.setattr("enginegate.session.preparation.run_reference", off)
     folder = str(save_small_bert(tmp_path / "folder"))
     with pytest.raises(ModelError, match=r"differs from torch by 0\.001.*cannot be the reference"):
         exporter.export(ModelSpec("f", Kind.TRANSFORMERS, folder, **COMMON))

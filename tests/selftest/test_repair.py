@@ -6,18 +6,23 @@ import json
 import numpy as np
 import pytest
 
-from enginegate.accuracy import compare, limits_for, violations
-from enginegate.blame.layers import Layer, nodes_of, read_layers
-from enginegate.blame.repair import repaired
-from enginegate.blame.search import Blamed, by_worth, fewest
-from enginegate.build import build_engine, execution_flags
-from enginegate.engines import Executed, Profiles, embed_all, get_backend
+from enginegate.accuracy.deltas import compare, violations
+from enginegate.accuracy.limits import limits_for
+from enginegate.cache import Store
+from enginegate.diagnostics.layers.records import Blamed
+from enginegate.diagnostics.layers.repair import repaired
+from enginegate.diagnostics.layers.search import by_worth, fewest
+from enginegate.engines import Executed, Profiles
+from enginegate.engines.api import embed_all
+from enginegate.engines.build import build_engine, execution_flags
 from enginegate.engines.onnxruntime import run_onnx
+from enginegate.engines.registry import get_backend
 from enginegate.errors import EngineError, OptionError
-from enginegate.models import Exported, Kind, ModelSpec, specs_from
-from enginegate.store import Store
+from enginegate.models import Exported, Kind, ModelSpec
+from enginegate.models.layers import Layer, nodes_of, read_layers
+from enginegate.models.spec import specs_from
+from enginegate.models.workload import default_corpus, hashed_tokenizer, make_workload
 from enginegate.variants import Precision, Variant
-from enginegate.workload import default_corpus, hashed_tokenizer, make_workload
 
 ROLES = {"input_ids": "ids", "attention_mask": "mask"}
 LAYERS = tuple(Layer(f"block {i}", "MatMul", (f"n{i}",), 1, 10 * (i + 1)) for i in range(9))

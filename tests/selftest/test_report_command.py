@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from enginegate.cli import main
-from enginegate.verdict import Judgement
-from enginegate.words import Verdict
+from enginegate.verdicts import Judgement, Verdict
 
 from .reports import accuracy, renamed, report, result, run, speed, write_report
 

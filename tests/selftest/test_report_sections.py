@@ -6,9 +6,9 @@ import dataclasses
 import pytest
 
 from enginegate.report.compose import compose
-from enginegate.report.drawing import draw_both
+from enginegate.report.render.drawing import draw_both
 from enginegate.report.saved_run import decode_run
-from enginegate.stats import Change
+from enginegate.speed.stats import Change
 
 from .reports import change, report, result, speed
 

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from enginegate.cache import Store
 from enginegate.cli import main
-from enginegate.cost.ceilings import cache_sizes, measured_device
-from enginegate.cost.device import Device, Memory, read_profile
-from enginegate.cost.flops import BACKBONE, HEAD, Cost, Layer, cost_of
-from enginegate.cost.knee import find_knee
-from enginegate.cost.polynomial import Polynomial
-from enginegate.cost.records import engine_as_json
-from enginegate.cost.roofline import Roofline, Setting, Traffic
-from enginegate.cost.text import roofline_line
+from enginegate.diagnostics.roofline.ceilings import cache_sizes, measured_device
+from enginegate.diagnostics.roofline.device import Device, Memory, read_profile
+from enginegate.diagnostics.roofline.flops import BACKBONE, HEAD, Cost, Layer, cost_of
+from enginegate.diagnostics.roofline.knee import find_knee
+from enginegate.diagnostics.roofline.polynomial import Polynomial
+from enginegate.diagnostics.roofline.records import engine_as_json
+from enginegate.diagnostics.roofline.roofline import Roofline, Setting, Traffic
 from enginegate.errors import EngineError, OptionError
-from enginegate.store import Store
+from enginegate.report.wording.roofline import roofline_line
 from enginegate.variants import Precision
 
 DEVICES = Path(__file__).parents[2] / "docs" / "devices"
@@ -177,8 +177,8 @@ def test_the_command_prints_a_model_on_a_device(tmp_path, tiny_onnx, capsys):
 def test_the_limits_of_the_reference_report_arise_under_stated_assumptions(tmp_path, torch_loaded):
     """True FLOPs in fp32 on an RTX 3080: the backbone unfused, the head by its weights alone."""
     from enginegate.engines.onnxruntime import run_onnx
-    from enginegate.export import export_model
-    from enginegate.models import SHIPPED
+    from enginegate.models.export import export_model
+    from enginegate.models.spec import SHIPPED
 
     model = export_model(SHIPPED["distilbert-base-cased-96"], Store(tmp_path), run_onnx)
     cost = cost_of(model.onnx, model.output)
@@ -233,10 +233,10 @@ def test_the_caches_are_those_the_system_states(tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     """Ceilings in a moment; their figures are worth nothing."""
-    monkeypatch.setattr("enginegate.cost.ceilings._MEASURE_S", 0.01)
-    monkeypatch.setattr("enginegate.cost.ceilings._WIDTH", 64)
-    monkeypatch.setattr("enginegate.cost.ceilings._ROWS", (4,))
-    monkeypatch.setattr("enginegate.cost.ceilings._LARGEST", 1 << 20)
+    monkeypatch.setattr("enginegate.diagnostics.roofline.ceilings._MEASURE_S", 0.01)
+    monkeypatch.setattr("enginegate.diagnostics.roofline.ceilings._WIDTH", 64)
+    monkeypatch.setattr("enginegate.diagnostics.roofline.ceilings._ROWS", (4,))
+    monkeypatch.setattr("enginegate.diagnostics.roofline.ceilings._LARGEST", 1 << 20)
 
 
 def test_ceilings_are_measured_once_per_machine_and_threads(tmp_path, quick):
@@ -257,7 +257,7 @@ def test_a_run_with_roofline_says_the_limit_and_flags_a_wrong_ceiling(project, q
     )
     engine = json.loads(report.read_text())["rooflines"]["tiny"]["engines"][0]
     assert [p["batch"] for p in engine["points"] if p["measured_s"]] == [1, 4]
-    monkeypatch.setattr("enginegate.cost.ledger.measured_device", lambda *_given: device(1e-9))
+    monkeypatch.setattr("enginegate.session.costs.measured_device", lambda *_given: device(1e-9))
     wrong = project.judge("--roofline")
     wrong.stdout.fnmatch_lines(["tiny fp32: batch 1 is * x as fast as the limit: that cannot be*"])
 
@@ -271,7 +271,7 @@ def test_a_run_without_roofline_measures_no_ceiling(project, monkeypatch):
     def refuse(*_given):
         raise AssertionError("measured")
 
-    monkeypatch.setattr("enginegate.cost.ledger.measured_device", refuse)
+    monkeypatch.setattr("enginegate.session.costs.measured_device", refuse)
     report = project.path / "report.json"
     assert project.judge("--report-json", str(report)).ret == 0
     assert json.loads(report.read_text())["rooflines"] == {}

@@ -8,7 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from enginegate.words import Exit
+from enginegate.verdicts import Exit
 
 SPOILED = {
     "swapped rows": "cosine_worst",

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from enginegate.options import default_cache
-from enginegate.serving.capacity import SearchRules, find_capacity
-from enginegate.words import Exit
+from enginegate.config.options import default_cache
+from enginegate.serving.load.capacity import SearchRules, find_capacity
+from enginegate.verdicts import Exit
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("server")]
 
@@ -29,13 +29,13 @@ DEADLINE_S = 60.0
 def serving(project, monkeypatch, server_packages):
     """The project, with the server's packages from the cache of this machine."""
     monkeypatch.setattr("enginegate.session.time", time)  # a server's time is not skipped
-    monkeypatch.setattr("enginegate.timing.time", time)
-    monkeypatch.setattr("enginegate.timing.TURN_S", 0.006)
+    monkeypatch.setattr("enginegate.speed.timing.time", time)
+    monkeypatch.setattr("enginegate.speed.timing.TURN_S", 0.006)
     monkeypatch.setattr("enginegate.session._SERVED", 3)
-    monkeypatch.setattr("enginegate.loads._REPLICATE_S", 0.1)
-    monkeypatch.setattr("enginegate.loads._FEWEST_ANSWERS", 5)
+    monkeypatch.setattr("enginegate.serving.measure._REPLICATE_S", 0.1)
+    monkeypatch.setattr("enginegate.serving.measure._FEWEST_ANSWERS", 5)
     packages = lambda _store, _progress: server_packages  # noqa: E731
-    monkeypatch.setattr("enginegate.served.server_environment", packages)
+    monkeypatch.setattr("enginegate.serving.served.server_environment", packages)
     source = Path(__file__).parents[1] / "test_serving.py"
     (project.path / "test_serving.py").write_text(source.read_text())
     return project
@@ -112,10 +112,10 @@ def test_a_delay_is_found_and_what_is_advised_against_it_is_tried(serving):
 
 
 def test_the_highest_rate_that_holds_a_latency_is_sought(serving, monkeypatch):
-    monkeypatch.setattr("enginegate.loads._OPEN_S", 0.5)
-    monkeypatch.setattr("enginegate.loads._MOST_OPEN_S", 1.0)
+    monkeypatch.setattr("enginegate.serving.measure._OPEN_S", 0.5)
+    monkeypatch.setattr("enginegate.serving.measure._MOST_OPEN_S", 1.0)
     coarse = functools.partial(find_capacity, rules=SearchRules(precision=1.0, repeats=1))
-    monkeypatch.setattr("enginegate.loads.find_capacity", coarse)
+    monkeypatch.setattr("enginegate.serving.measure.find_capacity", coarse)
     asked = ("--concurrency=1", "--rates=20", "--slo=p99=200ms", "--report-json=r.json")
     serve(serving, *SERVED, *asked).assert_outcomes(passed=2, deselected=4)
     load = served_load(serving)

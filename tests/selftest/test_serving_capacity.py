@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from enginegate.levels import Arrivals, Latency, OpenLevel, SearchEnd, Slo
-from enginegate.serving.capacity import SearchRules, find_capacity
+from enginegate.config.serving import Arrivals, Slo
+from enginegate.serving.load.capacity import SearchRules, find_capacity
+from enginegate.serving.records import Latency, OpenLevel, SearchEnd
 
 SLO = Slo("p99", 0.02)
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from enginegate.config.serving import Deployment, Endpoint, Protocol
 from enginegate.errors import ServingError
-from enginegate.levels import Deployment, Endpoint, Protocol
-from enginegate.serving.client import check_model, deployment_of, embed_served, statistics
-from enginegate.serving.statistics import read_statistics
+from enginegate.serving.triton.client import check_model, deployment_of, embed_served, statistics
+from enginegate.serving.triton.statistics import read_statistics
 
 pytestmark = pytest.mark.xdist_group("server")
 

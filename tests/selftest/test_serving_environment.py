@@ -3,11 +3,11 @@
 import pytest
 from tests.selftest.fake_server import no_models, quiet, stand_in
 
+from enginegate.cache import Store
 from enginegate.errors import ServingError
-from enginegate.serving import environment as environments
-from enginegate.serving.environment import check_environment, server_environment
-from enginegate.serving.server import serve
-from enginegate.store import Store
+from enginegate.serving.triton import environment as environments
+from enginegate.serving.triton.environment import check_environment, server_environment
+from enginegate.serving.triton.server import serve
 
 pytestmark = pytest.mark.xdist_group("server")
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from tests.selftest.kserve import OUTPUT, TEXTS, embed, exchange, tokens
 
+from enginegate.config.serving import Arrivals, Endpoint, Protocol
 from enginegate.errors import ServingError
-from enginegate.levels import Arrivals, Endpoint, Protocol
-from enginegate.serving.exchange import make_exchange, read_answer
-from enginegate.serving.load import schedule
-from enginegate.serving.windows import cut
+from enginegate.serving.load.exchange import make_exchange, read_answer
+from enginegate.serving.load.generator import schedule
+from enginegate.serving.load.windows import cut
 
 
 def test_exchange_needs_an_expectation_for_each_text():

@@ -5,9 +5,13 @@ import sys
 import pytest
 from tests.selftest.kserve import tokens
 
+from enginegate.config.serving import Endpoint, Protocol
 from enginegate.errors import ServingError
-from enginegate.levels import Endpoint, Protocol
-from enginegate.serving.perf_analyzer import PerfAnalyzer, find_perf_analyzer, run_perf_analyzer
+from enginegate.serving.load.perf_analyzer import (
+    PerfAnalyzer,
+    find_perf_analyzer,
+    run_perf_analyzer,
+)
 
 
 def test_perf_analyzer_missing_or_empty(tmp_path, monkeypatch):

@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from enginegate.build import Built
-from enginegate.engines import get_backend
-from enginegate.levels import Deployment
+from enginegate.cache import MANIFEST, Entry
+from enginegate.config.serving import Deployment
+from enginegate.engines.build import Built
+from enginegate.engines.registry import get_backend
 from enginegate.models import Exported, Kind, ModelSpec
-from enginegate.serving.repository import (
+from enginegate.serving.triton.repository import (
     served_as,
     write_engine,
     write_on_gpu,
@@ -18,7 +19,6 @@ from enginegate.serving.repository import (
     write_reference,
     write_tensorrt,
 )
-from enginegate.store import MANIFEST, Entry
 from enginegate.variants import Precision, Variant
 
 INPUTS = ("input_ids", "attention_mask")

@@ -15,10 +15,10 @@ import pytest
 from tests.selftest.fake_server import no_models, quiet, stand_in
 
 from enginegate.errors import ServingError
-from enginegate.serving import server as servers
-from enginegate.serving import supervisor
-from enginegate.serving.server import serve
-from enginegate.serving.server_log import is_port_taken
+from enginegate.serving.triton import server as servers
+from enginegate.serving.triton import supervisor
+from enginegate.serving.triton.server import serve
+from enginegate.serving.triton.server_log import is_port_taken
 
 pytestmark = pytest.mark.xdist_group("server")
 
@@ -193,8 +193,8 @@ def first_line(process):
 OWNER = """
 import contextlib, json, sys, time
 from pathlib import Path
-from enginegate.serving.environment import ServerEnvironment
-from enginegate.serving.server import serve
+from enginegate.serving.triton.environment import ServerEnvironment
+from enginegate.serving.triton.server import serve
 quiet = lambda task: contextlib.nullcontext()
 with serve(ServerEnvironment(Path(sys.argv[1])), lambda root: [], quiet) as s:
     print(json.dumps([str(s.repository), s.http, s.grpc, s.pid]), flush=True)

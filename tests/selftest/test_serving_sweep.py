@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from enginegate.config.serving import Arrivals
 from enginegate.errors import ServingError
-from enginegate.levels import Arrivals
-from enginegate.serving.statistics import PHASES, Phase, ServerStatistics
-from enginegate.serving.sweep import LevelRules, closed_window, run_level, run_open
-from enginegate.serving.windows import Fault, OpenWindow, Window
+from enginegate.serving.load.sweep import LevelRules, closed_window, run_level, run_open
+from enginegate.serving.load.windows import Fault, OpenWindow, Window
+from enginegate.serving.triton.statistics import PHASES, Phase, ServerStatistics
 
 
 def no_statistics():

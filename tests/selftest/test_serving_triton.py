@@ -14,29 +14,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enginegate.build import Built
-from enginegate.engines import get_backend
-from enginegate.engines.registered import REGISTERED, Registration
+from enginegate.cache import Entry
+from enginegate.config.serving import Deployment, Protocol
+from enginegate.engines.build import Built
+from enginegate.engines.registry import REGISTERED, Registration, get_backend
 from enginegate.errors import ServingError
-from enginegate.levels import Deployment, Protocol
 from enginegate.models import Exported, Kind, ModelSpec
-from enginegate.served import ServedEngine
-from enginegate.serving import repository as repositories
-from enginegate.serving import server as servers
-from enginegate.serving import supervisor
+from enginegate.models.workload import take
 from enginegate.serving.agreement import check_served, expected_embeddings
-from enginegate.serving.client import (
-    check_model,
-    deployment_of,
-    embed_served,
-    statistics,
-)
-from enginegate.serving.environment import ServerEnvironment
-from enginegate.serving.repository import served_as, write_engine, write_reference
-from enginegate.serving.server import serve
-from enginegate.store import Entry
+from enginegate.serving.served import ServedEngine
+from enginegate.serving.triton import repository as repositories
+from enginegate.serving.triton import server as servers
+from enginegate.serving.triton import supervisor
+from enginegate.serving.triton.client import check_model, deployment_of, embed_served, statistics
+from enginegate.serving.triton.environment import ServerEnvironment
+from enginegate.serving.triton.repository import served_as, write_engine, write_reference
+from enginegate.serving.triton.server import serve
 from enginegate.variants import Precision, Variant
-from enginegate.workload import take
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("server")]
 
@@ -285,8 +279,8 @@ def first_line(process):
 OWNER = """
 import contextlib, shutil, sys, time
 from pathlib import Path
-from enginegate.serving.environment import ServerEnvironment
-from enginegate.serving.server import serve
+from enginegate.serving.triton.environment import ServerEnvironment
+from enginegate.serving.triton.server import serve
 def write(root):
     shutil.copytree(sys.argv[2], root, dirs_exist_ok=True)
     return ["tiny", "reference"]

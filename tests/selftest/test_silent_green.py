@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from enginegate.words import Exit
+from enginegate.verdicts import Exit
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_another_precision(guarded):
 
 def test_a_throttled_container(guarded, monkeypatch):
     ticks = iter(range(10**6))
-    monkeypatch.setattr("enginegate.condition.throttled_s", lambda: float(next(ticks)))
+    monkeypatch.setattr("enginegate.machine.condition.throttled_s", lambda: float(next(ticks)))
     line = "not judged: tiny-faulty-fp32: the container's CPU quota stopped it in * blocks"
     judged(guarded, line)
 

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from enginegate.accuracy import DEFAULT_LIMITS, compare
-from enginegate.quality.stability import Probe, allowed_change, probe_stability
+from enginegate.accuracy.deltas import compare
+from enginegate.accuracy.limits import DEFAULT_LIMITS
+from enginegate.accuracy.stability import Probe, allowed_change, probe_stability
 from enginegate.variants import Precision
 
 TEXTS, SEQ, DIM = 80, 8, 12

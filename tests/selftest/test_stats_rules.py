@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from enginegate.stats import (
+from enginegate.speed.change import describe, judge_change
+from enginegate.speed.stats import (
     FEWEST_FOR_P99,
     Anchor,
     Change,
@@ -20,8 +21,7 @@ from enginegate.stats import (
     quantile_interval,
     replicates_to_decide,
 )
-from enginegate.verdict import describe, judge_change
-from enginegate.words import Verdict
+from enginegate.verdicts import Verdict
 
 ERRORS = Errors(alarm=0.05, miss=0.05)
 

@@ -10,15 +10,16 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from enginegate.build import build_engine, execution_flags
-from enginegate.engines import Demand, embed_all
+from enginegate.cache import Store
+from enginegate.engines import Demand
+from enginegate.engines.api import embed_all
+from enginegate.engines.build import build_engine, execution_flags
 from enginegate.engines.onnxruntime import open_onnx
-from enginegate.gpu.driver import find_gpus
-from enginegate.machine import this_machine
+from enginegate.machine.fingerprint import this_machine
+from enginegate.machine.gpus import find_gpus
 from enginegate.models import Exported, Kind, ModelSpec
-from enginegate.store import Store
+from enginegate.models.workload import default_corpus, hashed_tokenizer, make_workload
 from enginegate.variants import Precision, Variant
-from enginegate.workload import default_corpus, hashed_tokenizer, make_workload
 
 REPORT_SCHEMA = Path(__file__).parents[2] / "docs" / "report.schema.json"
 RAN = {"fp32": ["f32"], "fp16": ["f16"], "bf16": ["bf16"], "int8": ["i8"]}

@@ -18,25 +18,26 @@ import pytest
 from onnx import helper
 
 import enginegate
-from enginegate.build import build_engine, execution_flags
-from enginegate.engines import Demand, embed_all
+from enginegate.cache import Store
+from enginegate.engines import Demand
+from enginegate.engines.api import embed_all
+from enginegate.engines.build import build_engine, execution_flags
 from enginegate.engines.onnxruntime import open_onnx
 from enginegate.errors import EngineError
-from enginegate.gpu.driver import find_gpus
+from enginegate.machine.gpus import find_gpus
 from enginegate.models import Exported, Kind, ModelSpec
-from enginegate.store import Store
+from enginegate.models.workload import default_corpus, hashed_tokenizer, make_workload
 from enginegate.variants import Precision, Variant
-from enginegate.workload import default_corpus, hashed_tokenizer, make_workload
 
 ROLES = {"input_ids": "ids", "attention_mask": "mask"}
 RELOADED = (
-    "enginegate.gpu.inspector",
-    "enginegate.gpu.timing_cache",
-    "enginegate.gpu.pycuda_device",
-    "enginegate.gpu.trt_log",
-    "enginegate.gpu.trt_builder",
-    "enginegate.gpu.trt_runner",
-    "enginegate.engines.tensorrt",
+    "enginegate.engines.tensorrt.inspector",
+    "enginegate.engines.tensorrt.timing_cache",
+    "enginegate.engines.tensorrt.pycuda_device",
+    "enginegate.engines.tensorrt.log",
+    "enginegate.engines.tensorrt.builder",
+    "enginegate.engines.tensorrt.runner",
+    "enginegate.engines.tensorrt.backend",
     "tensorrt",
 )
 

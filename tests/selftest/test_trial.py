@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from enginegate.engines import Executed
-from enginegate.speed import SpeedJudge, Standard, beside
-from enginegate.stats import Anchor
-from enginegate.timing import Block, LocalArm, Replicate, Rig
-from enginegate.trial import P50, P99, Question, Rules, Trial, judge_sentinel
-from enginegate.verdict import Judgement
-from enginegate.words import Verdict
-from enginegate.workload import Batch
+from enginegate.models.workload import Batch
+from enginegate.speed.arms import LocalArm
+from enginegate.speed.judge import SpeedJudge, Standard, beside
+from enginegate.speed.sequential import P50, P99, Question, Rules, Trial, judge_sentinel
+from enginegate.speed.stats import Anchor
+from enginegate.speed.timing import Block, Replicate, Rig
+from enginegate.verdicts import Judgement, Verdict
 
 RULES = Rules(replicates=6, max_time_s=40.0, alarm=0.01, miss=0.05)
 
@@ -206,8 +206,8 @@ class Counter:
 
 
 def test_blocks_are_mirrored_and_the_sentinel_watches_the_smallest_batch_size(monkeypatch):
-    monkeypatch.setattr("enginegate.timing.TURN_S", 0.0)
-    monkeypatch.setattr("enginegate.timing.SETTLE_S", 0.0)
+    monkeypatch.setattr("enginegate.speed.timing.TURN_S", 0.0)
+    monkeypatch.setattr("enginegate.speed.timing.SETTLE_S", 0.0)
     log: list[str] = []
 
     @contextlib.contextmanager

@@ -1,270 +1,71 @@
-"""What an engine and a backend are, and which backends there are.
+"""Engines: built, loaded, proven."""
 
-Backends are found by name and imported only when used, each owning its heavy library.
-"""
-
-import importlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
-
-import numpy as np
-import numpy.typing as npt
-
-from enginegate.engines.registered import REGISTERED, Registration
-from enginegate.errors import EngineError, OptionError
-from enginegate.gpu.driver import find_gpus
-from enginegate.gpu.phases import Phases
-from enginegate.machine import installed_version
-from enginegate.models import Exported
-from enginegate.profiles import Profile
-from enginegate.variants import Precision
-from enginegate.workload import Batch, take
-
-Embeddings = npt.NDArray[np.float32]
-ONNX_FILE = "engine.onnx"  # of an engine that is an ONNX graph
-PLAN_FILE = "engine.plan"  # of one that is a TensorRT plan
-EMBEDDED_AT_ONCE = 32  # texts
-
-EXPECTED_TYPES: Mapping[Precision, frozenset[str]] = MappingProxyType(
-    {
-        Precision.FP32: frozenset({"f32"}),
-        Precision.FP16: frozenset({"f16"}),
-        Precision.BF16: frozenset({"bf16"}),
-        Precision.INT8: frozenset({"i8", "u8"}),
-    }
+from enginegate.engines.api import (
+    EMBEDDED_AT_ONCE,
+    ONNX_FILE,
+    PLAN_FILE,
+    Backend,
+    Demand,
+    Embeddings,
+    Engine,
+    Executed,
+    Keeping,
+    Profiles,
+    embed_all,
 )
-
-
-@dataclass(frozen=True)
-class Executed:
-    """What really ran, read back from the loaded engine after an inference.
-
-    Attributes:
-        matmuls: number of matrix multiplications by the element type they computed in
-            (`f32`, `f16`, `bf16`, `i8`, `u8`).
-    """
-
-    matmuls: Mapping[str, int]
-
-    @property
-    def summary(self) -> str:
-        """`bf16`, or `u8 75 % f32 25 %`, most frequent first."""
-        ranked = sorted(self.matmuls.items(), key=lambda item: (-item[1], item[0]))
-        total = sum(self.matmuls.values())
-        if len(ranked) == 1:
-            return ranked[0][0]
-        return " ".join(f"{name} {count / total:.0%}" for name, count in ranked)
-
-    def count_of(self, types: frozenset[str]) -> int:
-        """How many matrix multiplications ran in one of the given types."""
-        return sum(count for name, count in self.matmuls.items() if name in types)
-
-
-class Engine(Protocol):
-    """A loaded engine. Closed by the context manager that `Backend.load` returned."""
-
-    @property
-    def executed(self) -> Executed:
-        """What ran in the inference that `load` made."""
-
-    def embed(self, batch: Batch) -> Embeddings:
-        """Embeddings float32 [batch, dim] of int64 inputs [batch, seq]."""
-
-
-@runtime_checkable
-class Phased(Protocol):
-    """An engine that tells where the time of its calls goes; optional."""
-
-    mode: str
-
-    @property
-    def phases(self) -> Phases:
-        """Times of the latest call."""
-
-
-class Backend(Protocol):
-    """Builds engines of one runtime and loads them."""
-
-    offers: tuple[Precision, ...]
-
-    def version(self) -> str:
-        """Version of the runtime."""
-
-    def stand_in(self, precision: Precision) -> str | None:
-        """The backend that builds `precision` where this one would run another; None for itself."""
-
-    def limitation(self, precision: Precision) -> str:
-        """Why `precision` may not be what runs on this machine; goes into the flag."""
-
-    def build(
-        self, model: Exported, precision: Precision, calibration: Batch, folder: Path
-    ) -> Mapping[str, Any]:
-        """Write the engine's files into `folder`; return JSON properties that `load` needs."""
-
-    def load(
-        self, folder: Path, properties: Mapping[str, Any], probe: Batch, threads: int
-    ) -> AbstractContextManager[Engine]:
-        """Load a built engine and run `probe` once. Raises EngineError."""
-
-
-@dataclass(frozen=True)
-class Keeping:
-    """How to build one engine again and again, each time with other layers kept in fp32.
-
-    Nodes are those of the model's ONNX file, by the name of their first output.
-
-    Attributes:
-        touched: the nodes that the engine computes otherwise than in fp32.
-        build: writes the engine that keeps the given nodes in fp32 into a folder; returns what
-            `Backend.load` needs.
-    """
-
-    touched: frozenset[str]
-    build: Callable[[frozenset[str], Path], Mapping[str, Any]]
-
-
-@runtime_checkable
-class Keeps(Protocol):
-    """A backend that can keep some layers in fp32; optional."""
-
-    def keeping(self, model: Exported, precision: Precision, calibration: Batch) -> Keeping:
-        """Do once what all such builds share. With no node kept they give what `build` does.
-
-        Raises EngineError where this precision cannot keep layers.
-        """
-
-
-@runtime_checkable
-class Profiles(Protocol):
-    """A backend that tells where an engine's time goes; optional."""
-
-    def profile(
-        self, folder: Path, properties: Mapping[str, Any], batch: Batch, threads: int
-    ) -> Profile:
-        """Load a built engine, watched, and run `batch` a few times. Raises EngineError."""
-
-
-@dataclass(frozen=True)
-class Demand:
-    """What is known before an engine is built, for backends that build for it.
-
-    Attributes:
-        usual_batch: batch size to be fastest at.
-        largest_batch: largest batch size it will be given.
-        tf32: fp32 matrix multiplications may run in TF32.
-        timings: folder for timings that make a later build quicker; None keeps none.
-    """
-
-    usual_batch: int = 32
-    largest_batch: int = 32
-    tf32: bool = False
-    timings: Path | None = None
-
-    @property
-    def key(self) -> dict[str, Any]:
-        """What another engine would be built for."""
-        return {"usual": self.usual_batch, "largest": self.largest_batch, "tf32": self.tf32}
-
-
-@runtime_checkable
-class Demanding(Protocol):
-    """A backend whose engines are built for given batch sizes."""
-
-    def for_demand(self, demand: Demand) -> Backend:
-        """A backend that builds for it."""
-
-
-def register(name: str, target: str) -> None:
-    """Add a backend from a conftest.py: `target` is `module:Class` with a Backend class."""
-    REGISTERED[name] = Registration(target, (), "")
-
-
-def target_of(name: str) -> str:
-    """`module:Class` of a registered backend."""
-    return REGISTERED[name].target
-
-
-def resolve(name: str) -> tuple[str, str]:
-    """The backend that `auto` stands for, and why; any other name as it is, without a reason.
-
-    `auto` is TensorRT where it can run, else OpenVINO.
-    """
-    if name != "auto":
-        return name, ""
-    if lacking := what_lacks("tensorrt"):
-        return "openvino", f"backend auto: openvino, on the CPU; no tensorrt: {lacking}"
-    return "tensorrt", "backend auto: tensorrt, on the GPU"
-
-
-def what_lacks(name: str) -> str:
-    """What a known backend lacks on this machine, GPU first; empty if it can run."""
-    entry = REGISTERED[name]
-    lacking = [] if not entry.gpu or find_gpus().gpus else [find_gpus().reason]
-    missing = [package for package in entry.packages if find_spec(package) is None]
-    missing += [name for name in entry.distributions if installed_version(name) is None]
-    if missing:
-        lacking.append(f"{', '.join(missing)} not installed: {entry.install}")
-    return "; ".join(lacking)
-
-
-def needs_gpu(name: str) -> bool:
-    """Whether a registered backend runs on an NVIDIA GPU."""
-    return REGISTERED[name].gpu
-
-
-def check_installed(name: str) -> None:
-    """Raise OptionError unless the backend is known, and its GPU and packages are there."""
-    if name not in REGISTERED:
-        raise OptionError(f"unknown backend {name!r}: use auto, {', '.join(REGISTERED)}")
-    if lacking := what_lacks(name):
-        raise OptionError(
-            f"backend {name} cannot run here: {lacking}; `enginegate doctor` says more"
-        )
-
-
-def offered(name: str, precisions: Sequence[Precision]) -> tuple[Precision, ...]:
-    """The precisions to build: all that the backend offers where every one is asked for.
-
-    Raises OptionError for a precision that was asked for by name and is not offered.
-    """
-    offers = get_backend(name).offers
-    if set(precisions) == set(Precision):
-        return tuple(p for p in precisions if p in offers or p is Precision.BEST)
-    if refused := [p for p in precisions if p not in offers and p is not Precision.BEST]:
-        raise OptionError(
-            f"backend {name} does not build {', '.join(refused)}: it offers {', '.join(offers)}"
-        )
-    return tuple(precisions)
-
-
-def get_backend(name: str) -> Backend:
-    """The backend of that name, its module imported. Raises OptionError if it is not installed."""
-    check_installed(name)
-    module, _, attribute = REGISTERED[name].target.partition(":")
-    try:
-        backend: Backend = getattr(importlib.import_module(module), attribute)()
-    except (ImportError, OSError) as error:  # a library that is found and cannot be loaded
-        raise OptionError(f"backend {name} is installed and cannot be loaded: {error}") from error
-    return backend
-
-
-def embed_all(engine: Engine, batch: Batch, size: int = EMBEDDED_AT_ONCE) -> Embeddings:
-    """Embeddings of every row, `size` rows at a time: float32 [rows, dim]."""
-    rows = len(next(iter(batch.values())))
-    starts = range(0, rows, size)
-    return np.concatenate([engine.embed(take(batch, slice(s, s + size))) for s in starts])
-
-
-def check_shape(embeddings: npt.NDArray[Any], rows: int) -> Embeddings:
-    """The embeddings as float32 [rows, dim]; EngineError for any other shape."""
-    if embeddings.ndim != 2 or embeddings.shape[0] != rows:  # noqa: PLR2004
-        raise EngineError(
-            f"the engine returned shape {list(embeddings.shape)} for {rows} texts, not "
-            f"[{rows}, dim]: name its pooled output with `output` in the model's table"
-        )
-    return np.asarray(embeddings, dtype=np.float32)
+from enginegate.engines.build import Built, build_engine, choose_best, execution_flags, keeping_of
+from enginegate.engines.doctor import HEADER, advice, findings
+from enginegate.engines.measure import call_s, gpu_times, median_call_s
+from enginegate.engines.phases import GpuTimes
+from enginegate.engines.profile import Kernel, Profile
+from enginegate.engines.reference import open_reference, run_reference
+from enginegate.engines.registry import (
+    check_installed,
+    get_backend,
+    needs_gpu,
+    offered,
+    register,
+    resolve,
+    target_of,
+)
+from enginegate.engines.saved import engines_of, save_engine, saved_engine
+
+__all__ = [
+    "EMBEDDED_AT_ONCE",
+    "HEADER",
+    "ONNX_FILE",
+    "PLAN_FILE",
+    "Backend",
+    "Built",
+    "Demand",
+    "Embeddings",
+    "Engine",
+    "Executed",
+    "GpuTimes",
+    "Keeping",
+    "Kernel",
+    "Profile",
+    "Profiles",
+    "advice",
+    "build_engine",
+    "call_s",
+    "check_installed",
+    "choose_best",
+    "embed_all",
+    "engines_of",
+    "execution_flags",
+    "findings",
+    "get_backend",
+    "gpu_times",
+    "keeping_of",
+    "median_call_s",
+    "needs_gpu",
+    "offered",
+    "open_reference",
+    "register",
+    "resolve",
+    "run_reference",
+    "save_engine",
+    "saved_engine",
+    "target_of",
+]

@@ -15,7 +15,7 @@ import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.shape_inference import infer_shapes
 
-from enginegate.engines import ONNX_FILE, Keeping
+from enginegate.engines.api import ONNX_FILE, Keeping
 from enginegate.errors import EngineError
 
 _VALUE, _WEIGHT = "kept/", "kept/weight/"  # before the names of what was put in

@@ -13,20 +13,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from enginegate.engines import (
-    ONNX_FILE,
-    Embeddings,
-    Executed,
-    Keeping,
-    check_shape,
-)
+from enginegate.engines.api import ONNX_FILE, Embeddings, Executed, Keeping, check_shape
 from enginegate.engines.graphs import keeping_in_file
+from enginegate.engines.profile import Kernel, Profile, profile_of
 from enginegate.engines.quantize import quantize_qdq, to_fp16
 from enginegate.errors import EngineError
-from enginegate.models import Exported
-from enginegate.profiles import Kernel, Profile, profile_of
+from enginegate.models import Batch, Exported
 from enginegate.variants import Precision
-from enginegate.workload import Batch
 
 _PROVIDERS = ("CPUExecutionProvider",)
 _FATAL_ONLY = 4

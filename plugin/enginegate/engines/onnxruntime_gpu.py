@@ -17,7 +17,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from enginegate.engines import ONNX_FILE, Demand, Executed
+from enginegate.engines.api import ONNX_FILE, Demand, Executed
 from enginegate.engines.onnxruntime import (
     Event,
     OnnxRuntime,
@@ -27,10 +27,9 @@ from enginegate.engines.onnxruntime import (
 )
 from enginegate.engines.quantize import to_bf16
 from enginegate.errors import EngineError
-from enginegate.gpu.driver import first_gpu
-from enginegate.models import Exported
+from enginegate.machine import first_gpu
+from enginegate.models import Batch, Exported
 from enginegate.variants import Precision
-from enginegate.workload import Batch
 
 _CUDA, _TENSORRT, _CPU = (f"{name}ExecutionProvider" for name in ("CUDA", "Tensorrt", "CPU"))
 _FLOATS = frozenset({"float", "float16", "bfloat16", "double"})

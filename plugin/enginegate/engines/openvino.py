@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from enginegate.engines import Embeddings, Executed, Keeping, check_shape
-from enginegate.engines.counters import read_profile
+from enginegate.engines.api import Embeddings, Executed, Keeping, check_shape
+from enginegate.engines.profile import Kernel, Profile, profile_of
 from enginegate.engines.quantizers import quantize, quantized_nodes, without_quantizers
 from enginegate.errors import EngineError
-from enginegate.models import Exported
-from enginegate.profiles import Profile
+from enginegate.models import Batch, Exported
 from enginegate.variants import Precision
-from enginegate.workload import Batch
 
 _FILE = "engine.blob"
 _DEVICE = "CPU"
@@ -30,6 +28,8 @@ _HINTS = MappingProxyType(
     }
 )
 _MATMULS = ("MatMul", "FullyConnected", "Convolution")
+
+_RUNS, _UNTIMED = 10, 3
 
 
 class OpenVinoEngine:
@@ -154,3 +154,43 @@ def _multiplies(info: Any) -> bool:
 
 def _text(info: Any, key: str) -> str:
     return str(info[key].value) if key in info else ""
+
+
+def read_profile(compiled: Any, batch: Batch) -> Profile:
+    """A profile of a model compiled with PERF_COUNT, over a few runs of `batch`."""
+    request = compiled.create_infer_request()
+    for _ in range(_UNTIMED):
+        request.infer(dict(batch))
+    types = _types(compiled)
+    taken = []
+    for _ in range(_RUNS):
+        request.infer(dict(batch))
+        taken += list(_kernels(request.profiling_info, types))
+    return profile_of(taken, _states(compiled, [kernel for kernel, _ in taken]))
+
+
+def _types(compiled: Any) -> Mapping[str, str]:
+    """Element type by operation; known after an inference."""
+    operations = compiled.get_runtime_model().get_ops()
+    infos = {operation.get_friendly_name(): operation.get_rt_info() for operation in operations}
+    key = "runtimePrecision"
+    return {name: str(info[key].value) for name, info in infos.items() if key in info}
+
+
+def _kernels(counters: Any, types: Mapping[str, str]) -> Iterator[tuple[Kernel, float]]:
+    for counter in counters:
+        name, made = counter.node_name, counter.exec_type
+        kernel = Kernel(name, counter.node_type, types.get(name, "unknown"), made, 0.0)
+        yield kernel, counter.real_time.total_seconds()
+
+
+def _states(compiled: Any, ran: list[Kernel]) -> dict[str, str]:
+    flushed = compiled.get_property("CPU_DENORMALS_OPTIMIZATION")
+    uses_amx = any("amx" in kernel.implementation for kernel in ran)
+    return {
+        "provider": "CPU",
+        "precision hint": compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
+        "denormals": "flushed to zero" if flushed else "kept",
+        "TF32": "none on a CPU",
+        "AMX": "used" if uses_amx else "not used",
+    }

@@ -7,15 +7,10 @@ from pathlib import Path
 import ml_dtypes
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-from enginegate.workload import Batch, take
+from enginegate.models import Batch, take
 
 MATMULS = ("MatMul", "Gemm")
 _CALIBRATION_ROWS = 8

@@ -6,7 +6,7 @@ A quantiser is a FakeQuantize operation on an edge; it belongs to the node that 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from enginegate.workload import Batch
+from enginegate.models import Batch
 
 _QUANTIZER = "FakeQuantize"
 

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from enginegate.engines import Embeddings, Engine
-from enginegate.models import Exported
-from enginegate.workload import Batch
+from enginegate.engines.api import Embeddings, Engine
+from enginegate.models import Batch, Exported
 
 
 def open_reference(model: Exported, probe: Batch, threads: int) -> Engine:

@@ -5,15 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from enginegate.report.figures import Figures
-from enginegate.report.forest import Compared, forest
+from enginegate.report.numbers import NOTHING, loss, short, whole
 from enginegate.report.page import Chart, Row, Section, Table
 from enginegate.report.saved_run import SavedRun
-from enginegate.report.sweeps import largest
-from enginegate.report.wording import NOTHING, loss, short, whole
-from enginegate.results import Result, Speed
-from enginegate.stats import Change, Errors, anchor_of, change_of
-from enginegate.table import engine_name, milliseconds
-from enginegate.verdict import describe
+from enginegate.report.sections.forest import Compared, forest
+from enginegate.report.sections.sweeps import largest
+from enginegate.report.table import engine_name, milliseconds
+from enginegate.results import Result
+from enginegate.speed import Change, Errors, Speed, anchor_of, change_of, describe
 
 Source = SavedRun | Figures
 _HEADER = (

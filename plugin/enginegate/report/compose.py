@@ -3,19 +3,19 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from enginegate.report.changes import against_baseline, over_time
 from enginegate.report.decision import Decision, decide
-from enginegate.report.embeddings import distributions, rankings, worst_texts
-from enginegate.report.hardware import bound_tables, cost_tables, rooflines
-from enginegate.report.layers import blame_charts, repairs
-from enginegate.report.overview import all_rows, changed_rows
+from enginegate.report.numbers import counted, listed
 from enginegate.report.page import Chart, Matrix, Page, Section
-from enginegate.report.proof import proof
 from enginegate.report.saved_run import SavedRun
-from enginegate.report.sweeps import Sweep, load_charts, what_sweeps_say
-from enginegate.report.tradeoff import speed_against_quality
-from enginegate.report.wording import counted, listed
-from enginegate.sweep_text import cliff_lines
+from enginegate.report.sections.changes import against_baseline, over_time
+from enginegate.report.sections.embeddings import distributions, rankings, worst_texts
+from enginegate.report.sections.hardware import bound_tables, cost_tables, rooflines
+from enginegate.report.sections.layers import blame_charts, repairs
+from enginegate.report.sections.overview import all_rows, changed_rows
+from enginegate.report.sections.proof import proof
+from enginegate.report.sections.sweeps import Sweep, load_charts, what_sweeps_say
+from enginegate.report.sections.tradeoff import speed_against_quality
+from enginegate.report.wording.sweeps import cliff_lines
 from enginegate.variants import Precision
 
 _WORDS = {Decision.SHIP: "may ship", Decision.HOLD: "on hold", Decision.BLOCK: "blocked"}

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from enginegate.report.table import engine_name, worst_change
 from enginegate.results import Result
-from enginegate.table import engine_name, worst_change
-from enginegate.words import Verdict
+from enginegate.verdicts import Verdict
 
 
 class Decision(StrEnum):

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enginegate.cliffs import analyse
 from enginegate.errors import ReportError, ServingError
 from enginegate.report.decision import Decided, Decision
+from enginegate.report.numbers import percent, short
 from enginegate.report.saved_run import check_against
-from enginegate.report.sweeps import Sweep
-from enginegate.report.wording import percent, short
-from enginegate.sweep_text import read_sweep_csv, throughput_ratios
+from enginegate.report.sections.sweeps import Sweep
+from enginegate.report.wording.sweeps import read_sweep_csv, throughput_ratios
+from enginegate.serving import analyse
 
 MARK = "figures"  # the key that tells such a file from the report of a run
 _VERSION = 1

@@ -10,11 +10,11 @@ from enginegate.files import write_atomic
 from enginegate.report.compare import Source, comparison
 from enginegate.report.compose import compose
 from enginegate.report.figures import MARK, Figures, parse_figures
-from enginegate.report.html import render_html
-from enginegate.report.markdown import render_markdown
 from enginegate.report.page import Page
-from enginegate.report.plain import render_page_text
 from enginegate.report.published import compose_figures
+from enginegate.report.render.html import render_html
+from enginegate.report.render.markdown import render_markdown
+from enginegate.report.render.plain import render_page_text
 from enginegate.report.saved_run import decode_run, parse_object, parse_run, read_text
 
 SUMMARY = "GITHUB_STEP_SUMMARY"

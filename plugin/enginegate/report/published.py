@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 
 from enginegate.report.figures import Figures, findings, judge
+from enginegate.report.numbers import NOTHING, short, whole
 from enginegate.report.page import Chart, Matrix, Page, Section, Table
-from enginegate.report.sweeps import largest, load_charts, what_sweeps_say
-from enginegate.report.tradeoff import Axes, Point, pareto
-from enginegate.report.wording import NOTHING, short, whole
+from enginegate.report.sections.sweeps import largest, load_charts, what_sweeps_say
+from enginegate.report.sections.tradeoff import Axes, Point, pareto
 
 _AXES = Axes("embedding delta", "largest throughput, texts per second")
 

@@ -4,15 +4,15 @@ import importlib.resources
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from enginegate.errors import ReportError
-from enginegate.files import parse_json
-from enginegate.machine import Machine
-from enginegate.render import REPORT_SCHEMA
+from enginegate.files import parse_json, readable_json
+from enginegate.machine import Machine, library_versions
+from enginegate.report.terminal import REPORT_SCHEMA, _result
 from enginegate.results import Result
 
 _UNPRINTABLE = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -155,3 +155,31 @@ def _decode(value: Any, kind: Any, where: str) -> Any:
 def _number(value: Any) -> float:
     """JSON has no NaN: null stands for it."""
     return math.nan if value is None else float(value)
+
+
+def render_json(
+    results: Sequence[Result],
+    machine: Machine,
+    condition: Mapping[str, Any],
+    seed: int,
+    allowed: Mapping[str, float],
+    costs: Mapping[str, Any],
+    rooflines: Mapping[str, Any],
+) -> str:
+    """The JSON report; `docs/report.schema.json` describes it.
+
+    `allowed` is the largest slowdown that passes, by metric.
+    """
+    return readable_json(
+        {
+            "schema": REPORT_SCHEMA,
+            "machine": machine.as_json(),
+            "condition": dict(condition),
+            "seed": seed,
+            "allowed": dict(allowed),
+            "versions": library_versions(),
+            "results": [_result(result) for result in results],
+            "costs": dict(costs),
+            "rooflines": dict(rooflines),
+        }
+    )

@@ -1,1 +1,34 @@
 """Serving on a real Triton: its environment, the repository, the server, and what a client asks."""
+
+from enginegate.serving.analysis.cliffs import analyse
+from enginegate.serving.measure import LoadRun, served_rig
+from enginegate.serving.records import (
+    Analysis,
+    Breakdown,
+    Capacity,
+    Cliff,
+    Latency,
+    Level,
+    Load,
+    OpenLevel,
+    StoredLoad,
+)
+from enginegate.serving.served import Desk, ServedEngine, ToServe
+
+__all__ = [
+    "Analysis",
+    "Breakdown",
+    "Capacity",
+    "Cliff",
+    "Desk",
+    "Latency",
+    "Level",
+    "Load",
+    "LoadRun",
+    "OpenLevel",
+    "ServedEngine",
+    "StoredLoad",
+    "ToServe",
+    "analyse",
+    "served_rig",
+]

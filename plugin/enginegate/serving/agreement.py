@@ -7,7 +7,7 @@ import numpy as np
 
 from enginegate.engines import Embeddings, Engine, embed_all
 from enginegate.errors import ServingError
-from enginegate.workload import Batch, take
+from enginegate.models import Batch, take
 
 SPREAD_FACTOR = 3.0  # the server makes batches of sizes and mates that were not tried here
 TRIED_TEXTS = 32

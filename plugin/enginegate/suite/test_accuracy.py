@@ -1,6 +1,6 @@
 """Same embeddings?"""
 
-from enginegate.gates import Gate
+from enginegate.gate import Gate
 
 
 def test_same_embeddings(gate: Gate) -> None:

@@ -1,7 +1,7 @@
 """Does it carry the load?"""
 
 from enginegate.fixtures import MeasureLoad
-from enginegate.gates import Gate
+from enginegate.gate import Gate
 
 
 def test_served_embeddings(served: Gate) -> None:

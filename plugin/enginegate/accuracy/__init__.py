@@ -1,0 +1,30 @@
+"""Are the embeddings the same?"""
+
+from enginegate.accuracy.collection import read_collection, read_pairs
+from enginegate.accuracy.deltas import Deltas, check_sane
+from enginegate.accuracy.judge import EmbeddingJudge
+from enginegate.accuracy.limits import Limits, limits_for
+from enginegate.accuracy.records import Accuracy
+from enginegate.accuracy.retrieval import Retrieval, shortened, unsure
+from enginegate.accuracy.stability import Determinism, Invariance
+from enginegate.accuracy.user_texts import OwnData, OwnTexts
+from enginegate.accuracy.worst import WorstText
+
+__all__ = [
+    "Accuracy",
+    "Deltas",
+    "Determinism",
+    "EmbeddingJudge",
+    "Invariance",
+    "Limits",
+    "OwnData",
+    "OwnTexts",
+    "Retrieval",
+    "WorstText",
+    "check_sane",
+    "limits_for",
+    "read_collection",
+    "read_pairs",
+    "shortened",
+    "unsure",
+]

@@ -1,0 +1,70 @@
+"""Semantic textual similarity: how much of the reference's agreement with people is kept."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from enginegate.accuracy.bootstrap import Interval, Values, paired_interval
+from enginegate.accuracy.limits import Limits
+
+
+@dataclass(frozen=True)
+class Sts:
+    """Spearman's correlation of similarities with labels.
+
+    Attributes:
+        reference: with the reference's vectors.
+        candidate: with the engine's.
+        retained: candidate / reference; None where the reference is not clearly above 0.
+        low, high: ends of its interval over pairs.
+        pairs: how many.
+    """
+
+    reference: float
+    candidate: float
+    retained: float | None
+    low: float | None
+    high: float | None
+    pairs: int
+
+    @property
+    def words(self) -> str:
+        """Both correlations, and what is retained."""
+        both = f"Spearman {self.reference:.4g} -> {self.candidate:.4g} on {self.pairs} pairs"
+        if self.retained is None or self.low is None or self.high is None:
+            return f"{both}; the reference has none to retain"
+        return f"{both}, retained {Interval(self.retained, self.low, self.high).words}"
+
+
+def compare_pairs(found: Values, expected: Values, scores: Values) -> Sts:
+    """Cosines of pairs by an engine and by the reference, and their labels; all [pairs]."""
+    then = paired_interval(_spearman, expected, scores)
+    now = float(_spearman(found, scores))
+    if then.low <= 0:
+        return Sts(then.value, now, None, None, None, len(scores))
+    kept = paired_interval(_retained, found, expected, scores)
+    return Sts(then.value, now, kept.value, kept.low, kept.high, len(scores))
+
+
+def _retained(found: Values, expected: Values, scores: Values, axis: int = -1) -> Values:
+    """Ratio of both correlations; 1 for a resample without any, which says nothing."""
+    now, then = _spearman(found, scores, axis), _spearman(expected, scores, axis)
+    share: Values = np.where(then != 0, now / np.where(then != 0, then, 1), 1)
+    return share
+
+
+def _spearman(a: Values, b: Values, axis: int = -1) -> Values:
+    """Pearson's correlation of the ranks along the last axis; 0 where one side is all ties."""
+    a, b = (stats.rankdata(x, axis=axis) for x in (a, b))
+    a, b = (x - x.mean(axis=axis, keepdims=True) for x in (a, b))
+    power = np.sqrt((a * a).sum(axis=axis) * (b * b).sum(axis=axis))
+    shares: Values = (a * b).sum(axis=axis) / np.where(power > 0, power, 1)
+    return shares
+
+
+def sts_violations(sts: Sts, limits: Limits) -> tuple[str, ...]:
+    """Whether the whole interval says that too little is retained, in words."""
+    if sts.high is None or sts.high >= limits.sts_retained:
+        return ()
+    return (f"sts_retained < {limits.sts_retained:g}: {sts.words}",)

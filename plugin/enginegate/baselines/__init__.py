@@ -1,0 +1,44 @@
+"""What it was."""
+
+from enginegate.baselines.calibration import (
+    REPLICATES,
+    calibrate_results,
+    calibration_lines,
+    save_calibration,
+)
+from enginegate.baselines.comparison import stored
+from enginegate.baselines.history import (
+    Note,
+    Series,
+    append_history,
+    change_points,
+    describe_history,
+    read_history,
+)
+from enginegate.baselines.inspect import diff_rows, list_rows, prune, show_rows
+from enginegate.baselines.missing import unjudged
+from enginegate.baselines.refresh import offer, refresh_baselines
+from enginegate.baselines.store import Baseline, Baselines
+
+__all__ = [
+    "REPLICATES",
+    "Baseline",
+    "Baselines",
+    "Note",
+    "Series",
+    "append_history",
+    "calibrate_results",
+    "calibration_lines",
+    "change_points",
+    "describe_history",
+    "diff_rows",
+    "list_rows",
+    "offer",
+    "prune",
+    "read_history",
+    "refresh_baselines",
+    "save_calibration",
+    "show_rows",
+    "stored",
+    "unjudged",
+]

@@ -1,0 +1,84 @@
+"""No silent green: what had a baseline and was not judged against it in this run."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from enginegate.baselines.store import Baseline, Baselines
+from enginegate.config import Options
+from enginegate.results import Result
+from enginegate.serving import StoredLoad
+from enginegate.variants import SERVED, precision_of
+
+
+def unjudged(baselines: Baselines, results: Iterable[Result], options: Options) -> Iterator[str]:
+    """What is stored on this machine for what was asked, and was not judged; in words.
+
+    Raises BaselineError.
+    """
+    by_model: dict[str, list[Result]] = {}
+    for result in results:
+        by_model.setdefault(result.variant.model, []).append(result)
+    for model in _expected(baselines, options, by_model):
+        judged = {result.variant.key: result for result in by_model.get(model, [])}
+        for key, baseline in baselines.load(model).items():
+            asked = precision_of(key) in options.precisions
+            if asked and (options.serve or not key.endswith(SERVED)):
+                name = f"{model}-{key}"
+                yield from (f"{name}: {why}" for why in _faults(key, baseline, judged))
+
+
+def _expected(baselines: Baselines, options: Options, by_model: Iterable[str]) -> Iterator[str]:
+    """Models with a file: those judged, those asked for, and those that nothing defines any more.
+
+    A model that --model left out is not expected, one that was renamed is.
+    """
+    named = {*by_model, *options.models}
+    for model in baselines.models():
+        if model in named or (model not in options.specs and not options.models_narrowed):
+            yield model
+
+
+def _faults(key: str, baseline: Baseline, judged: dict[str, Result]) -> Iterator[str]:
+    result = judged.get(key)
+    if result is None:
+        others = [other for other in judged if _alike(other, key)]
+        instead = f"; {', '.join(others)} was judged instead" if others else ""
+        yield f"it has a baseline, and no result{instead}"
+        return
+    if _shares(result.executed) != _shares(baseline.executed):
+        was, now = (_words(types) for types in (baseline.executed, result.executed))
+        yield f"it ran as {now}, its baseline as {was}"
+    missing = sorted(set(baseline.cells) - {speed.batch for speed in result.speeds})
+    if missing:
+        yield f"{result.cell} {', '.join(map(str, missing))} has a baseline and was not timed"
+    yield from _lost_load(baseline.load, result)
+    throttled = sum("throttled" in cause for s in result.speeds for cause in s.disturbed)
+    if throttled:
+        yield f"the container's CPU quota stopped it in {throttled} blocks"
+
+
+def _lost_load(stored: StoredLoad | None, result: Result) -> Iterator[str]:
+    """Levels and a capacity that the baseline of a served engine has, and this run has not."""
+    if stored is None:
+        return
+    swept = {level.concurrency for level in result.load.levels} if result.load else set()
+    if missing := sorted(set(stored.levels) - swept):
+        yield f"concurrency {', '.join(map(str, missing))} was swept for its baseline, not now"
+    sought = str(result.load.capacity.slo) if result.load and result.load.capacity else ""
+    if stored.slo and sought != stored.slo:
+        yield f"its baseline has a capacity for {stored.slo}, which was not sought now"
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether both keys name the same precision, both served or both not."""
+    same = precision_of(one) == precision_of(other)
+    return same and one.endswith(SERVED) == other.endswith(SERVED)
+
+
+def _shares(types: Mapping[str, int]) -> dict[str, float]:
+    """A changed model has more or fewer multiplications; only their types matter here."""
+    total = sum(types.values())
+    return {name: round(count / total, 3) for name, count in types.items()}
+
+
+def _words(types: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(types.items()))

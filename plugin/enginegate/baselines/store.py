@@ -1,0 +1,290 @@
+"""Stored measurements: one readable file per machine and model, written whole or not at all."""
+
+import datetime
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from enginegate.baselines.migration import SCHEMA, migrate
+from enginegate.errors import BaselineError
+from enginegate.files import locked, parse_json, readable_json, write_atomic
+from enginegate.machine import Machine, library_versions
+from enginegate.results import Context, Result
+from enginegate.serving import Load, StoredLoad
+from enginegate.speed import Speed
+
+CALIBRATION = "calibration.json"
+_DIGITS = 5
+_COMPARED = ("method", "workload_sha256", "seq_len", "threads", "reference", "deployment")
+_KEPT_SESSIONS = 6  # the oldest, so that many small slips add up in sight, and the newest
+_MOST_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class StoredSession:
+    """What one run measured of one batch size.
+
+    Attributes:
+        date: day, ISO 8601.
+        p50_s: median seconds of one call; explains, is not compared.
+        log_ratios: log(candidate / yardstick) of each replicate, by metric.
+    """
+
+    date: str
+    p50_s: float
+    log_ratios: Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What is stored of one variant.
+
+    Attributes:
+        file: where it was read from.
+        context: what its figures go with.
+        executed: matrix multiplications by the type they ran in.
+        cells: sessions by batch size, of a served engine by concurrency; oldest first.
+        load: what a served engine carried; None for others.
+    """
+
+    file: Path
+    context: Mapping[str, Any]
+    executed: Mapping[str, int]
+    cells: Mapping[int, tuple[StoredSession, ...]]
+    load: StoredLoad | None = None
+
+    @property
+    def date(self) -> str:
+        """Day of the newest session."""
+        return max(session.date for sessions in self.cells.values() for session in sessions)
+
+    def difference(self, context: Context) -> str:
+        """Why it cannot be compared with a run of `context`; empty if it can."""
+        now = asdict(context)
+        then = {name: self.context.get(name, "") for name in _COMPARED}
+        changed = [name for name in _COMPARED if then[name] != now[name]]
+        return ", ".join(f"{n} was {then[n]}, is {now[n]}" for n in changed)
+
+    def log_ratios(self, batch: int, metric: str) -> list[Sequence[float]]:
+        """Of each session that has the metric at this batch size; empty if none has."""
+        sessions = self.cells.get(batch, ())
+        return [s.log_ratios[metric] for s in sessions if metric in s.log_ratios]
+
+
+@dataclass(frozen=True)
+class Update:
+    """A variant to be written: as one more session, or instead of what is there."""
+
+    result: Result
+    replace: bool
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """The folder of all baselines as one machine sees it."""
+
+    root: Path
+    machine: Machine
+
+    def path(self, model: str) -> Path:
+        """File of a model on this machine."""
+        return self.root / self.machine.id / f"{model}.json"
+
+    def load(self, model: str) -> dict[str, Baseline]:
+        """Baselines of a model on this machine by variant key; empty if there is no file.
+
+        Raises BaselineError if the file cannot be read or is not valid.
+        """
+        path = self.path(model)
+        content = read_content(path)
+        variants = content["variants"] if content else {}
+        return {key: _baseline(path, value) for key, value in variants.items()}
+
+    def models(self) -> list[str]:
+        """Models that have a file on this machine."""
+        files = (self.root / self.machine.id).glob("*.json")
+        return sorted(file.stem for file in files if file.name != CALIBRATION)
+
+    def other_machines(self, model: str) -> list[str]:
+        """Other machines that have a baseline of the model."""
+        files = sorted(self.root.glob(f"*/{model}.json"))
+        return [file.parent.name for file in files if file.parent.name != self.machine.id]
+
+    def save(self, model: str, updates: Sequence[Update], root: Path | None = None) -> Path:
+        """Write the given variants and keep the others, below `root` or in place.
+
+        Reading and writing happen under a lock, so two runs at once both end up in the file.
+        Raises BaselineError if the present file is not valid or the folder cannot be written; the
+        present file then stays as it is.
+        """
+        source = self.path(model)
+        target = source if root is None else root / source.relative_to(self.root)
+        try:
+            with locked(source):
+                write_content(target, self._content(model, updates))
+        except TimeoutError as error:
+            raise BaselineError(
+                f"{error}; nothing was changed, run again when it is done"
+            ) from error
+        return target
+
+    def _content(self, model: str, updates: Sequence[Update]) -> Any:
+        content = read_content(self.path(model)) or {"variants": {}}
+        content |= {"schema": SCHEMA, "model": model, "machine": self.machine.as_json()}
+        for update in updates:
+            key = update.result.variant.key
+            content["variants"][key] = _merged(content["variants"].get(key), update)
+        return content
+
+
+def write_content(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file whole. Raises BaselineError if the folder cannot be written."""
+    try:
+        write_atomic(path, readable_json(content))
+    except OSError as error:
+        raise BaselineError(
+            f"cannot write baseline {path}: {error.strerror or error}; nothing was changed, "
+            "free the folder or name another with --baselines"
+        ) from error
+
+
+def read_content(path: Path) -> Any:
+    """The validated content of a file in the newest schema, or None if there is none.
+
+    Raises BaselineError.
+    """
+    try:
+        return parse_content(path, _read_text(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _invalid(path, str(error)) from error
+
+
+def parse_content(path: Path, text: str) -> Any:
+    """The validated content of `text`, which was found at `path`. Raises BaselineError."""
+    import jsonschema
+
+    try:
+        _refuse_conflict(text)
+        content = migrate(parse_json(text))
+        jsonschema.validate(content, _schema())
+    except ValueError as error:
+        raise _invalid(path, str(error)) from error
+    except jsonschema.ValidationError as error:
+        raise _invalid(path, f"{error.json_path}: {error.message[:200]}") from error
+    return content
+
+
+def _read_text(path: Path) -> str:
+    if (size := path.stat().st_size) > _MOST_BYTES:
+        raise ValueError(f"{size >> 20} MB, a baseline has at most {_MOST_BYTES >> 20} MB")
+    return path.read_text(encoding="utf-8")
+
+
+def _refuse_conflict(text: str) -> None:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.startswith(("<<<<<<<", ">>>>>>>")):
+            raise ValueError(f"line {number} is a merge conflict marker: resolve it first")
+
+
+def _invalid(path: Path, reason: str) -> BaselineError:
+    return BaselineError(
+        f"baseline {path} is not valid ({reason}); restore it with `git checkout -- {path.name}` "
+        "in its folder, or delete it and run with --refresh-baselines"
+    )
+
+
+@functools.cache
+def _schema() -> Any:
+    text = (
+        resources.files("enginegate.baselines").joinpath("baseline.schema.json").read_text("utf-8")
+    )
+    return json.loads(text)
+
+
+def _baseline(path: Path, stored: Mapping[str, Any]) -> Baseline:
+    cells = {int(b): tuple(map(_session, found)) for b, found in stored["cells"].items()}
+    load = _load(stored["load"]) if stored.get("load") else None
+    return Baseline(path, stored["context"], stored["executed"], cells, load)
+
+
+def _load(stored: Mapping[str, Any]) -> StoredLoad:
+    cliffs = tuple((cliff["first"], cliff["last"]) for cliff in stored["cliffs"])
+    levels = tuple(sorted(map(int, stored["throughput_per_s"])))
+    return StoredLoad(levels, cliffs, **(stored["capacity"] or {}))
+
+
+def _session(stored: Mapping[str, Any]) -> StoredSession:
+    ratios = {k: [math.log(r) for r in values] for k, values in stored["ratios"].items()}
+    return StoredSession(stored["date"], stored["p50_s"], ratios)
+
+
+def _merged(stored: Mapping[str, Any] | None, update: Update) -> dict[str, Any]:
+    new = _as_json(update.result)
+    if stored and new.get("load") and new["load"]["capacity"] is None:
+        new["load"]["capacity"] = stored.get("load", {}).get("capacity")  # none was sought now
+    if stored is None or update.replace:
+        return new
+    cells = {**stored["cells"]}
+    for batch, sessions in new["cells"].items():
+        together = [*cells.get(batch, []), *sessions]
+        oldest, newest = together[:1], together[1:]
+        cells[batch] = oldest + newest[-(_KEPT_SESSIONS - 1) :]
+    return {**new, "cells": cells}
+
+
+def _as_json(result: Result) -> dict[str, Any]:
+    accuracy = result.accuracy
+    return {
+        "backend": result.backend,
+        "chosen": result.chosen,
+        "context": asdict(result.context),
+        "deltas": asdict(accuracy.deltas) if accuracy and accuracy.deltas else None,
+        "executed": dict(result.executed),
+        "versions": library_versions(),
+        **({"load": _load_json(result.load)} if result.load else {}),
+        "cells": {str(speed.batch): [_session_json(speed)] for speed in result.speeds},
+    }
+
+
+def _load_json(load: Load) -> dict[str, Any]:
+    """What is compared, and what a reviewer wants to see change."""
+    found, capacity = load.analysis, load.capacity
+    return {
+        "cliffs": [
+            {"first": c.first, "last": c.last, "cause": c.cause, "proven": c.proven}
+            for c in found.cliffs
+            if c.blames_server
+        ],
+        "saturated_from": found.saturated_from,
+        "throughput_per_s": {str(x.concurrency): _rounded(x.throughput_per_s) for x in load.levels},
+        "capacity": capacity
+        and {
+            "slo": str(capacity.slo),
+            "low_per_s": _rounded(capacity.low_per_s),
+            "high_per_s": capacity.high_per_s and _rounded(capacity.high_per_s),
+        },
+    }
+
+
+def _session_json(speed: Speed) -> dict[str, Any]:
+    return {
+        "calls": speed.calls,
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "p50_s": _rounded(speed.p50_s),
+        "yardstick_p50_s": _rounded(speed.yardstick_p50_s),
+        "ratios": {
+            metric: [_rounded(math.exp(value)) for value in values]
+            for metric, values in speed.log_ratios.items()
+        },
+    }
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")

@@ -1,1 +1,0 @@
-"""Which layer did it, and what keeping layers in higher precision gives back."""

@@ -1,0 +1,26 @@
+"""What was asked."""
+
+from enginegate.config.arguments import add_options
+from enginegate.config.options import Options, default_cache
+from enginegate.config.serving import (
+    Arrivals,
+    Deployment,
+    Driver,
+    Endpoint,
+    Protocol,
+    ServeOptions,
+    Slo,
+)
+
+__all__ = [
+    "Arrivals",
+    "Deployment",
+    "Driver",
+    "Endpoint",
+    "Options",
+    "Protocol",
+    "ServeOptions",
+    "Slo",
+    "add_options",
+    "default_cache",
+]

@@ -1,0 +1,257 @@
+"""Command line and `[tool.enginegate]`, read once into a frozen record."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from enginegate.config.serving import ServeOptions
+from enginegate.config.settings import (
+    Settings,
+    choice,
+    given_path,
+    mapping,
+    read_table,
+    refuse_unknown,
+)
+from enginegate.errors import OptionError
+from enginegate.variants import Precision, Variant, parse_precisions, plan
+from enginegate.verdicts import GateLevel, Refresh, Verdict
+
+if TYPE_CHECKING:
+    from enginegate.models import ModelSpec
+
+UNNAMED_MODEL = "model"  # the plan's name for a model that only a `model` fixture defines
+
+_DEFAULT_BATCHES = (1, 8, 16, 32)
+_TABLE_KEYS = frozenset(
+    [
+        "backend",
+        "baselines",
+        "batches",
+        "engine_cache",
+        "gate",
+        "history",
+        "max_slowdown",
+        "max_slowdown_p99",
+        "max_time_per_variant",
+        "measure_s",
+        "model",
+        "models",
+        "rebuilds",
+        "replicates",
+        "serve",
+        "sts",
+        "tf32",
+        "threads",
+        "workload",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything a user can set; the command line wins over `[tool.enginegate]`.
+
+    Attributes:
+        precisions: what to judge; empty means that the plugin does nothing.
+        backend: name of the backend, or `auto`.
+        models: names of the models to judge.
+        models_narrowed: whether --model named them.
+        specs: every model definition by name.
+        workload: file of texts, or None for the default corpus.
+        sts: labelled pairs of texts, or None.
+        rebuilds: further builds of each engine, to see how they differ.
+        threads: threads an engine may use.
+        tf32: fp32 engines on a GPU may multiply in TF32, which flags them.
+        batches: batch sizes to time.
+        replicates: times that all engines are loaded anew at first.
+        measure_s: seconds to spend on each batch size at first.
+        max_time_s: seconds for one variant, further measuring of suspects included.
+        max_slowdown: largest change of the median that passes, 0.05 for 5 %.
+        max_slowdown_p99: the same of the 99th percentile.
+        gate: which verdicts fail.
+        strict: a flag fails its test.
+        require_baseline: a missing or incomparable baseline fails its test.
+        refresh: which baselines to write.
+        dry_run: say what would be written, and write nothing.
+        accept_regressions: a regressed variant may overwrite its baseline.
+        against: git revision or folder of saved engines to measure beside; empty for stored ones.
+        against_python: interpreter with the libraries to measure beside; empty for this one.
+        save_engines: folder to save the built engines in, or None.
+        calibrate: measure every engine beside itself, to learn what the gate is worth.
+        seed: of the order and the placement in memory; None for another one in every run.
+        history: append the figures to the history.
+        blame: say which layers do the damage.
+        repair: of a variant beyond its limits, keep the fewest layers in fp32 that it takes.
+        rootpath: pytest's root folder.
+        baselines: folder of the baselines.
+        engine_cache: folder of exported models and built engines.
+        report_text: file for the text report, or None.
+        report_json: file for the JSON report, or None.
+        report_html: file for the page, or None.
+        report_markdown: file for the pull-request comment, or None.
+        serve: how to serve and load the engines; None for not at all.
+        roofline: measure the machine's ceilings and compare the speeds with them.
+    """
+
+    precisions: tuple[Precision, ...]
+    backend: str
+    models: tuple[str, ...]
+    models_narrowed: bool
+    specs: "Mapping[str, ModelSpec]"
+    workload: Path | None
+    sts: Path | None
+    rebuilds: int
+    threads: int
+    tf32: bool
+    batches: tuple[int, ...]
+    replicates: int
+    measure_s: float
+    max_time_s: float
+    max_slowdown: float
+    max_slowdown_p99: float
+    gate: GateLevel
+    strict: bool
+    require_baseline: bool
+    refresh: Refresh
+    dry_run: bool
+    accept_regressions: bool
+    against: str
+    against_python: str
+    save_engines: Path | None
+    calibrate: bool
+    seed: int | None
+    history: bool
+    blame: bool
+    repair: bool
+    rootpath: Path
+    baselines: Path
+    engine_cache: Path
+    report_text: Path | None
+    report_json: Path | None
+    report_html: Path | None
+    report_markdown: Path | None
+    serve: ServeOptions | None = None
+    roofline: bool = False
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Every variant of this run, grouped by model."""
+        return plan(self.models or (UNNAMED_MODEL,), self.backend, self.precisions)
+
+    @property
+    def allowed(self) -> dict[str, float]:
+        """The largest slowdown that passes, by metric."""
+        return {"p50": self.max_slowdown, "p99": self.max_slowdown_p99}
+
+    @property
+    def beside(self) -> str:
+        """What to measure beside, in words; empty for the reference."""
+        python = f"libraries of {self.against_python}" if self.against_python else ""
+        return " with the ".join(part for part in (self.against, python) if part)
+
+    @property
+    def building(self) -> list[str]:
+        """Arguments of pytest for building the same variants elsewhere."""
+        given = {
+            "precision": ",".join(self.precisions),
+            "backend": self.backend,
+            "model": ",".join(self.models) if self.models_narrowed else "",
+            "engine-cache": str(self.engine_cache),
+        }
+        named = [f"--{name}={value}" for name, value in given.items() if value]
+        allowed = ["--tf32"] if self.tf32 else []
+        return [*named, *allowed, "-p", "no:cacheprovider", "-q"]
+
+    def fails(self, verdict: Verdict) -> bool:
+        """Whether a test with this verdict on its speed fails."""
+        if self.gate in (GateLevel.WARN, GateLevel.OFF):
+            return False
+        if verdict is Verdict.REGRESSED:
+            return not (self.refresh is not Refresh.NONE and self.accept_regressions)
+        missing = verdict in (Verdict.NO_BASELINE, Verdict.INCOMPARABLE)
+        if missing and self.require_baseline:
+            return self.refresh is Refresh.NONE
+        strictly = verdict is Verdict.UNDECIDED and self.gate is GateLevel.STRICT
+        return strictly or verdict is Verdict.INVALID
+
+    @classmethod
+    def from_config(cls, config: pytest.Config) -> "Options":
+        """Read pytest's configuration. Raises OptionError for whatever is wrong in it."""
+        from enginegate.models import specs_from
+
+        table = read_table(config)
+        refuse_unknown(table, _TABLE_KEYS, "tool.enginegate")
+        get = Settings(config, table)
+        specs = specs_from(mapping(table, "models"), config.rootpath)
+        if _compares(config) and config.getoption("--refresh-baselines"):
+            raise OptionError(
+                "--refresh-baselines measures beside the reference: run it without --against"
+            )
+        threads = get.count("threads", 1)
+        return cls(
+            precisions=parse_precisions(config.getoption("--precision")),
+            backend=get.text("backend", "auto"),
+            models=_models(get.words("model"), specs, tuple(mapping(table, "models"))),
+            models_narrowed=bool(config.getoption("--model")),
+            specs=specs,
+            workload=get.path("workload"),
+            sts=get.path("sts"),
+            rebuilds=get.count("rebuilds", 0),
+            threads=threads,
+            tf32=bool(get.raw("tf32")),
+            batches=get.counts("batches", _DEFAULT_BATCHES),
+            replicates=get.count("replicates", 8),
+            measure_s=get.seconds("measure_s", 8.0),
+            max_time_s=get.seconds("max_time_per_variant", 120.0),
+            max_slowdown=get.seconds("max_slowdown", 0.05),
+            max_slowdown_p99=get.seconds("max_slowdown_p99", 0.1),
+            gate=choice("gate", get.text("gate", "normal"), GateLevel),
+            strict=bool(config.getini("strict")),
+            require_baseline=config.getoption("--require-baseline"),
+            refresh=choice(
+                "refresh-baselines", config.getoption("--refresh-baselines") or "none", Refresh
+            ),
+            dry_run=config.getoption("--dry-run"),
+            accept_regressions=config.getoption("--accept-regressions"),
+            against=config.getoption("--against") or "",
+            against_python=config.getoption("--against-python") or "",
+            save_engines=given_path(config, "--save-engines"),
+            calibrate=config.getoption("--calibrate"),
+            seed=config.getoption("--measure-seed"),
+            history=bool(get.raw("history")),
+            blame=config.getoption("--blame"),
+            repair=config.getoption("--repair"),
+            rootpath=config.rootpath,
+            baselines=get.path("baselines") or config.rootpath / "baselines",
+            engine_cache=get.path("engine_cache") or default_cache(),
+            report_text=given_path(config, "--report-text"),
+            report_json=given_path(config, "--report-json"),
+            report_html=given_path(config, "--report-html"),
+            report_markdown=given_path(config, "--report-markdown"),
+            serve=ServeOptions.from_config(config, mapping(table, "serve"), threads),
+            roofline=config.getoption("--roofline"),
+        )
+
+
+def _compares(config: pytest.Config) -> bool:
+    return bool(config.getoption("--against") or config.getoption("--against-python"))
+
+
+def _models(
+    named: tuple[str, ...], specs: "Mapping[str, ModelSpec]", own: tuple[str, ...]
+) -> tuple[str, ...]:
+    if unknown := [name for name in named if name not in specs]:
+        raise OptionError(f"unknown model {', '.join(unknown)}: defined are {', '.join(specs)}")
+    return named or own
+
+
+def default_cache() -> Path:
+    """Where the engine cache lies unless one is named."""
+    given = os.environ.get("ENGINEGATE_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(given or f"{base}/enginegate").expanduser()

@@ -1,0 +1,214 @@
+"""What `--serve` and the options beside it ask for."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from enginegate.config.settings import Settings, choice, given_path, number, refuse_unknown
+from enginegate.errors import OptionError
+
+EMBEDDED = "triton"
+TABLE_KEYS = (
+    "concurrency",
+    "max_batch_size",
+    "preferred_batch_sizes",
+    "max_queue_delay_us",
+    "instances",
+    "load_driver",
+    "slo",
+    "arrivals",
+    "rates",
+    "serve_timeout",
+)
+_CONCURRENCIES = (1, 2, 4, 8, 16, 32)
+_SLO = re.compile(r"(mean|p50|p90|p95|p99|max)\s*(?:=|<=)\s*([0-9.]+)\s*(us|ms|s)")
+_UNITS_S: Mapping[str, float] = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+class Protocol(StrEnum):
+    """How requests travel; both speak KServe v2."""
+
+    HTTP = "http"
+    GRPC = "grpc"
+
+
+class Arrivals(StrEnum):
+    """How open-loop requests are spaced."""
+
+    CONSTANT = "constant"
+    POISSON = "poisson"
+
+
+class Driver(StrEnum):
+    """What makes the load."""
+
+    OWN = "own"
+    PERF_ANALYZER = "perf_analyzer"
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """How a server runs a model; goes with every served figure.
+
+    Attributes:
+        max_batch_size: most texts in one execution.
+        preferred_batch_sizes: sizes that the dynamic batcher waits for; empty for Triton's own
+            default, `max_batch_size`.
+        max_queue_delay_us: microseconds that it waits for them at most.
+        instances: copies of the engine that run at the same time.
+        threads: threads of each.
+    """
+
+    max_batch_size: int = 32
+    preferred_batch_sizes: tuple[int, ...] = ()
+    max_queue_delay_us: int = 0
+    instances: int = 1
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model on a server.
+
+    Attributes:
+        protocol: HTTP or gRPC.
+        address: `host:port`.
+        model: its name there.
+    """
+
+    protocol: Protocol
+    address: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Slo:
+    """A limit of latency, counted from the scheduled time.
+
+    Attributes:
+        figure: `mean`, `p50`, `p90`, `p95`, `p99` or `max`.
+        limit_s: seconds that it must not exceed.
+    """
+
+    figure: str
+    limit_s: float
+
+    def __str__(self) -> str:
+        return f"{self.figure} <= {1e3 * self.limit_s:g} ms"
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """How engines are served and loaded.
+
+    Attributes:
+        endpoint: a server that runs already; None for one that is started.
+        concurrencies: levels of the closed loop.
+        deployment: how a started server runs the models.
+        driver: what makes the load.
+        slo: latency that the capacity is sought for; None for no search.
+        arrivals: spacing of open-loop requests.
+        rates_per_s: open-loop rates to measure besides.
+        timeout_s: longest that a server or a model may take to get ready.
+        repository: folder to write the engines into as a model repository, or None.
+    """
+
+    endpoint: Endpoint | None
+    concurrencies: tuple[int, ...]
+    deployment: Deployment
+    driver: Driver
+    slo: Slo | None
+    arrivals: Arrivals
+    rates_per_s: tuple[float, ...]
+    timeout_s: float
+    repository: Path | None
+
+    @classmethod
+    def from_config(
+        cls, config: pytest.Config, table: Mapping[str, Any], threads: int
+    ) -> "ServeOptions | None":
+        """Read them; None without `--serve`. `table` is `[tool.enginegate.serve]`.
+
+        Raises OptionError for whatever is wrong in them.
+        """
+        refuse_unknown(table, TABLE_KEYS, "tool.enginegate.serve")
+        target = config.getoption("--serve")
+        if not target:
+            return None
+        if find_spec("tritonclient") is None:
+            raise OptionError(
+                "--serve needs tritonclient, not installed: pip install 'pytest-enginegate[serve]'"
+            )
+        get = Settings(config, table)
+        endpoint = None if target == EMBEDDED else _endpoint(target)
+        _refuse_unfit(config, running=endpoint is not None)
+        return cls(
+            endpoint=endpoint,
+            concurrencies=tuple(sorted(get.counts("concurrency", _CONCURRENCIES))),
+            deployment=_deployment(get, threads),
+            driver=choice("load-driver", get.text("load_driver", Driver.OWN), Driver),
+            slo=_slo(get.text("slo", "")),
+            arrivals=choice("arrivals", get.text("arrivals", Arrivals.POISSON), Arrivals),
+            rates_per_s=tuple(number("rates", word, float) for word in get.words("rates")),
+            timeout_s=get.seconds("serve_timeout", 60.0),
+            repository=given_path(config, "--model-repository"),
+        )
+
+
+def _refuse_unfit(config: pytest.Config, *, running: bool) -> None:
+    """What cannot be had of served engines, and of a server that runs already."""
+    never = ["--against-python", "--calibrate"]
+    theirs = ["--max-batch-size", "--preferred-batch-sizes", "--max-queue-delay-us", "--instances"]
+    theirs += ["--against", "--refresh-baselines"]
+    if given := [name for name in never if config.getoption(name)]:
+        raise OptionError(f"{given[0]} judges engines in this process: run it without --serve")
+    if running and (given := [name for name in theirs if config.getoption(name)]):
+        raise OptionError(f"{given[0]} needs a server that is started: use --serve {EMBEDDED}")
+
+
+def _deployment(get: Settings, threads: int) -> Deployment:
+    largest = get.count("max_batch_size", 32)
+    preferred = get.counts("preferred_batch_sizes", ())
+    if preferred and max(preferred) > largest:
+        raise OptionError(
+            f"--preferred-batch-sizes {max(preferred)} is more than --max-batch-size {largest}"
+        )
+    delay = get.raw("max_queue_delay_us")
+    delay_us = 0 if delay in (None, 0, "0") else number("max_queue_delay_us", delay, int)
+    return Deployment(largest, preferred, delay_us, get.count("instances", 1), threads)
+
+
+def _endpoint(target: str) -> Endpoint:
+    """`grpc://host:port/model` or `http://host:port/model`; the model may be left out."""
+    parts = urlsplit(target)
+    if parts.scheme not in tuple(Protocol) or not _has_port(parts.netloc):
+        raise OptionError(
+            f"--serve {target!r} is neither `{EMBEDDED}` nor an address such as "
+            "grpc://127.0.0.1:8001/model or http://127.0.0.1:8000/model"
+        )
+    return Endpoint(Protocol(parts.scheme), parts.netloc, unquote(parts.path.strip("/")))
+
+
+def _has_port(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    return bool(host) and port.isdecimal()
+
+
+def _slo(text: str) -> Slo | None:
+    if not text:
+        return None
+    found = _SLO.fullmatch(text.strip())
+    if found is None:
+        raise OptionError(
+            f"--slo {text!r} is not a figure and a time, such as p99=20ms; figures are mean, p50, "
+            "p90, p95, p99 and max"
+        )
+    figure, amount, unit = found.groups()
+    return Slo(figure, number("slo", amount, float) * _UNITS_S[unit])

@@ -1,1 +1,0 @@
-"""What the work of a model costs, and what the hardware allows."""

@@ -1,0 +1,64 @@
+"""One engine built again and again, each time with other layers kept in fp32."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from enginegate.engines import (
+    Backend,
+    Built,
+    Embeddings,
+    Engine,
+    Keeping,
+    embed_all,
+    get_backend,
+    keeping_of,
+)
+from enginegate.models import Exported, Workload, take
+
+BLAME_TEXTS = 64  # enough to rank layers by, few enough for a minute
+_PROBE_ROWS = 2
+
+
+@dataclass(frozen=True)
+class Rebuilder:
+    """Makes engines that are thrown away after use.
+
+    Attributes:
+        backend: builds and loads them.
+        keeping: how they are built.
+        workload: what they embed.
+        threads: threads an engine may use.
+    """
+
+    backend: Backend
+    keeping: Keeping
+    workload: Workload
+    threads: int
+
+    def embed(self, nodes: frozenset[str]) -> Embeddings:
+        """Embeddings of the first texts, float32 [BLAME_TEXTS, dim], those nodes in fp32."""
+        with self.loaded(nodes) as engine:
+            return embed_all(engine, take(self.workload.evaluation, slice(BLAME_TEXTS)))
+
+    @contextlib.contextmanager
+    def loaded(self, nodes: frozenset[str]) -> Iterator[Engine]:
+        """The engine with those nodes in fp32; gone afterwards."""
+        with tempfile.TemporaryDirectory(prefix="enginegate-") as name:
+            folder = Path(name)
+            properties = self.keeping.build(nodes, folder)
+            probe = take(self.workload.evaluation, slice(_PROBE_ROWS))
+            with self.backend.load(folder, properties, probe, self.threads) as engine:
+                yield engine
+
+
+def rebuilder_of(built: Built, model: Exported, workload: Workload, threads: int) -> Rebuilder:
+    """How to rebuild an engine: its own ONNX graph if it is one, else by its backend's recipe.
+
+    Raises EngineError where neither can be done.
+    """
+    backend = get_backend(built.backend)
+    keeping = keeping_of(built, model, workload.calibration)
+    return Rebuilder(backend, keeping, workload, threads)

@@ -1,0 +1,122 @@
+"""The fewest layers to keep in fp32 so that an engine is within its limits, and what they cost."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from enginegate.diagnostics.layers.rebuild import BLAME_TEXTS, Rebuilder, rebuilder_of
+from enginegate.diagnostics.layers.records import Repair, Step
+from enginegate.diagnostics.layers.search import Array, by_worth, damage, fewest, rank
+from enginegate.engines import Built, Embeddings, Engine, embed_all, median_call_s, open_reference
+from enginegate.errors import EngineError
+from enginegate.models import Exported, Layer, Workload, nodes_of, read_layers
+from enginegate.variants import Precision
+
+_BATCH, _CALLS = 8, 9
+
+Accept = Callable[[Embeddings, Engine], tuple[str, ...]]
+Build = Callable[[Sequence[str]], Built]
+
+
+@dataclass
+class Workshop:
+    """Tries engines with layers kept, and remembers what came of it.
+
+    Attributes:
+        rebuilder: makes them.
+        reference: embeddings of all texts, float32 [texts, dim].
+        reference_s: seconds of the reference's call.
+        accept: what is wrong with an engine's embeddings; empty if they are within the limits.
+        steps: what was tried, by the names of the kept layers.
+        whole: the damage with nothing kept; known after the first attempt.
+    """
+
+    rebuilder: Rebuilder
+    reference: Array
+    reference_s: float
+    accept: Accept
+    steps: dict[tuple[str, ...], Step] = field(default_factory=dict)
+    whole: float = 0.0
+
+    def attempt(self, kept: Sequence[Layer]) -> Step:
+        """What comes of keeping these layers, tried once. The first attempt must keep none."""
+        names = tuple(layer.name for layer in kept)
+        if names not in self.steps:
+            with self.rebuilder.loaded(nodes_of(kept)) as engine:
+                self.steps[names] = self._step(names, engine)
+        return self.steps[names]
+
+    def _step(self, names: tuple[str, ...], engine: Engine) -> Step:
+        workload = self.rebuilder.workload
+        embeddings = embed_all(engine, workload.evaluation)
+        left = damage(embeddings, self.reference)
+        self.whole = self.whole or left
+        speedup = self.reference_s / median_call_s(engine, workload.batch(_BATCH), _CALLS)
+        return Step(names, 1 - left / self.whole, speedup, not self.accept(embeddings, engine))
+
+
+def repaired(
+    built: Built,
+    build: Build,
+    model: Exported,
+    workload: Workload,
+    reference: Array,
+    accept: Accept,
+    threads: int,
+) -> tuple[Built, Repair | None]:
+    """The engine that keeps the fewest layers in fp32 and is within its limits: `build(names)`.
+
+    The engine itself, with a note, where it is within them already, where no layers are enough, or
+    where its backend cannot keep any. The repair is None where none was sought.
+    """
+    if built.variant.precision is Precision.BEST or not _faults(built, workload, accept, threads):
+        return _noted(built, "repair: nothing to do, it is within its limits"), None
+    try:
+        rebuilder = rebuilder_of(built, model, workload, threads)
+    except EngineError as error:
+        return _noted(built, f"repair: not possible: {error}"), None
+    reference_s = _reference_s(model, workload, threads)
+    workshop = Workshop(rebuilder, reference, reference_s, accept)
+    repair = search(workshop, read_layers(model.onnx), built)
+    if not repair.configuration:
+        said = "repair: no set of layers kept in fp32 brings it within its limits"
+        return _noted(built, said), repair
+    again = build(repair.kept)
+    return dataclasses.replace(again, notes=(*built.notes, *again.notes)), repair
+
+
+def search(workshop: Workshop, layers: Sequence[Layer], built: Built) -> Repair:
+    """The fewest layers to keep, those first that repair most for what they cost."""
+    before, rebuilder = workshop.attempt(()), workshop.rebuilder
+    few = workshop.reference[:BLAME_TEXTS]
+    blamed = rank(layers, rebuilder.keeping.touched, rebuilder.embed, few, every=True)
+    order = by_worth(layers, blamed, workshop.whole)
+    kept = fewest(order, lambda some: workshop.attempt(some).enough) or ()
+    after = workshop.attempt(kept)
+    return Repair(
+        kept=after.kept,
+        recovered_share=after.recovered_share,
+        speedup_before=before.speedup,
+        speedup_after=after.speedup,
+        configuration=_configuration(built, after.kept) if kept else "",
+        steps=tuple(sorted(workshop.steps.values(), key=lambda step: len(step.kept))),
+    )
+
+
+def _configuration(built: Built, names: Sequence[str]) -> str:
+    listed = ", ".join(f'"{name}"' for name in names)
+    return f"[tool.enginegate.models.{built.variant.model}.keep]\n{built.precision} = [{listed}]"
+
+
+def _faults(built: Built, workload: Workload, accept: Accept, threads: int) -> tuple[str, ...]:
+    with built.load(workload, threads) as engine:
+        return accept(embed_all(engine, workload.evaluation), engine)
+
+
+def _reference_s(model: Exported, workload: Workload, threads: int) -> float:
+    batch = workload.batch(_BATCH)
+    return median_call_s(open_reference(model, batch, threads), batch, _CALLS)
+
+
+def _noted(built: Built, note: str) -> Built:
+    return dataclasses.replace(built, notes=(*built.notes, note))

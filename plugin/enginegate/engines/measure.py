@@ -1,0 +1,43 @@
+"""Seconds of a call, and its phases on a GPU."""
+
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from enginegate.engines.api import Engine, Phased
+from enginegate.engines.phases import GpuTimes, Phases, median_phases
+from enginegate.models import Batch
+
+_PHASED_CALLS = 10
+
+
+def median_call_s(engine: Engine, batch: Batch, calls: int) -> float:
+    """Median seconds of `calls` calls after two untimed ones; for choosing, not for judging."""
+    for _ in range(2):
+        engine.embed(batch)
+    return statistics.median(call_s(engine, batch) for _ in range(calls))
+
+
+def call_s(engine: Engine, batch: Batch) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    engine.embed(batch)
+    return time.perf_counter() - start
+
+
+def gpu_times(engine: Engine, inputs: Mapping[int, Batch]) -> GpuTimes | None:
+    """Phases of an engine on a GPU by batch size; None for one that does not tell."""
+    if not isinstance(engine, Phased):
+        return None
+    phases = {size: median_phases(_phases(engine, batch)) for size, batch in inputs.items()}
+    return GpuTimes(engine.mode, phases)
+
+
+def _phases(engine: Any, batch: Batch) -> list[Phases]:
+    """Of some calls, after as many to warm up."""
+    found = []
+    for _ in range(2 * _PHASED_CALLS):
+        engine.embed(batch)
+        found.append(engine.phases)
+    return found[_PHASED_CALLS:]

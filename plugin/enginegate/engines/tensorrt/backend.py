@@ -1,0 +1,153 @@
+"""TensorRT on an NVIDIA GPU: fp32 without TF32, fp16, bf16 and int8, as the ONNX file says them.
+
+The network is strongly typed, so a precision is a conversion of the ONNX file. A plan holds for
+one TensorRT version and one GPU; both are stored with it, and another one refuses it.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from enginegate.engines.api import PLAN_FILE, Demand, Embeddings, Executed, check_shape
+from enginegate.engines.phases import Phases
+from enginegate.engines.quantize import (
+    copy_onnx,
+    name_nodes,
+    others_to_fp16,
+    quantize_qdq,
+    to_bf16,
+    to_fp16,
+)
+from enginegate.engines.tensorrt.builder import Profile, build_plan, runtime_version
+from enginegate.engines.tensorrt.device import Device
+from enginegate.engines.tensorrt.inspector import read_inspection
+from enginegate.engines.tensorrt.runner import MODE, PlanRunner
+from enginegate.engines.tensorrt.timing_cache import TimingCacheFile
+from enginegate.errors import EngineError
+from enginegate.machine import first_gpu
+from enginegate.models import Batch, Exported
+from enginegate.variants import Precision
+
+
+class TensorRtEngine:
+    """A plan on the GPU, proven by the engine inspector."""
+
+    def __init__(self, runner: PlanRunner, matmuls: list[str], probe: Batch) -> None:
+        self.runner = runner
+        self.embed(probe)  # the inspector knows the types of dynamic layers only with shapes
+        self.inspection = read_inspection(runner.inspect(), matmuls)
+        self.executed = Executed(self.inspection.matmuls)
+        self.mode = MODE
+
+    def embed(self, batch: Batch) -> Embeddings:
+        """Embeddings float32 [batch, dim]."""
+        values = self.runner.run(batch)
+        return check_shape(values, len(next(iter(batch.values()))))
+
+    @property
+    def phases(self) -> Phases:
+        """Times of the latest call."""
+        return self.runner.phases
+
+
+@dataclass(frozen=True)
+class TensorRt:
+    """Builds plans for CUDA's device 0."""
+
+    demand: Demand = field(default_factory=Demand)
+    offers: tuple[Precision, ...] = (
+        Precision.FP32,
+        Precision.FP16,
+        Precision.BF16,
+        Precision.INT8,
+    )
+
+    def version(self) -> str:
+        """Version of TensorRT, and what else a plan depends on: GPU and driver."""
+        gpu = first_gpu()
+        return f"tensorrt {runtime_version()} on {gpu.name}, driver {gpu.driver}"
+
+    def for_demand(self, demand: Demand) -> "TensorRt":
+        """A backend that builds for these batch sizes."""
+        return TensorRt(demand, self.offers)
+
+    def stand_in(self, precision: Precision) -> str | None:  # noqa: ARG002
+        """None: what the GPU lacks shows in the proof."""
+        return None
+
+    def limitation(self, precision: Precision) -> str:
+        """Why TensorRT may run another type."""
+        if precision is Precision.FP32:
+            return "TensorRT multiplies in TF32 only where --tf32 allows it"
+        return "TensorRT kept these layers in another type than their ONNX nodes have"
+
+    def build(
+        self, model: Exported, precision: Precision, calibration: Batch, folder: Path
+    ) -> Mapping[str, Any]:
+        """Write the plan, for this GPU, of the ONNX file converted to the given precision."""
+        runtime = self.version()
+        with tempfile.TemporaryDirectory(prefix="enginegate-") as temporary, open_device():
+            onnx = Path(temporary) / f"{model.spec.name}-{precision}.onnx"
+            _convert(model.onnx, onnx, precision, calibration)
+            matmuls = name_nodes(onnx)
+            cache = TimingCacheFile.in_folder(self.demand.timings, runtime)
+            plan = build_plan(onnx, self._profiles(model), cache, tf32=self.demand.tf32)
+        (folder / PLAN_FILE).write_bytes(plan)
+        return {"output": model.output, "runtime": runtime, "matmuls": matmuls}
+
+    def _profiles(self, model: Exported) -> dict[str, Profile]:
+        usual, largest = (
+            (batch, model.spec.seq_len)
+            for batch in (self.demand.usual_batch, self.demand.largest_batch)
+        )
+        return {name: Profile((1, 1), usual, largest) for name in model.inputs}
+
+    @contextlib.contextmanager
+    def load(
+        self,
+        folder: Path,
+        properties: Mapping[str, Any],
+        probe: Batch,
+        threads: int,  # noqa: ARG002
+    ) -> Iterator[TensorRtEngine]:
+        """Load `engine.plan`. `threads` are of processors, and a GPU has its own."""
+        _refuse_other(properties["runtime"], self.version(), folder)
+        with open_device() as device:
+            runner = PlanRunner(device, properties["output"])
+            try:
+                runner.load(folder / PLAN_FILE)
+                yield TensorRtEngine(runner, properties["matmuls"], probe)
+            finally:
+                runner.close()
+
+
+def _convert(source: Path, target: Path, precision: Precision, calibration: Batch) -> None:
+    if precision is Precision.FP16:
+        to_fp16(source, target)
+    elif precision is Precision.BF16:
+        to_bf16(source, target)
+    elif precision is Precision.INT8:
+        others = target.with_suffix(".fp16.onnx")
+        others_to_fp16(source, others)  # what is not int8 is fp16: the mix that is deployed
+        quantize_qdq(others, target, calibration, results=False)
+    else:
+        copy_onnx(source, target)
+
+
+def _refuse_other(built: str, here: str, folder: Path) -> None:
+    if built != here:
+        raise EngineError(
+            f"the plan in {folder} was built by {built}, this is {here}: a plan runs only where "
+            "it was built; build it here"
+        )
+
+
+def open_device() -> AbstractContextManager[Device]:
+    """CUDA's device 0 by pycuda. EngineError for every CUDA error that occurs inside."""
+    from enginegate.engines.tensorrt.pycuda_device import open_pycuda
+
+    return open_pycuda()

@@ -1,0 +1,200 @@
+"""A TensorRT plan on the GPU: buffers, shapes, addresses, one inference, and its times.
+
+The order is TensorRT's: input shapes, then addresses, then the inference, then the stream is
+synchronised; what was enqueued is not done before. Objects are given up in the order context,
+engine, runtime, memory, while the CUDA context is still current.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import tensorrt as trt
+
+from enginegate.engines.phases import Phases
+from enginegate.engines.tensorrt.device import Array, Device, Memory
+from enginegate.engines.tensorrt.log import Log
+from enginegate.errors import EngineError
+
+MODE = "transfers in, CUDA graph off, stream synchronised after every call"
+_NUMPY: Mapping[trt.DataType, np.dtype[Any]] = MappingProxyType(
+    {
+        trt.DataType.FLOAT: np.dtype(np.float32),
+        trt.DataType.HALF: np.dtype(np.float16),
+        trt.DataType.INT32: np.dtype(np.int32),
+        trt.DataType.INT64: np.dtype(np.int64),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output with buffers for its largest shape."""
+
+    name: str
+    dtype: np.dtype[Any]
+    is_input: bool
+    host: Array
+    memory: Memory
+
+    def view(self, shape: tuple[int, ...]) -> Array:
+        """The beginning of the pinned host array, as an array of `shape`."""
+        size = int(np.prod(shape))
+        if size > self.host.size:
+            raise EngineError(f"{self.name} of shape {shape} does not fit its buffer")
+        found: Array = self.host[:size].reshape(shape)
+        return found
+
+
+class PlanRunner:
+    """A plan on a device. `load` it once; `close` it, also after an error, before the device."""
+
+    def __init__(self, device: Device, output: str) -> None:
+        self._device, self._output, self._log = device, output, Log()
+        self._stream = device.stream()
+        self._events = tuple(device.event() for _ in range(4))
+        self._tensors: list[Tensor] = []
+        self._enqueue_s = 0.0
+
+    def load(self, plan: Path) -> None:
+        """Load a plan and make room for the largest shapes of its profile."""
+        self._runtime = trt.Runtime(self._log)
+        self._engine = self._deserialize(plan)
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise self._log.error(f"TensorRT cannot make a context for {plan}, is memory short?")
+        for name in self._names():
+            self._tensors.append(self._tensor(name))
+
+    @property
+    def _inputs(self) -> list[Tensor]:
+        return [tensor for tensor in self._tensors if tensor.is_input]
+
+    @property
+    def _outputs(self) -> list[Tensor]:
+        return [tensor for tensor in self._tensors if not tensor.is_input]
+
+    def _deserialize(self, plan: Path) -> trt.ICudaEngine:
+        engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
+        if engine is None:
+            raise self._log.error(f"TensorRT cannot load {plan}: delete it to build it again")
+        return engine
+
+    def _names(self) -> list[str]:
+        """Of all tensors, inputs first: their shapes decide those of the outputs."""
+        count = self._engine.num_io_tensors
+        names = [self._engine.get_tensor_name(index) for index in range(count)]
+        return sorted(names, key=lambda name: not self._is_input(name))
+
+    def _tensor(self, name: str) -> Tensor:
+        dtype, is_input = self._numpy_type(name), self._is_input(name)
+        size = int(np.prod(self._largest_input(name) if is_input else self._output_shape(name)))
+        memory = self._device.allocate(max(size, 1) * dtype.itemsize)
+        return Tensor(name, dtype, is_input, self._device.pinned((size,), dtype), memory)
+
+    def _is_input(self, name: str) -> bool:
+        return bool(self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT)
+
+    def _numpy_type(self, name: str) -> np.dtype[Any]:
+        found = self._engine.get_tensor_dtype(name)
+        if found not in _NUMPY:
+            raise EngineError(f"{name} is {found.name} in the plan, which no host array holds")
+        return _NUMPY[found]
+
+    def _largest_input(self, name: str) -> tuple[int, ...]:
+        """The largest shape of the profile, which the context then has."""
+        largest = _sizes(self._engine.get_tensor_profile_shape(name, 0)[2])
+        self._set_input_shape(name, largest)
+        return largest
+
+    def _output_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of an output for the input shapes that the context has."""
+        shape = _sizes(self._context.get_tensor_shape(name))
+        if min(shape, default=0) < 0:
+            raise EngineError(f"the shape of {name} depends on the data: export it with fixed axes")
+        return shape
+
+    def _set_input_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        if not self._context.set_input_shape(name, shape):
+            smallest, _, largest = self._engine.get_tensor_profile_shape(name, 0)
+            raise self._log.error(
+                f"{name} of shape {shape} is outside the engine's profile, from "
+                f"{_sizes(smallest)} to {_sizes(largest)}: ask for that batch size with --batches"
+            )
+
+    def run(self, batch: Mapping[str, Array]) -> Array:
+        """The embedding output for the inputs, as it is in the plan's type, a copy."""
+        self._set_shapes(batch)
+        outputs = {t.name: t.view(self._output_shape(t.name)) for t in self._outputs}
+        self._set_addresses()
+        self._enqueue(batch, outputs)
+        self._stream.synchronize()
+        return np.array(outputs[self._output])
+
+    def _set_shapes(self, batch: Mapping[str, Array]) -> None:
+        for tensor in self._inputs:
+            if tensor.name not in batch or batch[tensor.name].dtype != tensor.dtype:
+                given = {name: str(values.dtype) for name, values in batch.items()}
+                raise EngineError(f"the plan needs {tensor.name} as {tensor.dtype}, not {given}")
+            self._set_input_shape(tensor.name, batch[tensor.name].shape)
+        if missing := self._context.infer_shapes():
+            raise self._log.error(f"TensorRT lacks the shapes of {missing}")
+
+    def _set_addresses(self) -> None:
+        for tensor in self._tensors:
+            if not self._context.set_tensor_address(tensor.name, tensor.memory.address):
+                raise self._log.error(f"TensorRT refuses the address of {tensor.name}")
+
+    def _enqueue(self, batch: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        self._events[0].record(self._stream)
+        for tensor in self._inputs:
+            pinned = tensor.view(batch[tensor.name].shape)
+            np.copyto(pinned, batch[tensor.name])
+            self._device.copy_in(tensor.memory, pinned, self._stream)
+        self._events[1].record(self._stream)
+        self._execute()
+        self._events[2].record(self._stream)
+        for tensor in self._outputs:
+            self._device.copy_out(outputs[tensor.name], tensor.memory, self._stream)
+        self._events[3].record(self._stream)
+
+    def _execute(self) -> None:
+        start = time.perf_counter()
+        if not self._context.execute_async_v3(self._stream.handle):
+            raise self._log.error("TensorRT cannot run the engine")
+        self._enqueue_s = time.perf_counter() - start
+
+    @property
+    def phases(self) -> Phases:
+        """Times of the latest call."""
+        begun, copied, computed, done = self._events
+        return Phases(
+            h2d_s=begun.seconds_until(copied),
+            compute_s=copied.seconds_until(computed),
+            d2h_s=computed.seconds_until(done),
+            enqueue_s=self._enqueue_s,
+        )
+
+    def inspect(self) -> str:
+        """The engine inspector's JSON, for the shapes of the latest call."""
+        inspector = self._engine.create_engine_inspector()
+        inspector.execution_context = self._context  # else dynamic layers have no types
+        return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+    def close(self) -> None:
+        """Give up TensorRT's objects, then memory, stream and events; all that was made so far."""
+        self._stream.synchronize()
+        for name in ("_context", "_engine", "_runtime"):
+            vars(self).pop(name, None)
+        for tensor in self._tensors:
+            tensor.memory.free()
+        self._tensors = []
+        del self._stream, self._events
+
+
+def _sizes(dims: trt.Dims) -> tuple[int, ...]:
+    return tuple(dims[index] for index in range(len(dims)))

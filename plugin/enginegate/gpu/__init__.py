@@ -1,1 +1,0 @@
-"""NVIDIA GPUs: what the driver has, memory and streams on one, and what state it is in."""

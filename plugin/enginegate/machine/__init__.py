@@ -1,0 +1,25 @@
+"""The machine a run is on."""
+
+from enginegate.machine.condition import Condition, describe_machine, disturbance
+from enginegate.machine.fingerprint import (
+    Machine,
+    installed_version,
+    library_versions,
+    this_machine,
+)
+from enginegate.machine.gpus import find_gpus, first_gpu
+from enginegate.machine.nvml import read_state, state_as_json
+
+__all__ = [
+    "Condition",
+    "Machine",
+    "describe_machine",
+    "disturbance",
+    "find_gpus",
+    "first_gpu",
+    "installed_version",
+    "library_versions",
+    "read_state",
+    "state_as_json",
+    "this_machine",
+]

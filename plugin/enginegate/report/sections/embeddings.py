@@ -1,0 +1,156 @@
+"""How far the embeddings are off: the distribution over the texts, the worst ones, rankings."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from enginegate.report.numbers import NOTHING, interval, loss, short, whole
+from enginegate.report.page import Chart, Row, Table
+from enginegate.report.render.drawing import titled
+from enginegate.report.saved_run import SavedRun
+from enginegate.report.sections.vega import Spec, colour, number, powers_of_ten
+from enginegate.report.table import engine_name
+from enginegate.results import Result
+
+_LEAST_LOSS = 1e-7  # what float32 leaves of 1 - cosine; the axis is logarithmic
+_SHOWN = 160  # letters of a text
+_SHARES = (0.5, 0.9, 0.99, 1.0)
+_RANKS = ("recall_at_1", "recall_at_10", "spearman", "kendall")
+_RANKING = ("model", "engine", "recall@1", "recall@10", "Spearman", "Kendall", "false ties")
+_STEADY = ("model", "engine", "share it changes with its batch", "allowed", "same input, twice")
+_SEARCH = ("model", "engine", "measure", "reference", "engine's", "change, or share retained")
+
+Accuracy = Mapping[str, Any]
+
+
+def distributions(run: SavedRun) -> Iterator[Chart]:
+    """Per model: which share of the texts is nearer than a loss."""
+    for _, model, members in run.by_model(served=False):
+        found = [(str(r.variant.precision), _of(run, r).get("cosines", ())) for r in members]
+        known = [(name, sorted(1 - c for c in cosines)) for name, cosines in found if cosines]
+        if known:
+            yield _distribution(model, known)
+
+
+def _in_process(run: SavedRun) -> list[Result]:
+    return [result for result in run.results if not result.variant.served]
+
+
+def _of(run: SavedRun, result: Result) -> Accuracy:
+    return run.raw(result)["accuracy"] or {}
+
+
+def _distribution(model: str, known: Sequence[tuple[str, Sequence[float]]]) -> Chart:
+    rows = tuple(
+        (name, *(loss(1 - _quantile(losses, share)) for share in _SHARES)) for name, losses in known
+    )
+    return Chart(
+        title=titled(model, "how near each text stays"),
+        reading="Share of the texts whose loss is at most that far right: a line further left is "
+        "nearer to the reference, a long tail means that a few texts suffer.",
+        spec=_distribution_spec(known),
+        table=Table(
+            titled(model, "1 - cosine of the texts"),
+            ("engine", "median", "90 %", "99 %", "worst"),
+            rows,
+        ),
+        height=260,
+    )
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def _distribution_spec(known: Sequence[tuple[str, Sequence[float]]]) -> Spec:
+    values = [
+        {"name": name, "loss": max(value, _LEAST_LOSS), "share": rank / len(losses)}
+        for name, losses in known
+        for rank, value in enumerate(losses, start=1)
+    ]
+    drawn = powers_of_ten(max(each, _LEAST_LOSS) for _, losses in known for each in losses)
+    return {
+        "data": {"values": values},
+        "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 2},
+        "encoding": {
+            "x": {"field": "loss", "title": "1 - cosine", **drawn},
+            "y": number("share", "share of texts", axis={"format": "%", "tickCount": 5}),
+            "color": colour([name for name, _ in known]),
+        },
+    }
+
+
+def rankings(run: SavedRun) -> Iterator[Table]:
+    """What is left of nearest texts and of their order, and how steady an embedding is."""
+    rows = tuple(row for result in _in_process(run) for row in _ranking(run, result))
+    if rows:
+        yield Table("Rankings, with intervals over the queries", _RANKING, rows)
+    searched = tuple(row for result in _in_process(run) for row in _search(run, result))
+    if searched:
+        yield Table("On labelled queries and pairs", _SEARCH, searched)
+    steady = tuple(row for result in _in_process(run) for row in _steadiness(run, result))
+    if steady:
+        yield Table("Does an embedding depend on its batch, or on the moment?", _STEADY, steady)
+
+
+def _ranking(run: SavedRun, result: Result) -> Iterator[Row]:
+    found = _of(run, result).get("retrieval")
+    if found:
+        told = (interval(**found[name]) for name in _RANKS)
+        name = engine_name(result.variant)
+        yield (result.variant.model, name, *told, whole(found["false_ties"]))
+
+
+def _search(run: SavedRun, result: Result) -> Iterator[Row]:
+    """NDCG where queries have relevances, Spearman where pairs have labels."""
+    accuracy, name = _of(run, result), (result.variant.model, engine_name(result.variant))
+    ndcg, sts = (accuracy.get("retrieval") or {}).get("ndcg_at_10"), accuracy.get("sts")
+    if ndcg:
+        yield (*name, "NDCG@10", *_both(ndcg), interval(**ndcg["change"]))
+    if sts:
+        kept = interval(sts["retained"], sts["low"], sts["high"])
+        yield (*name, "Spearman of similar pairs", *_both(sts), kept)
+
+
+def _both(found: Mapping[str, Any]) -> Row:
+    return f"{found['reference']:.3f}", f"{found['candidate']:.3f}"
+
+
+def _steadiness(run: SavedRun, result: Result) -> Iterator[Row]:
+    accuracy = _of(run, result)
+    batch, again = accuracy.get("invariance"), accuracy.get("determinism")
+    if batch or again:
+        moved, limit = (short(batch[key]) if batch else NOTHING for key in ("relative", "limit"))
+        told = _again(again) if again else NOTHING
+        yield (result.variant.model, engine_name(result.variant), moved, limit, told)
+
+
+def _again(found: Mapping[str, Any]) -> str:
+    return "bit for bit" if found["bitwise"] else f"differs by {short(found['max_abs'])}"
+
+
+def worst_texts(run: SavedRun) -> Iterator[Table]:
+    """Per model: the texts that the engine with the smallest cosine treats worst."""
+    for model, _, members in run.by_model(served=False):
+        found = [(r, _of(run, r).get("worst_texts") or []) for r in members]
+        known = [(r, texts) for r, texts in found if texts]
+        if known:
+            worst, texts = min(known, key=lambda pair: float(pair[1][0]["cosine"]))
+            yield Table(
+                f"{model} {engine_name(worst.variant)}: the texts that suffer most",
+                ("text", "tokens", "cosine", "nearest before", "nearest after"),
+                tuple(_text_row(text) for text in texts),
+            )
+
+
+def _text_row(text: Mapping[str, Any]) -> Row:
+    neighbours = (_first(text["neighbours_before"]), _first(text["neighbours_after"]))
+    return (cut(text["text"]), str(text["tokens"]), f"{text['cosine']:.6f}", *neighbours)
+
+
+def _first(texts: Sequence[str]) -> str:
+    return cut(texts[0]) if texts else NOTHING
+
+
+def cut(text: str) -> str:
+    """The beginning of a text."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} …"

@@ -1,0 +1,74 @@
+"""What the embeddings of one variant are worth, in words."""
+
+from collections.abc import Iterator
+
+from enginegate.accuracy import Accuracy, Determinism, Invariance, Retrieval, WorstText, shortened
+from enginegate.verdicts import Verdict
+
+_SHOWN = 3  # false neighbours and worst texts
+
+
+def embedding_notes(accuracy: Accuracy) -> Iterator[str]:
+    """Why it is not a plain pass, and which text shows it best."""
+    judgement = accuracy.judgement
+    if judgement.reasons:
+        yield f"embeddings {judgement.verdict}: {'; '.join(judgement.reasons)}"
+    if accuracy.invariance and accuracy.invariance.broken:
+        yield f"embeddings fail: {accuracy.invariance.broken}"
+    if accuracy.determinism and accuracy.determinism.rebuilds:
+        yield _determinism_line(accuracy.determinism)
+    yield from own_notes(accuracy)
+    if judgement.verdict is Verdict.FAIL and accuracy.worst_texts:
+        yield _worst(accuracy.worst_texts[0])
+
+
+def own_notes(accuracy: Accuracy) -> Iterator[str]:
+    """What became of the user's own judgements."""
+    found = accuracy.retrieval
+    if found and found.ndcg_at_10:
+        searched = f"{found.queries} queries over {found.documents} documents"
+        yield f"{searched}: {found.ndcg_at_10.words}"
+    if accuracy.sts:
+        yield f"labelled pairs: {accuracy.sts.words}"
+
+
+def accuracy_lines(accuracy: Accuracy) -> Iterator[str]:
+    """Everything, for the written report."""
+    if accuracy.retrieval:
+        yield from _retrieval_lines(accuracy.retrieval)
+    yield from map(_worst, accuracy.worst_texts[:_SHOWN])
+    if accuracy.invariance:
+        yield _invariance_line(accuracy.invariance)
+        yield from accuracy.invariance.skipped
+    if accuracy.determinism:
+        yield _determinism_line(accuracy.determinism)
+
+
+def _retrieval_lines(found: Retrieval) -> Iterator[str]:
+    names = ("recall_at_1", "recall_at_10", "spearman", "kendall")
+    figures = ", ".join(f"{name} {getattr(found, name).words}" for name in names)
+    yield (
+        f"rankings of {found.queries} queries over {found.documents} texts: {figures}, "
+        f"smallest spearman {found.spearman_worst:.4g}, {found.false_ties} false ties"
+    )
+    for one in found.false_neighbours[:_SHOWN]:
+        query, expected, other = map(shortened, (one.query, one.expected, one.found))
+        yield f'false neighbour of "{query}": "{other}" instead of "{expected}"'
+
+
+def _worst(text: WorstText) -> str:
+    return (
+        f'worst text: "{shortened(text.text)}" (number {text.index}, {text.tokens} tokens), '
+        f"cosine {text.cosine:.6f}"
+    )
+
+
+def _invariance_line(found: Invariance) -> str:
+    settings = ", ".join(f"{name} {change:.1e}" for name, change in found.settings.items())
+    return f"largest change of a component with the batch: {settings}"
+
+
+def _determinism_line(found: Determinism) -> str:
+    twice = "the same bits" if found.bitwise else f"a difference of up to {found.max_abs:.1e}"
+    rebuilt = ", ".join(f"{change:.1e}" for change in found.rebuilds)
+    return f"the same input twice: {twice}" + (f"; builds differ by {rebuilt}" if rebuilt else "")

@@ -1,0 +1,160 @@
+"""Sweeps in words: the reference report's text form, cliffs, saturation; and CSV files of sweeps.
+
+Throughput is in infer/sec here, as there: texts answered per second, one text a request.
+"""
+
+import csv
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from enginegate.errors import ServingError
+from enginegate.serving import Analysis, Cliff, Latency, Level
+
+CSV_COLUMNS = ("engine", "concurrency", "infer_per_sec", "avg_latency_usec")
+_ALIKE = 0.05  # largest typical difference in throughput of engines that are called equal
+
+
+def level_line(level: Level) -> str:
+    """One level as the reference report prints it."""
+    return (
+        f"Concurrency: {level.concurrency}, throughput: {level.throughput_per_s:g} infer/sec, "
+        f"latency {1e6 * level.latency.mean_s:.0f} usec"
+    )
+
+
+def analysis_lines(analysis: Analysis) -> Iterator[str]:
+    """What a sweep says, a statement a line."""
+    for cliff in analysis.cliffs:
+        yield from cliff_lines(cliff)
+    yield _saturation_line(analysis)
+    yield from (f"note: {note}" for note in analysis.notes)
+
+
+def cliff_lines(cliff: Cliff) -> Iterator[str]:
+    """Where, how deep, why, and what to do."""
+    yield (
+        f"cliff at concurrency {_range(cliff)}: {cliff.throughput_per_s:.0f} infer/sec at its "
+        f"lowest{_expected(cliff)}"
+    )
+    yield f"{'cause' if cliff.proven else 'suspected cause'}: {cliff.cause}; {cliff.evidence}"
+    if cliff.advice:
+        yield f"advice: {cliff.advice}{_promised(cliff)}"
+
+
+def _range(cliff: Cliff) -> str:
+    return f"{cliff.first}" if cliff.first == cliff.last else f"{cliff.first}-{cliff.last}"
+
+
+def _expected(cliff: Cliff) -> str:
+    if math.isnan(cliff.expected_per_s):
+        return ""
+    return f", its neighbours lead one to expect {cliff.expected_per_s:.0f}"
+
+
+def _promised(cliff: Cliff) -> str:
+    if not cliff.promised_per_s:
+        return ""
+    ordered = sorted((cliff.tried_per_s or cliff.promised_per_s).items())
+    shown = dict(ordered[i] for i in (0, len(ordered) // 2, -1))
+    each = (f"{per_s:.0f} at {n}" for n, per_s in shown.items())
+    said = "tried in this run, it gave" if cliff.tried_per_s else "it should give"
+    return f"; {said} {', '.join(each)} infer/sec"
+
+
+def _saturation_line(analysis: Analysis) -> str:
+    if analysis.saturated_from is None or analysis.saturation_per_s is None:
+        return "not saturated at the largest concurrency"
+    return (
+        f"saturated from concurrency {analysis.saturated_from} on: "
+        f"about {analysis.saturation_per_s:.0f} infer/sec, more load only raises latency"
+    )
+
+
+def compare_engines(sweeps: Mapping[str, Sequence[Level]]) -> tuple[str, ...]:
+    """Engines by their largest throughput, and each in words beside the next faster one."""
+    best = {name: max(levels, key=_throughput) for name, levels in sweeps.items()}
+    order = sorted(best, key=lambda name: -best[name].throughput_per_s)
+    ranks = (f"{name} {best[name].throughput_per_s:.0f}" for name in order)
+    first = f"largest throughput, infer/sec: {', '.join(ranks)}"
+    return (first, *(_pair(faster, slower, sweeps) for faster, slower in pairwise(order)))
+
+
+def _pair(faster: str, slower: str, sweeps: Mapping[str, Sequence[Level]]) -> str:
+    largest = [max(map(_throughput, sweeps[name])) for name in (slower, faster)]
+    difference = _typical_difference(sweeps[slower], sweeps[faster])
+    if abs(difference) <= _ALIKE and largest[0] >= (1 - _ALIKE) * largest[1]:
+        return f"{slower} equals {faster} within a few per cent ({difference:+.1%} typically)"
+    return (
+        f"{slower}'s largest throughput ({largest[0]:.0f} infer/sec) is below {faster}'s "
+        f"({largest[1]:.0f}){_everywhere(sweeps[slower], sweeps[faster])}"
+    )
+
+
+def _everywhere(slower: Sequence[Level], faster: Sequence[Level]) -> str:
+    ratios = throughput_ratios(slower, faster)
+    if len(ratios) < len(slower) or max(ratios) >= 1:
+        return ""
+    return f", and so is its throughput at each of {len(ratios)} concurrencies"
+
+
+def throughput_ratios(one: Sequence[Level], other: Sequence[Level]) -> list[float]:
+    """Throughput of one / other at their common concurrencies."""
+    theirs = {level.concurrency: level.throughput_per_s for level in other}
+    return [x.throughput_per_s / theirs[x.concurrency] for x in one if x.concurrency in theirs]
+
+
+def _typical_difference(one: Sequence[Level], other: Sequence[Level]) -> float:
+    """Median over the common concurrencies of one / other - 1; NaN without any."""
+    ratios = throughput_ratios(one, other)
+    return sorted(ratios)[len(ratios) // 2] - 1 if ratios else math.nan
+
+
+def _throughput(level: Level) -> float:
+    return level.throughput_per_s
+
+
+def read_sweep_csv(path: Path) -> dict[str, tuple[Level, ...]]:
+    """Levels by engine, in the order of the file, whose columns are CSV_COLUMNS.
+
+    Only mean latencies are known; the other ones are NaN. Raises ServingError, with the line, for
+    a file that cannot be read or holds something else.
+    """
+    sweeps: dict[str, tuple[Level, ...]] = {}
+    for line, row in _rows(path):
+        engine, level = _level(path, line, row)
+        known = sweeps.get(engine, ())
+        if any(other.concurrency == level.concurrency for other in known):
+            raise _wrong(path, line, f"concurrency {level.concurrency} of {engine} is there twice")
+        sweeps[engine] = (*known, level)
+    return sweeps
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Number of each line and its row; the header is line 1."""
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            reader = csv.DictReader(stream)
+            if tuple(reader.fieldnames or ()) != CSV_COLUMNS:
+                raise _wrong(path, 1, f"the columns are {reader.fieldnames}")
+            yield from ((reader.line_num, row) for row in reader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServingError(f"cannot read the sweep {path}: {error}") from error
+
+
+def _level(path: Path, line: int, row: Mapping[str, str]) -> tuple[str, Level]:
+    try:
+        concurrency = int(row["concurrency"])
+        numbers = [float(row[name]) for name in CSV_COLUMNS[2:]]
+    except (TypeError, ValueError) as error:
+        raise _wrong(path, line, str(error)) from error
+    if concurrency < 1 or not all(0 < number < math.inf for number in numbers):
+        raise _wrong(path, line, "all three numbers must be above 0")
+    unknown = dict.fromkeys(("p50_s", "p90_s", "p95_s", "p99_s", "max_s"), math.nan)
+    return row["engine"], Level(concurrency, numbers[0], Latency(numbers[1] * 1e-6, **unknown))
+
+
+def _wrong(path: Path, line: int, what: str) -> ServingError:
+    wanted = ",".join(CSV_COLUMNS)
+    return ServingError(f"{path}, line {line}: {what}; each line must hold {wanted}")

@@ -1,0 +1,298 @@
+"""The load generator: closed and open loop, in as many client processes as are needed."""
+
+import base64
+import contextlib
+import json
+import os
+import selectors
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from enginegate.config import Arrivals
+from enginegate.errors import ServingError
+from enginegate.serving.load.exchange import Exchange, save_exchange
+from enginegate.serving.load.windows import (
+    Fault,
+    OpenWindow,
+    Seconds,
+    Window,
+    add_faults,
+    cut,
+    merge,
+)
+
+MOST_CONNECTIONS = 256  # of an open loop
+_READY_CONNECTIONS = 16
+_PROBE_S = 0.25
+_ENOUGH_SHARE = 0.8  # of a processor; above it, one more client process is started
+_LEAD_S = 0.05  # between the order for an open loop and its first request
+_GRACE_S = 10.0  # beyond what a client process may take
+_CHUNK_BYTES = 1 << 20
+
+
+class _Client:
+    """One client process."""
+
+    def __init__(self, exchange: int) -> None:
+        command = [sys.executable, "-m", "enginegate.serving.load.loader", str(exchange)]
+        paths = os.pathsep.join(path for path in sys.path if path)
+        environment = {**os.environ, "PYTHONPATH": paths}
+        self._process = subprocess.Popen(  # noqa: S603
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            pass_fds=[exchange],
+        )
+        self._rest = b""
+
+    def order(self, **order: Any) -> None:
+        """Send an order."""
+        stream = self._process.stdin
+        with contextlib.suppress(OSError):  # if it has ended, the answer says so
+            if stream is not None:
+                stream.write(json.dumps(order).encode() + b"\n")
+                stream.flush()
+
+    def answer(self, timeout_s: float) -> dict[str, Any]:
+        """Its next answer. Raises ServingError if it fails, ends or keeps silent."""
+        line, self._rest = self._line(time.monotonic() + timeout_s)
+        answer: dict[str, Any] = json.loads(line)
+        if "cannot" in answer:
+            raise ServingError(answer["cannot"])
+        return answer
+
+    def _line(self, end_s: float) -> tuple[bytes, bytes]:
+        parts = [self._rest]
+        while b"\n" not in parts[-1]:
+            parts.append(self._read(end_s - time.monotonic()))
+        line, _, rest = b"".join(parts).partition(b"\n")
+        return line, rest
+
+    def _read(self, wait_s: float) -> bytes:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._output, selectors.EVENT_READ)
+            if not selector.select(max(wait_s, 0)):
+                raise ServingError("a load client does not answer; the machine may be overloaded")
+        new = os.read(self._output, _CHUNK_BYTES)
+        if not new:
+            status = self._process.wait()
+            raise ServingError(f"a load client ended with status {status}; see its output above")
+        return new
+
+    @property
+    def _output(self) -> int:
+        if self._process.stdout is None:
+            raise ValueError("the client was started without pipes")
+        return self._process.stdout.fileno()
+
+    def close(self) -> None:
+        """End it; whatever it was doing is given up."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+
+@dataclass
+class ClosedLevel:
+    """Closed-loop load that is running."""
+
+    generator: "Generator"
+    clients: Sequence[_Client]
+    edge_s: float
+
+    def window(self, time_s: float) -> Window:
+        """The next `time_s` seconds, which begin where the last window ended.
+
+        Returns when all that was outstanding at its end has been answered too. Raises ServingError
+        if a client process fails; errors of requests are counted.
+        """
+        start_s, self.edge_s = self.edge_s, self.edge_s + time_s
+        for client in self.clients:
+            client.order(do="window", end=self.edge_s)
+        found = self.generator.answers(self.clients, time_s + self.generator.timeout_s)
+        return merge([_window(answer, start_s, self.edge_s) for answer in found])
+
+
+class Generator:
+    """Owns the client processes."""
+
+    def __init__(self, exchange: int, texts: int, timeout_s: float, most_processes: int) -> None:
+        self.timeout_s = timeout_s
+        self._exchange, self._texts, self._most = exchange, texts, most_processes
+        self._clients: list[_Client] = []
+        self._needed = 1
+        self._probed: set[int] = set()  # concurrencies that the processes are enough for
+
+    @contextlib.contextmanager
+    def closed(self, concurrency: int) -> Iterator[ClosedLevel]:
+        """Keep so many requests outstanding, one a connection, in as few processes as can do it.
+
+        Raises ServingError if the server cannot be reached.
+        """
+        level = self._enough(concurrency)
+        try:
+            yield level
+        except BaseException:
+            self.close()  # whatever they wait for is given up
+            raise
+        self._stop(level)
+
+    def _enough(self, concurrency: int) -> ClosedLevel:
+        """A level in one more process as long as they are busy; each concurrency is probed once."""
+        level = self._start(concurrency)
+        while concurrency not in self._probed and self._needed < min(concurrency, self._most):
+            if level.window(_PROBE_S).client_share <= _ENOUGH_SHARE:
+                self._probed.add(concurrency)
+            else:
+                self._stop(level)
+                self._needed += 1
+                level = self._start(concurrency)
+        return level
+
+    def _start(self, concurrency: int) -> ClosedLevel:
+        clients = self._ready(min(self._needed, concurrency))
+        counts = [len(range(i, concurrency, len(clients))) for i in range(len(clients))]
+        for i, client in enumerate(clients):
+            first = i * self._texts // len(clients)
+            order = {"connections": counts[i], "first": first, "limit_s": self.timeout_s}
+            client.order(do="closed", **order)
+        self.answers(clients, self.timeout_s)
+        return ClosedLevel(self, clients, time.monotonic())
+
+    def _stop(self, level: ClosedLevel) -> None:
+        running = [client for client in level.clients if client in self._clients]  # not failed
+        for client in running:
+            client.order(do="stop")
+        self.answers(running, self.timeout_s)
+
+    def _ready(self, count: int) -> list[_Client]:
+        while len(self._clients) < count:
+            self._clients.append(_Client(self._exchange))
+        return self._clients[:count]
+
+    def answers(self, clients: Sequence[_Client], timeout_s: float) -> list[dict[str, Any]]:
+        """One answer of each. If one fails, all are closed, and started anew when needed."""
+        end_s = time.monotonic() + timeout_s + _GRACE_S
+        try:
+            return [client.answer(end_s - time.monotonic()) for client in clients]
+        except ServingError:
+            self.close()
+            raise
+
+    def open(
+        self,
+        rate_per_s: float,
+        arrivals: Arrivals,
+        time_s: float,
+        seed: int,
+        most_connections: int = MOST_CONNECTIONS,
+    ) -> OpenWindow:
+        """Send requests at times fixed beforehand; at least one.
+
+        Raises ServingError if the server cannot be reached; errors of requests are counted.
+        """
+        due_s = schedule(rate_per_s, arrivals, time_s, seed)
+        clients = self._ready(min(self._needed, len(due_s)))
+        shares = [due_s[i :: len(clients)] for i in range(len(clients))]
+        self._prepare_open(clients, shares, most_connections // len(clients))
+        start_s = time.monotonic() + _LEAD_S
+        for client in clients:
+            client.order(do="start", start=start_s)
+        found = self.answers(clients, float(due_s[-1]) + self.timeout_s)
+        return _open_window(found, [start_s + share for share in shares])
+
+    def _prepare_open(
+        self, clients: Sequence[_Client], shares: Sequence[Seconds], most: int
+    ) -> None:
+        limits = {"limit_s": self.timeout_s, "most_connections": most}
+        for i, client in enumerate(clients):
+            first = i * self._texts // len(clients)
+            due = base64.b64encode(shares[i].tobytes()).decode()
+            ready = _READY_CONNECTIONS
+            client.order(do="open", first=first, due=due, ready_connections=ready, **limits)
+        self.answers(clients, self.timeout_s)
+
+    def close(self) -> None:
+        """End the client processes."""
+        while self._clients:
+            self._clients.pop().close()
+
+
+@contextlib.contextmanager
+def open_generator(
+    exchange: Exchange, *, timeout_s: float = 30.0, most_processes: int | None = None
+) -> Iterator[Generator]:
+    """A generator for one endpoint, with as many client processes as processors at most.
+
+    `timeout_s` is the longest that anything waits for an answer. The processes end with this one,
+    even if it is killed.
+    """
+    with tempfile.TemporaryFile() as file:  # without a name, so that nothing is ever left of it
+        save_exchange(exchange, file)
+        file.flush()
+        most, texts = most_processes or os.cpu_count() or 1, len(exchange.requests)
+        generator = Generator(file.fileno(), texts, timeout_s, most)
+        with contextlib.closing(generator):
+            yield generator
+
+
+def schedule(rate_per_s: float, arrivals: Arrivals, time_s: float, seed: int) -> Seconds:
+    """Seconds after the start at which requests are due, ascending."""
+    count = max(round(rate_per_s * time_s), 1)
+    if arrivals is Arrivals.CONSTANT:
+        return np.arange(count) / rate_per_s
+    gaps_s = np.random.default_rng(seed).exponential(1 / rate_per_s, count)
+    return np.cumsum(gaps_s)
+
+
+def _window(answer: Mapping[str, Any], start_s: float, end_s: float) -> Window:
+    window = cut(_seconds(answer["sent"]), _seconds(answer["received"]), start_s, end_s)
+    wrong, errors = Fault(*answer["wrong"]), Fault(*answer["errors"])
+    share, client_s = answer["client_share"], answer["mean_client_s"] * window.answered
+    return replace(window, client_share=share, client_s=client_s, wrong=wrong, errors=errors)
+
+
+def _open_window(answers: Sequence[Mapping[str, Any]], shares: Sequence[Seconds]) -> OpenWindow:
+    ended_s = max(answer["ended"] for answer in answers)
+    due_s = np.concatenate(shares)
+    sent_s = np.concatenate([_seconds(answer["sent"]) for answer in answers])
+    received_s = np.concatenate([_seconds(answer["received"]) for answer in answers])
+    failed = np.concatenate(
+        [_mask(a["failed"], len(s)) for a, s in zip(answers, shares, strict=True)]
+    )
+    answered = ~np.isnan(received_s)
+    if answered.all():
+        ended_s = float(received_s.max())
+    return OpenWindow(
+        latencies_s=(np.where(answered, received_s, ended_s) - due_s)[~failed],
+        latencies_from_send_s=(received_s - sent_s)[answered],
+        duration_s=ended_s - float(due_s.min()),
+        requests=len(due_s),
+        unanswered=int((~answered & ~failed).sum()),
+        held=any(answer["held"] for answer in answers),
+        client_share=max(answer["client_share"] for answer in answers),
+        wrong=add_faults([Fault(*answer["wrong"]) for answer in answers]),
+        errors=add_faults([Fault(*answer["errors"]) for answer in answers]),
+    )
+
+
+def _mask(places: Sequence[int], length: int) -> npt.NDArray[np.bool_]:
+    found = np.zeros(length, dtype=np.bool_)
+    found[list(places)] = True
+    return found
+
+
+def _seconds(text: str) -> Seconds:
+    return np.frombuffer(base64.b64decode(text), np.float64)

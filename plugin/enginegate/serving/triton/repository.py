@@ -1,0 +1,160 @@
+"""An ordinary Triton model repository, as a deployment has it: `<name>/config.pbtxt`, `<name>/1`.
+
+On a CPU, Triton's Python backend runs the very engine that the tests run. For a GPU the same
+configuration names a TensorRT plan or an ONNX file instead.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from enginegate.cache import MANIFEST
+from enginegate.config import Deployment
+from enginegate.engines import ONNX_FILE, PLAN_FILE, Built, get_backend, target_of
+from enginegate.files import readable_json, write_atomic
+from enginegate.models import Batch, Exported
+from enginegate.variants import Precision
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+REFERENCE_BACKEND = "onnxruntime"
+_MODEL = Path(__file__).with_name("model.py")
+_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model as clients see it, whatever runs it.
+
+    Attributes:
+        name: its name on the server.
+        inputs: names of its inputs, int64 [batch, seq_len] each.
+        output: name of its output, float32 [batch, dim].
+        seq_len: tokens per text.
+        dim: components of an embedding.
+        deployment: how the server runs it.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+    seq_len: int
+    dim: int
+    deployment: Deployment
+
+
+def served_as(
+    name: str, exported: Exported, evaluation: Batch, dim: int, deployment: Deployment
+) -> Served:
+    """What an exported model looks like on a server, for texts as long as those of `evaluation`."""
+    seq_len = next(iter(evaluation.values())).shape[1]
+    return Served(name, tuple(exported.inputs), exported.output, seq_len, dim, deployment)
+
+
+def write_engine(root: Path, served: Served, built: Built, probe: Batch) -> None:
+    """Write a built engine as a model of Triton's Python backend. `probe` is run when it loads."""
+    version = _write_python(root, served, probe)
+    skipped = shutil.ignore_patterns(MANIFEST)
+    shutil.copytree(built.entry.folder, version / "engine", ignore=skipped)
+    _write_what_to_load(version, built.backend, built.entry.properties)
+
+
+def write_reference(root: Path, served: Served, exported: Exported, probe: Batch) -> None:
+    """Write the reference, ONNX Runtime in fp32, as a model of Triton's Python backend."""
+    version = _write_python(root, served, probe)
+    folder = version / "engine"
+    folder.mkdir()
+    backend = get_backend(REFERENCE_BACKEND)
+    properties = backend.build(exported, Precision.FP32, probe, folder)
+    _write_what_to_load(version, REFERENCE_BACKEND, properties)
+
+
+def write_tensorrt(root: Path, served: Served, plan: Path) -> None:
+    """Write a TensorRT plan as a model for a server with a GPU."""
+    config = _config(served, gpu=True)
+    config.platform = "tensorrt_plan"
+    shutil.copy(plan, _write_config(root, config) / "model.plan")
+
+
+def write_on_gpu(root: Path, served: Served, built: Built) -> None:
+    """Write a built engine of a GPU as a model of Triton's backend for it."""
+    folder = built.entry.folder
+    if built.backend == "tensorrt":
+        write_tensorrt(root, served, folder / PLAN_FILE)
+    else:
+        accelerator = "tensorrt" if built.backend == "onnxruntime-tensorrt" else ""
+        write_onnx(root, served, folder / ONNX_FILE, accelerator)
+
+
+def write_onnx(root: Path, served: Served, onnx: Path, accelerator: str = "") -> None:
+    """Write an ONNX file as a model of Triton's ONNX Runtime backend for a server with a GPU.
+
+    `accelerator`: the provider to use beside CUDA's, `tensorrt`; empty for none.
+    """
+    config = _config(served, gpu=True)
+    config.backend = "onnxruntime"
+    if accelerator:
+        accelerators = config.optimization.execution_accelerators
+        accelerators.gpu_execution_accelerator.add(name=accelerator)
+    shutil.copy(onnx, _write_config(root, config) / "model.onnx")
+
+
+def _write_python(root: Path, served: Served, probe: Batch) -> Path:
+    config = _config(served, gpu=False)
+    config.backend = "python"
+    config.parameters["threads"].string_value = str(served.deployment.threads)
+    version = _write_config(root, config)
+    shutil.copy(_MODEL, version / "model.py")
+    arrays: dict[str, Any] = dict(probe)
+    np.savez(version / "probe.npz", **arrays)
+    return version
+
+
+def _write_what_to_load(version: Path, backend: str, properties: Mapping[str, Any]) -> None:
+    what = {"backend": backend, "target": target_of(backend), "properties": dict(properties)}
+    write_atomic(version / "engine.json", readable_json(json.loads(json.dumps(what))))
+
+
+def _write_config(root: Path, config: "ModelConfig") -> Path:
+    """Write `config.pbtxt`; the folder of the model's only version, empty."""
+    from google.protobuf import text_format
+
+    folder = root / str(config.name)
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / _VERSION).mkdir(parents=True)
+    write_atomic(folder / "config.pbtxt", text_format.MessageToString(config))
+    return folder / _VERSION
+
+
+def _config(served: Served, *, gpu: bool) -> "ModelConfig":
+    from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_INT64, ModelConfig
+
+    config = ModelConfig(name=served.name, max_batch_size=served.deployment.max_batch_size)
+    for name in served.inputs:
+        config.input.add(name=name, data_type=TYPE_INT64, dims=[served.seq_len])
+    config.output.add(name=served.output, data_type=TYPE_FP32, dims=[served.dim])
+    _batch_dynamically(config, served.deployment)
+    _run_instances(config, served.deployment.instances, gpu=gpu)
+    return config
+
+
+def _batch_dynamically(config: "ModelConfig", deployment: Deployment) -> None:
+    batching = config.dynamic_batching
+    batching.max_queue_delay_microseconds = deployment.max_queue_delay_us
+    batching.preferred_batch_size.extend(deployment.preferred_batch_sizes)
+    batching.SetInParent()
+
+
+def _run_instances(config: "ModelConfig", count: int, *, gpu: bool) -> None:
+    from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup as Group
+
+    if gpu:  # the one that the engine was built on
+        config.instance_group.add(count=count, kind=Group.KIND_GPU, gpus=[0])
+    else:
+        config.instance_group.add(count=count, kind=Group.KIND_CPU)

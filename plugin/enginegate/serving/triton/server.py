@@ -1,0 +1,240 @@
+"""`tritonserver` as a context manager: started on free ports, stopped on every way out."""
+
+import contextlib
+import json
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from enginegate.config import Endpoint, Protocol
+from enginegate.errors import ServingError
+from enginegate.serving.triton import supervisor
+from enginegate.serving.triton.client import load_model, server_name, unload_model
+from enginegate.serving.triton.environment import Progress, ServerEnvironment, check_environment
+from enginegate.serving.triton.launch import HOST, server_command, server_variables
+from enginegate.serving.triton.server_log import (
+    TAIL_LINES,
+    is_port_taken,
+    logged_errors,
+    reason_of,
+    tail_of,
+)
+
+START_S = 60.0
+_ATTEMPTS = 4
+_POLL_S = 0.1
+_STOP_WAIT_S = 10.0
+
+WriteModels = Callable[[Path], Sequence[str]]
+
+
+class _Supervisor:
+    """The process that owns the server and its folder."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._process = process
+        self.folder = Path(self._answer()["folder"])
+        self._status: int | None = None
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
+        """Start a server; its process id. Raises ServingError if it cannot be run."""
+        self._order({"command": list(command), "environment": dict(environment)})
+        self._status = None
+        answer = self._answer()
+        if "cannot" in answer:
+            raise ServingError(
+                f"the server's program cannot be run: {answer['cannot']}; see that it is made for "
+                "this machine, or delete the server's environment, and the next run makes it again"
+            )
+        return int(answer["started"])
+
+    def ended(self) -> int | None:
+        """Status of a server that ended by itself, or None."""
+        if self._status is None and select.select([_pipe(self._process.stdout)], [], [], 0)[0]:
+            self._status = int(self._answer()["ended"])
+        return self._status
+
+    def _order(self, order: Mapping[str, Any]) -> None:
+        try:
+            _pipe(self._process.stdin).write(json.dumps(order).encode() + b"\n")
+        except BrokenPipeError as error:
+            raise self._gone() from error
+
+    def _answer(self) -> Any:
+        line = _pipe(self._process.stdout).readline()
+        if not line:
+            raise self._gone()
+        return json.loads(line)
+
+    def _gone(self) -> ServingError:
+        return ServingError(
+            f"the server's supervisor ended with status {self._process.wait()}; see what it "
+            "printed above, free memory and space for temporary files, and run again"
+        )
+
+
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    if stream is None:
+        raise ValueError("the supervisor was started without pipes")
+    return stream
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server.
+
+    Attributes:
+        repository: its model repository; models may be added while it runs.
+        http, grpc: addresses, `host:port`.
+        pid: its process.
+    """
+
+    repository: Path
+    http: str
+    grpc: str
+    pid: int
+    _supervisor: _Supervisor
+
+    def endpoint(self, model: str, protocol: Protocol = Protocol.GRPC) -> Endpoint:
+        """Where a model is asked."""
+        return Endpoint(protocol, self.http if protocol is Protocol.HTTP else self.grpc, model)
+
+    def load(self, model: str, timeout_s: float = START_S) -> None:
+        """Load a model of the repository, unless it is loaded; ServingError with the reason."""
+        seen = len(self.log())
+        try:
+            load_model(self.http, model, timeout_s)
+        except ServingError as error:
+            self.check_alive()
+            if not logged_errors(self.log()[seen:]):
+                raise
+            reason = reason_of(self.log()[seen:])
+            raise ServingError(f"the server cannot load {model}. {reason}") from error
+
+    def unload(self, model: str, timeout_s: float = START_S) -> None:
+        """Unload a model and wait until it is gone. Raises ServingError."""
+        unload_model(self.http, model, timeout_s)
+
+    def check_alive(self) -> None:
+        """Raise ServingError, with the end of its log, if the server has ended."""
+        status = self._supervisor.ended()
+        if status is not None:
+            raise ServingError(f"the server ended with status {status}. {self.reason()}")
+
+    def reason(self) -> str:
+        """What the log says went wrong; else its end."""
+        return reason_of(self.log())
+
+    def log_tail(self, lines: int = TAIL_LINES) -> str:
+        """The last lines of the server's log."""
+        return tail_of(self.log(), lines)
+
+    def log(self) -> str:
+        """The server's log; empty once it was stopped."""
+        return _read(self.repository.parent / supervisor.LOG)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+@contextlib.contextmanager
+def serve(
+    environment: ServerEnvironment,
+    write_models: WriteModels,
+    progress: Progress,
+    timeout_s: float = START_S,
+) -> Iterator[Server]:
+    """A server with the models that `write_models(repository)` writes and names, ready.
+
+    Raises ServingError if it does not get ready in `timeout_s`, ends, or cannot load a model.
+    """
+    check_environment(environment)
+    with _supervised() as owner:
+        repository = owner.folder / "models"
+        repository.mkdir()
+        names = write_models(repository)
+        with progress("server"):
+            server = _started(environment, owner, names, timeout_s)
+        yield server
+
+
+@contextlib.contextmanager
+def _supervised() -> Iterator[_Supervisor]:
+    command = [sys.executable, "-I", "-S", supervisor.__file__, str(_STOP_WAIT_S)]
+    process = subprocess.Popen(  # noqa: S603
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+        start_new_session=True,
+    )
+    owner: _Supervisor | None = None
+    try:
+        owner = _Supervisor(process)
+        yield owner
+    finally:
+        _end(process)
+        if owner is not None:
+            supervisor.clean(owner.folder)  # in case it was killed itself
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    _pipe(process.stdin).close()
+    try:
+        process.wait(2 * _STOP_WAIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    _pipe(process.stdout).close()
+
+
+def _started(
+    environment: ServerEnvironment, owner: _Supervisor, names: Sequence[str], timeout_s: float
+) -> Server:
+    end = time.monotonic() + timeout_s
+    for _ in range(_ATTEMPTS):
+        http, grpc = free_ports()
+        command = server_command(environment, owner.folder, names, (http, grpc))
+        pid = owner.start(command, server_variables(environment, owner.folder))
+        models = owner.folder / "models"
+        server = Server(models, f"{HOST}:{http}", f"{HOST}:{grpc}", pid, owner)
+        if _is_ready(server, owner, timeout_s, end):
+            return server
+    raise ServingError(
+        f"other programs took the server's ports {_ATTEMPTS} times; run again when the machine "
+        f"is quieter. Its log ends:\n{server.log_tail()}"
+    )
+
+
+def free_ports() -> tuple[int, int]:
+    """Two ports of the loopback address that are free now."""
+    with socket.socket() as first, socket.socket() as second:
+        for each in (first, second):
+            each.bind((HOST, 0))
+        return first.getsockname()[1], second.getsockname()[1]
+
+
+def _is_ready(server: Server, owner: _Supervisor, timeout_s: float, end: float) -> bool:
+    """Wait for the server. False if its ports were taken; ServingError for any other end."""
+    while server_name(server.http) != owner.folder.name:
+        if owner.ended() is not None:
+            if is_port_taken(server.log()):
+                return False
+            server.check_alive()
+        if time.monotonic() > end:
+            raise ServingError(
+                f"the server was not ready in {timeout_s:g} s; give it longer, or find in its log "
+                f"what it waits for. The log ends:\n{server.log_tail()}"
+            )
+        time.sleep(_POLL_S)
+    return True

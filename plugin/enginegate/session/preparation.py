@@ -1,0 +1,274 @@
+"""What a run prepares once per model or variant: files in the store, loaded engines."""
+
+import contextlib
+import dataclasses
+import functools
+import random
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from enginegate.accuracy import (
+    EmbeddingJudge,
+    OwnData,
+    OwnTexts,
+    check_sane,
+    limits_for,
+    read_collection,
+    read_pairs,
+)
+from enginegate.cache import Store
+from enginegate.config import Options
+from enginegate.engines import (
+    EMBEDDED_AT_ONCE,
+    Built,
+    Demand,
+    Embeddings,
+    Engine,
+    build_engine,
+    choose_best,
+    embed_all,
+    engines_of,
+    get_backend,
+    needs_gpu,
+    open_reference,
+    run_reference,
+    save_engine,
+    saved_engine,
+)
+from enginegate.machine import this_machine
+from enginegate.models import (
+    Batch,
+    Exported,
+    ModelSpec,
+    Workload,
+    export_model,
+    hash_of,
+    make_batch,
+    make_workload,
+    read_texts,
+    take,
+    tokenize_with,
+)
+from enginegate.speed import (
+    CANDIDATE,
+    SENTINEL,
+    YARDSTICK,
+    OpenArm,
+    Rig,
+    _remote,
+    local_arm,
+    open_arms,
+)
+from enginegate.variants import Precision, Variant
+
+Progress = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The model's ONNX file run by ONNX Runtime in fp32.
+
+    Attributes:
+        engine: loaded.
+        embeddings: of the evaluation texts, float32 [texts, dim].
+    """
+
+    engine: Engine
+    embeddings: Embeddings
+
+
+class Preparation:
+    """Makes, or takes from the store, all that is judged and all that it is judged by."""
+
+    def __init__(self, options: Options, progress: Progress) -> None:
+        self._options = options
+        self._progress = progress
+        self.store = Store(options.engine_cache)
+        self._texts = read_texts(options.workload)
+        self._own = OwnData(
+            read_collection(options.workload) if options.workload else None,
+            read_pairs(options.sts) if options.sts else None,
+        )
+        self._closing = contextlib.ExitStack()
+
+    def export(self, spec: ModelSpec) -> Exported:
+        """The model's checked ONNX file."""
+        with self._progress(f"model {spec.name}"):
+            return export_model(spec, self.store, run_reference)
+
+    def workload(self, model: Exported) -> Workload:
+        """The texts, tokenised for the model."""
+        name, texts = self._texts
+        return make_workload(name, texts, tokenize_with(model.spec, model.tokenizer), model.inputs)
+
+    def open_reference(self, model: Exported, workload: Workload) -> Engine:
+        """The model's ONNX file, loaded by ONNX Runtime in fp32."""
+        probe = take(workload.evaluation, slice(2))
+        return open_reference(model, probe, self._options.threads)
+
+    def reference(self, model: Exported, workload: Workload) -> Reference:
+        """The loaded reference with its embeddings; EmbeddingError if they are not sane."""
+        with self._progress(f"reference of {model.spec.name}"):
+            engine = self.open_reference(model, workload)
+            embeddings = self._reference_embeddings(engine, model, workload.evaluation)
+        check_sane(embeddings, f"the reference of {model.spec.name}")
+        return Reference(engine, embeddings)
+
+    def own_texts(self, model: Exported, reference: Reference) -> OwnTexts | None:
+        """The user's own data, embedded by the reference; None if there is none."""
+        if not self._own.texts:
+            return None
+        tokenize = tokenize_with(model.spec, model.tokenizer)
+        batch = make_batch(self._own.texts, tokenize, model.inputs)
+        with self._progress(f"reference of {model.spec.name} on {len(self._own.texts)} own texts"):
+            expected = self._reference_embeddings(reference.engine, model, batch)
+        check_sane(expected, f"the reference of {model.spec.name}")
+        return OwnTexts(self._own, batch, expected)
+
+    def _reference_embeddings(self, engine: Engine, model: Exported, batch: Batch) -> Embeddings:
+        key = {
+            "model": model.sha256,
+            "tokens": hash_of(batch),
+            "runtime": get_backend("onnxruntime").version(),
+            "machine": this_machine().as_json(),
+        }
+
+        def build(folder: Path) -> dict[str, str]:
+            embeddings = embed_all(engine, batch)
+            np.save(folder / "embeddings.npy", embeddings, allow_pickle=False)
+            return {}
+
+        entry = self.store.get_or_build("reference", key, build)
+        loaded: Embeddings = np.load(entry.folder / "embeddings.npy", allow_pickle=False)
+        return loaded
+
+    def build(
+        self,
+        variant: Variant,
+        model: Exported,
+        workload: Workload,
+        reference: Reference,
+        keep: Sequence[str] | None = None,
+    ) -> Built:
+        """The variant's engine in the store; for `best`, the one chosen among all precisions.
+
+        `keep` names layers to keep in fp32; by default those of the model's definition.
+        """
+        with self._progress(f"engine {variant.id}"):
+            if variant.precision is not Precision.BEST:
+                built = build_engine(
+                    self.store, variant, model, workload, demand_of(self._options), keep
+                )
+            else:
+                built = self._best(variant, model, workload, reference)
+        if self._options.save_engines:
+            named = dataclasses.replace(variant, model=model.spec.name)
+            save_engine(built, named, self._options.save_engines)
+        return built
+
+    def rebuilds(self, built: Built, model: Exported, workload: Workload) -> Iterator[Embeddings]:
+        """Evaluation embeddings of the same engine built anew, as often as --rebuilds says."""
+        variant = dataclasses.replace(built.variant, precision=built.precision)
+        kept = [layer.name for layer in built.kept]
+        for number in range(self._options.rebuilds):
+            with (
+                self._progress(f"build {number + 2} of {variant.id}"),
+                tempfile.TemporaryDirectory(prefix="enginegate-") as folder,
+            ):
+                store = Store(Path(folder))
+                again = build_engine(
+                    store, variant, model, workload, demand_of(self._options), kept
+                )
+                with again.load(workload, self._options.threads) as engine:
+                    found = embed_all(engine, workload.evaluation)
+            yield found
+
+    def _best(
+        self, variant: Variant, model: Exported, workload: Workload, reference: Reference
+    ) -> Built:
+        limits = limits_for(Precision.BEST, model.spec.limits)
+        candidates = {
+            precision: build_engine(
+                self.store,
+                dataclasses.replace(variant, precision=precision),
+                model,
+                workload,
+                demand_of(self._options),
+            )
+            for precision in get_backend(variant.backend).offers
+        }
+
+        expected = reference.embeddings
+        accept = EmbeddingJudge(workload, expected, limits, Precision.BEST).refusals
+        threads = self._options.threads
+        best, notes = choose_best(self.store, candidates, workload, threads, accept)
+        return dataclasses.replace(candidates[best], variant=variant, notes=notes)
+
+    def baseline_engine(self, variant: Variant) -> Built | None:
+        """The engine to measure beside, with --against; None if that has none of the variant."""
+        return saved_engine(self._baseline_engines, variant)
+
+    @functools.cached_property
+    def _baseline_engines(self) -> Path:
+        options = self._options
+        with self._progress(f"engines of {options.beside}"):
+            return self._closing.enter_context(
+                engines_of(
+                    options.against, options.building, options.rootpath, options.against_python
+                )
+            )
+
+    def close(self) -> None:
+        """Remove what was only made for this run."""
+        self._closing.close()
+
+    def rig(
+        self,
+        built: Built,
+        beside: Built | None,
+        model: Exported,
+        workload: Workload,
+        rng: random.Random,
+    ) -> Rig:
+        """What times an engine beside another one or the reference, both loaded anew every time."""
+        options = self._options
+        threads = options.threads
+
+        def reference() -> AbstractContextManager[Engine]:
+            return contextlib.nullcontext(self.open_reference(model, workload))
+
+        def arm(found: Built | None, python: str) -> OpenArm:
+            if found is not None and options.against_python:
+                return _remote(python, found, workload, threads)
+            return local_arm(
+                functools.partial(found.load, workload, threads) if found else reference
+            )
+
+        yardstick = arm(beside, options.against_python)
+        openers = {
+            CANDIDATE: arm(built, sys.executable),
+            YARDSTICK: yardstick,
+            SENTINEL: yardstick,
+        }
+        replicate_s = options.measure_s * len(options.batches) / options.replicates
+        open_all = functools.partial(open_arms, openers, workload)
+        gpu = needs_gpu(built.backend)
+        here = not options.against_python and not gpu  # a call on a GPU waits off the processor
+        return Rig(open_all, replicate_s, rng, watch_self=here, watch_gpu=gpu)
+
+
+def demand_of(options: Options) -> Demand:
+    """Batch sizes that a run gives to its engines."""
+    served = options.serve.deployment.max_batch_size if options.serve else 1
+    return Demand(
+        usual_batch=max(options.batches),
+        largest_batch=max(*options.batches, served, EMBEDDED_AT_ONCE),
+        tf32=options.tf32,
+        timings=options.engine_cache / "timings",
+    )

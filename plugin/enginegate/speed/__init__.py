@@ -1,0 +1,45 @@
+"""Is it slower?"""
+
+from enginegate.speed.arms import Arm, OpenArm, Turn, local_arm, open_arms
+from enginegate.speed.change import describe
+from enginegate.speed.judge import SpeedJudge, Standard, beside
+from enginegate.speed.records import Speed
+from enginegate.speed.sequential import FLOOR_S, METRICS, P50, Question, Rules, Trial, gating_rules
+from enginegate.speed.stats import POWER, Anchor, Change, Errors, anchor_of, bounds, change_of
+from enginegate.speed.timing import CANDIDATE, METHOD, SENTINEL, YARDSTICK, Rig, Samples
+from enginegate.speed.worker import _remote, own_paths
+
+__all__ = [
+    "CANDIDATE",
+    "FLOOR_S",
+    "METHOD",
+    "METRICS",
+    "P50",
+    "POWER",
+    "SENTINEL",
+    "YARDSTICK",
+    "Anchor",
+    "Arm",
+    "Change",
+    "Errors",
+    "OpenArm",
+    "Question",
+    "Rig",
+    "Rules",
+    "Samples",
+    "Speed",
+    "SpeedJudge",
+    "Standard",
+    "Trial",
+    "Turn",
+    "_remote",
+    "anchor_of",
+    "beside",
+    "bounds",
+    "change_of",
+    "describe",
+    "gating_rules",
+    "local_arm",
+    "open_arms",
+    "own_paths",
+]

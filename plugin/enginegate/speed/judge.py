@@ -1,0 +1,151 @@
+"""Judging the speed of one variant after the other: a standard and a rig in, verdicts out."""
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+
+from enginegate.speed.records import Speed
+from enginegate.speed.sequential import (
+    FLOOR_S,
+    METRICS,
+    P50,
+    Finding,
+    Key,
+    Outcome,
+    Question,
+    Trial,
+    judge_sentinel,
+    values_of,
+)
+from enginegate.speed.stats import Anchor, alarm_share, quantile, quantile_interval
+from enginegate.speed.timing import Rig, Samples
+from enginegate.verdicts import Judgement, Verdict
+
+_CLEARED = (Verdict.PASS, Verdict.IMPROVED)
+_TRIPWIRE = 0.25  # of absolute time, which follows the state of a shared machine
+
+Evidence = MutableMapping[str, float]
+
+
+@dataclass(frozen=True)
+class Standard:
+    """What a variant is compared with.
+
+    Attributes:
+        anchors: by batch size and metric; nothing is asked where there is none.
+        scales_s: seconds of one call by batch size; where unknown, those of the yardstick count.
+        missing: what is said of a batch size without an anchor.
+    """
+
+    anchors: Mapping[Key, Anchor]
+    scales_s: Mapping[int, float]
+    missing: Judgement
+
+
+def beside(batches: Sequence[int]) -> Standard:
+    """The yardstick itself: it is the baseline's engine, measured in the same run."""
+    anchors = {(batch, metric): Anchor() for batch in batches for metric in METRICS}
+    return Standard(anchors, {}, Judgement(Verdict.NO_BASELINE))
+
+
+@dataclass(frozen=True)
+class SpeedJudge:
+    """Times variants and judges each batch size.
+
+    Attributes:
+        trial: shares the alarm error of the run among its suspects.
+        limits: largest slowdown that passes, by metric.
+        evidence: e-values by cell, carried from run to run.
+    """
+
+    trial: Trial
+    limits: Mapping[str, float]
+    evidence: Evidence
+
+    def judge(
+        self, rig: Rig, batches: Sequence[int], standard: Standard, name: str
+    ) -> dict[int, tuple[Samples, Speed]]:
+        """Measure the batch sizes of the variant `name` until each is decided or time is over."""
+        questions = {
+            (batch, metric): Question(
+                anchor,
+                self.limits[metric],
+                FLOOR_S,
+                standard.scales_s.get(batch),
+                self.evidence.get(_cell(name, batch, metric, anchor), 1.0),
+            )
+            for (batch, metric), anchor in standard.anchors.items()
+        }
+        outcome = self.trial.run(rig.replicate, batches, questions)
+        fault = judge_sentinel(_sentinel(outcome), self.limits[P50])
+        if not fault:
+            self._remember(name, outcome, standard)
+        speeds = {
+            batch: _speed(samples, outcome.findings, standard, fault)
+            for batch, samples in outcome.samples.items()
+        }
+        return {
+            batch: (outcome.samples[batch], _tripped(speed, standard))
+            for batch, speed in speeds.items()
+        }
+
+    def _remember(self, name: str, outcome: Outcome, standard: Standard) -> None:
+        """Keep the evidence of what is not cleared by fresh data, so that a rerun weighs it up.
+
+        At most half of what an alarm takes is carried on: any e-value may be lowered, and a rerun
+        must be able to refute it.
+        """
+        most = 0.5 / alarm_share(self.trial.alarm, 1)
+        for (batch, metric), finding in outcome.findings.items():
+            if finding.confirmed:
+                cell = _cell(name, batch, metric, standard.anchors[batch, metric])
+                together = self.evidence.pop(cell, 1.0) * finding.change.evidence
+                if finding.judgement.verdict not in _CLEARED:
+                    self.evidence[cell] = min(together, most)
+
+
+def _cell(name: str, batch: int, metric: str, anchor: Anchor) -> str:
+    """What evidence is about: this engine against this baseline."""
+    return f"{name}/{batch}/{metric}/{anchor.level:.6f}"
+
+
+def _sentinel(outcome: Outcome) -> list[float]:
+    return [v for samples in outcome.samples.values() for v in samples.sentinel_log_ratios]
+
+
+def _speed(
+    samples: Samples, findings: Mapping[Key, Finding], standard: Standard, fault: str
+) -> Speed:
+    main, tail = (findings.get((samples.batch, metric)) for metric in METRICS)
+    judgement = main.judgement if main else standard.missing
+    p50_s = quantile(samples.candidate_s, 0.5)
+    return Speed(
+        batch=samples.batch,
+        calls=len(samples.candidate_s),
+        p50_s=p50_s,
+        p99_s=quantile_interval(samples.candidate_s, 0.99),
+        texts_per_s=samples.batch / samples.typical_s,
+        yardstick_p50_s=quantile(samples.yardstick_s, 0.5),
+        log_ratios={metric: values_of(samples.replicates, metric) for metric in METRICS},
+        blocks=samples.blocks,
+        disturbed=tuple(samples.disturbances),
+        change=main.change if main else None,
+        judgement=Judgement(Verdict.INVALID, (fault,)) if fault and main else judgement,
+        tail_change=tail.change if tail else None,
+        tail_judgement=tail.judgement if tail else None,
+    )
+
+
+def _tripped(speed: Speed, standard: Standard) -> Speed:
+    """The speed, with a remark where engine and yardstick both became slower than stored."""
+    stored_s = standard.scales_s.get(speed.batch)
+    if speed.judgement.verdict not in _CLEARED or stored_s is None:
+        return speed
+    slowdown = speed.p50_s / stored_s - 1
+    if slowdown < _TRIPWIRE:
+        return speed
+    said = (
+        f"{slowdown:.0%} slower than stored in absolute time, and so is the reference: another "
+        "state of the machine, or a change that slows both"
+    )
+    judgement = replace(speed.judgement, reasons=(*speed.judgement.reasons, said))
+    return replace(speed, judgement=judgement)

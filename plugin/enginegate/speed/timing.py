@@ -1,0 +1,201 @@
+"""Timing of arms side by side: turns, mirrored blocks, replicates.
+
+A replicate is one instantiation: all arms freshly loaded, in random order, among memory of random
+size. Inside it the arms take turns in mirrored blocks (ABBA), so that drift cancels. A turn is
+timed after an untimed while, because the arm before it has emptied the caches.
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from enginegate.machine import Condition, disturbance
+from enginegate.speed.arms import Arm, Turn
+
+CANDIDATE, YARDSTICK, SENTINEL = "candidate", "yardstick", "sentinel"
+METHOD = "mirrored blocks"
+TURN_S = 0.02  # timed part of a turn, one call at least
+SETTLE_S = 0.02  # untimed part
+SETTLE_BELOW_S = 0.05  # longer calls are not settled: a cold cache is lost in them
+_TAIL = 0.99
+Centre = Callable[[Turn], Any]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One mirrored block: two turns of every arm.
+
+    Attributes:
+        turns: seconds of each call, of both turns, by arm.
+        disturbance: what else the machine did meanwhile; empty if nothing.
+        centre: what one turn is worth, of its calls.
+    """
+
+    turns: Mapping[str, tuple[Turn, Turn]]
+    disturbance: str = ""
+    centre: Centre = np.median
+
+    def seconds(self, arm: str) -> float:
+        """Mean of the centres of both turns."""
+        first, second = self.turns[arm]
+        return float(self.centre(first) + self.centre(second)) / 2
+
+    @property
+    def log_ratio(self) -> float:
+        """Log of the candidate's seconds / the yardstick's, both copies of it where two ran.
+
+        Two copies halve what the luck of one yardstick's instantiation adds to the ratio.
+        """
+        copies = [math.log(self.seconds(a)) for a in (YARDSTICK, SENTINEL) if a in self.turns]
+        return math.log(self.seconds(CANDIDATE)) - sum(copies) / len(copies)
+
+    @property
+    def sentinel_log_ratio(self) -> float:
+        """Log of the second copy's seconds / the first one's."""
+        return math.log(self.seconds(SENTINEL) / self.seconds(YARDSTICK))
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """The blocks of one instantiation at one batch size."""
+
+    blocks: tuple[Block, ...]
+
+    def log_ratio(self) -> float:
+        """Median over the blocks of log(candidate / yardstick)."""
+        return float(np.median([block.log_ratio for block in self.blocks]))
+
+    def sentinel_log_ratio(self) -> float:
+        """Median over the blocks of log(second yardstick / first)."""
+        return float(np.median([block.sentinel_log_ratio for block in self.blocks]))
+
+    def tail_log_ratio(self) -> float:
+        """Log of the p99 of the candidate's calls / the yardstick's p99, of equally many calls."""
+        arms = (self.calls(CANDIDATE), self.calls(YARDSTICK))
+        count = min(map(len, arms))
+        candidate, yardstick = (float(np.quantile(calls[:count], _TAIL)) for calls in arms)
+        return math.log(candidate / yardstick)
+
+    def calls(self, arm: str) -> Turn:
+        """Seconds of every timed call of an arm."""
+        return tuple(s for block in self.blocks for turn in block.turns[arm] for s in turn)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """All replicates of one batch size."""
+
+    batch: int
+    replicates: tuple[Replicate, ...]
+
+    @property
+    def log_ratios(self) -> list[float]:
+        """Log of (candidate / yardstick) of each replicate."""
+        return [replicate.log_ratio() for replicate in self.replicates]
+
+    @property
+    def tail_log_ratios(self) -> list[float]:
+        """Log ratio of the p99s of each replicate."""
+        return [replicate.tail_log_ratio() for replicate in self.replicates]
+
+    @property
+    def sentinel_log_ratios(self) -> list[float]:
+        """Log of (second yardstick / yardstick) of each replicate that measured it."""
+        watched = (r for r in self.replicates if SENTINEL in r.blocks[0].turns)
+        return [replicate.sentinel_log_ratio() for replicate in watched]
+
+    @property
+    def candidate_s(self) -> list[float]:
+        """All timed calls of the candidate, in seconds."""
+        return [s for replicate in self.replicates for s in replicate.calls(CANDIDATE)]
+
+    @property
+    def typical_s(self) -> float:
+        """Centre of all timed calls of the candidate."""
+        return float(self.replicates[0].blocks[0].centre(tuple(self.candidate_s)))
+
+    @property
+    def yardstick_s(self) -> list[float]:
+        """All timed calls of the yardstick, in seconds."""
+        return [s for replicate in self.replicates for s in replicate.calls(YARDSTICK)]
+
+    @property
+    def disturbances(self) -> list[str]:
+        """Of each disturbed block, by what."""
+        blocks = (block for replicate in self.replicates for block in replicate.blocks)
+        return [block.disturbance for block in blocks if block.disturbance]
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return sum(len(replicate.blocks) for replicate in self.replicates)
+
+
+OpenArms = Callable[[Sequence[int], random.Random], AbstractContextManager[Mapping[str, Arm]]]
+
+
+@dataclass(frozen=True)
+class Rig:
+    """Makes replicates of one variant.
+
+    Attributes:
+        open_arms: loads candidate, yardstick and sentinel anew, for the given batch sizes.
+        replicate_s: seconds of one replicate, shared by its batch sizes; one block each at least.
+        rng: order of loading, of the turns, and placement in memory.
+        watch_gpu: whether an arm runs on a GPU, whose clocks then matter.
+        watch_self: whether the arms run in this process, so that its own counters matter.
+        centre: what one turn is worth, of its calls: the median call, of a served engine the mean
+            request, which by Little's law is concurrency / throughput.
+    """
+
+    open_arms: OpenArms
+    replicate_s: float
+    rng: random.Random
+    watch_self: bool = True
+    watch_gpu: bool = False
+    centre: Centre = np.median
+
+    def replicate(self, batches: Sequence[int]) -> dict[int, Replicate]:
+        """One replicate of each batch size; the smallest also watches the sentinel."""
+        cell_s = self.replicate_s / len(batches)
+        with self.open_arms(batches, self.rng) as arms:
+            return {
+                batch: self._blocks(arms, batch, cell_s, watched=batch == min(batches))
+                for batch in batches
+            }
+
+    def _blocks(
+        self, arms: Mapping[str, Arm], batch: int, cell_s: float, *, watched: bool
+    ) -> Replicate:
+        order = [name for name in arms if name != SENTINEL or watched]
+        self.rng.shuffle(order)
+        call_s = {name: min(arms[name].run(batch, SETTLE_S)) for name in order}
+        start = time.perf_counter()
+        blocks = [self._block(arms, order, batch, call_s)]
+        block_s = time.perf_counter() - start
+        while len(blocks) < round(cell_s / block_s):
+            blocks.append(self._block(arms, order, batch, call_s))
+        return Replicate(tuple(blocks))
+
+    def _block(
+        self, arms: Mapping[str, Arm], order: Sequence[str], batch: int, call_s: Mapping[str, float]
+    ) -> Block:
+        before = Condition.now(gpu=self.watch_gpu)
+        settle = min(call_s.values()) < SETTLE_BELOW_S
+        turns = [_turn(arms[name], batch, settle=settle) for name in [*order, *reversed(order)]]
+        disturbed = disturbance(before, Condition.now(gpu=self.watch_gpu), own=self.watch_self)
+        pairs = zip(order, turns[: len(order)], reversed(turns[len(order) :]), strict=True)
+        both = {name: (first, second) for name, first, second in pairs}
+        return Block(both, disturbed, self.centre)
+
+
+def _turn(arm: Arm, batch: int, *, settle: bool) -> Turn:
+    if settle:
+        arm.run(batch, SETTLE_S)
+    return arm.run(batch, TURN_S)
