@@ -164,9 +164,7 @@ def fake_gpu(monkeypatch):
                 "tensorrt",
                 "pycuda",
                 "pynvml",
-                "enginegate.gpu.trt_",
-                "enginegate.gpu.pycuda_",
-                "enginegate.engines.tensorrt.backend",
+                "enginegate.engines.tensorrt",
             )
         ):
             del sys.modules[name]
@@ -216,11 +214,20 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch):
+def keep_time(monkeypatch):
+    """Give every module that reads the time another clock."""
+
+    def keep(clock):
+        for module in ("engines.measure", "speed.arms", "speed.timing", "session"):
+            monkeypatch.setattr(f"enginegate.{module}.time", clock)
+
+    return keep
+
+
+@pytest.fixture
+def clock(keep_time):
     """Planted work takes no real time in this process, so other jobs hardly disturb the runs."""
-    clock = Clock()
-    monkeypatch.setattr("enginegate.speed.timing.time", clock)
-    monkeypatch.setattr("enginegate.session.time", clock)
+    keep_time(Clock())
 
 
 @pytest.fixture

@@ -74,7 +74,9 @@ def gpu(fake_gpu, monkeypatch):
     import enginegate.engines.onnxruntime
     import enginegate.engines.onnxruntime_gpu
 
-    monkeypatch.setattr(enginegate.engines.api, "installed_version", lambda name: real.__version__)
+    monkeypatch.setattr(
+        enginegate.engines.registry, "installed_version", lambda name: real.__version__
+    )
     monkeypatch.setattr(enginegate.engines.onnxruntime, "ort", fake)
     monkeypatch.setattr(enginegate.engines.onnxruntime_gpu, "ort", fake)
     return found

@@ -26,10 +26,9 @@ DEADLINE_S = 60.0
 
 
 @pytest.fixture
-def serving(project, monkeypatch, server_packages):
+def serving(project, monkeypatch, keep_time, server_packages):
     """The project, with the server's packages from the cache of this machine."""
-    monkeypatch.setattr("enginegate.session.time", time)  # a server's time is not skipped
-    monkeypatch.setattr("enginegate.speed.timing.time", time)
+    keep_time(time)  # a server's time is not skipped
     monkeypatch.setattr("enginegate.speed.timing.TURN_S", 0.006)
     monkeypatch.setattr("enginegate.session._SERVED", 3)
     monkeypatch.setattr("enginegate.serving.measure._REPLICATE_S", 0.1)
