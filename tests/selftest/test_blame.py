@@ -204,7 +204,7 @@ def test_a_backend_that_cannot_keep_layers_says_so(tmp_path, exported, workload,
     built = build(tmp_path, exported, workload, "openvino", Precision.FP32)
     with pytest.raises(EngineError, match="for int8 only"):
         rebuilder_of(built, exported, workload, threads=1)
-    monkeypatch.setattr("enginegate.diagnostics.layers.rebuild.get_backend", lambda name: object())
+    monkeypatch.setattr("enginegate.engines.build.get_backend", lambda name: object())
     with pytest.raises(EngineError, match="give it a method `keeping`"):
         rebuilder_of(built, exported, workload, threads=1)
 
