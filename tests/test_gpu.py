@@ -18,7 +18,7 @@ from enginegate.engines.api import embed_all
 from enginegate.engines.build import build_engine, execution_flags
 from enginegate.engines.onnxruntime import open_onnx
 from enginegate.engines.registry import what_lacks
-from enginegate.engines.tensorrt.backend import open_device
+from enginegate.engines.tensorrt.device import open_device
 from enginegate.errors import EngineError
 from enginegate.machine.gpus import find_gpus
 from enginegate.machine.nvml import read_state

@@ -7,7 +7,6 @@ one TensorRT version and one GPU; both are stored with it, and another one refus
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from enginegate.engines.quantize import (
     to_fp16,
 )
 from enginegate.engines.tensorrt.builder import Profile, build_plan, runtime_version
-from enginegate.engines.tensorrt.device import Device
+from enginegate.engines.tensorrt.device import open_device
 from enginegate.engines.tensorrt.inspector import read_inspection
 from enginegate.engines.tensorrt.runner import MODE, PlanRunner
 from enginegate.engines.tensorrt.timing_cache import TimingCacheFile
@@ -144,10 +143,3 @@ def _refuse_other(built: str, here: str, folder: Path) -> None:
             f"the plan in {folder} was built by {built}, this is {here}: a plan runs only where "
             "it was built; build it here"
         )
-
-
-def open_device() -> AbstractContextManager[Device]:
-    """CUDA's device 0 by pycuda. EngineError for every CUDA error that occurs inside."""
-    from enginegate.engines.tensorrt.pycuda_device import open_pycuda
-
-    return open_pycuda()

@@ -4,6 +4,7 @@ The protocols keep the engine free of the library that provides them; `open_devi
 that is used.
 """
 
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,3 +67,10 @@ class Device(Protocol):
 
     def copy_out(self, target: Array, source: Memory, stream: Stream) -> None:
         """Enqueue a copy into a pinned array; both must live until the stream is synchronised."""
+
+
+def open_device() -> AbstractContextManager[Device]:
+    """CUDA's device 0 by pycuda. EngineError for every CUDA error that occurs inside."""
+    from enginegate.engines.tensorrt.pycuda_device import open_pycuda
+
+    return open_pycuda()
