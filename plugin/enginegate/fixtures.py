@@ -14,12 +14,11 @@ if TYPE_CHECKING:
     from enginegate.models import Exported, ModelSpec, Workload
     from enginegate.results import Result
     from enginegate.serving import ServedEngine
-    from enginegate.session import Session
-    from enginegate.session.preparation import Reference
-    from enginegate.speed import Rig, Samples
+    from enginegate.session import Reference, Session
+    from enginegate.speed import Measured, Rig
     from enginegate.variants import Variant
 
-Measure = Callable[[int], "Samples"]
+Measure = Callable[[int], "Measured"]
 MeasureLoad = Callable[[], "Result"]
 SESSION = pytest.StashKey["Session"]()
 
@@ -115,10 +114,10 @@ def built(
     embedding_judge: "EmbeddingJudge",
 ) -> "Built":
     """The variant's engine in the store."""
-    from enginegate.session.diagnosis import Clinic
+    from enginegate.session import repaired_engine
 
-    made = enginegate.prepare.build(enginegate_variant, exported, workload, reference)
-    return Clinic(enginegate).mended(made, exported, workload, reference, embedding_judge)
+    found = enginegate.prepare.build(enginegate_variant, exported, workload, reference)
+    return repaired_engine(enginegate, found, exported, workload, reference, embedding_judge)
 
 
 @pytest.fixture(scope="session")
@@ -149,14 +148,14 @@ def result(
 ) -> "Result":
     """The variant's record, its embeddings judged."""
     from enginegate.engines import gpu_times
-    from enginegate.session.diagnosis import Clinic
+    from enginegate.session import diagnosed
 
     started = enginegate.start(built, engine.executed, exported, workload)
     sizes = {size: workload.batch(size) for size in enginegate.options.batches}
     opened = dataclasses.replace(started, gpu=gpu_times(engine, sizes))
     builds = enginegate.prepare.rebuilds(built, exported, workload)
     judged = enginegate.judge_embeddings(opened, embeddings, embedding_judge, engine, builds)
-    return Clinic(enginegate).examined(judged, built, exported, workload, embeddings, reference)
+    return diagnosed(enginegate, judged, built, exported, workload, embeddings, reference)
 
 
 @pytest.fixture(scope="session")
@@ -179,10 +178,10 @@ def enginegate_server(
     _skip_if_wrong(result, "not served")
     if enginegate.options.save_engines:
         pytest.skip("not served: --save-engines only builds")
-    from enginegate.session.served import Hosting
+    from enginegate.session import serve_engine
 
-    hosting = Hosting(enginegate)
-    with hosting.serve(built, engine, exported, workload, embedding_judge) as served:
+    parts = (built, engine, exported, workload, embedding_judge)
+    with serve_engine(enginegate, *parts) as served:
         yield served
 
 
@@ -191,19 +190,18 @@ def served(
     request: pytest.FixtureRequest, enginegate: "Session", enginegate_server: "ServedEngine"
 ) -> "Gate":
     """Passes, flags or fails the test by what was found of the served engine."""
-    from enginegate.session.served import Hosting
+    from enginegate.session import served_result
 
-    return Gate(request.node, enginegate, Hosting(enginegate).result(enginegate_server))
+    return Gate(request.node, enginegate, served_result(enginegate, enginegate_server))
 
 
 @pytest.fixture
 def measure_load(enginegate: "Session", enginegate_server: "ServedEngine") -> MeasureLoad:
     """Loads the served engine level by level; skips if its served embeddings are wrong."""
-    from enginegate.session.served import Hosting
+    from enginegate.session import load_engine, served_result
 
-    hosting = Hosting(enginegate)
-    _skip_if_wrong(hosting.result(enginegate_server), "not loaded")
-    return lambda: hosting.measure(enginegate_server)
+    _skip_if_wrong(served_result(enginegate, enginegate_server), "not loaded")
+    return lambda: load_engine(enginegate, enginegate_server)
 
 
 def _skip_if_wrong(result: "Result", what: str) -> None:
@@ -229,12 +227,12 @@ def measure(request: pytest.FixtureRequest, enginegate: "Session", result: "Resu
         pytest.skip("not timed: pytest-benchmark is disabled")
     rig = request.getfixturevalue("rig")
 
-    def time(size: int) -> "Samples":
-        samples = enginegate.measured(result, rig, size)
+    def time(size: int) -> "Measured":
+        found = enginegate.measured(result, rig, size)
         benchmark.group = result.variant.model
         benchmark.extra_info.update(_labels(result), batch=size)
-        replay.show(benchmark, samples.candidate_s)
-        return samples
+        replay.show(benchmark, found.samples.candidate_s)
+        return found
 
     return time
 

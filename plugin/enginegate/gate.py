@@ -7,7 +7,7 @@ import pytest
 if TYPE_CHECKING:
     from enginegate.results import Result
     from enginegate.session import Session
-    from enginegate.speed import Samples, Speed
+    from enginegate.speed import Measured, Speed
     from enginegate.verdicts import Verdict
 
 PROPERTY = "enginegate_verdict"
@@ -44,9 +44,9 @@ class Gate:
         text = f"{name}: {verdict}: {'; '.join(filter(None, [found.broken, *found.skipped]))}"
         self._conclude(verdict, text, fails=verdict is Verdict.FAIL)
 
-    def check_speed(self, samples: "Samples") -> None:
+    def check_speed(self, measured: "Measured") -> None:
         """Fail on a regression, and on whatever else the gate is told not to let pass."""
-        speed = self._session.speed_of(self._result, samples.batch)
+        speed = measured.speed
         verdict = speed.verdict
         judgements = [j for j in (speed.judgement, speed.tail_judgement) if j]
         reasons = "; ".join(r for j in judgements if j.verdict is verdict for r in j.reasons)
@@ -69,7 +69,7 @@ class Gate:
 
         self._node.user_properties.append((PROPERTY, str(verdict)))
         strict = verdict is Verdict.FLAGGED and self._session.options.strict
-        self._session.notices.append((verdict, text, fails or strict))
+        self._session.recorder.notice(verdict, text, fails=fails or strict)
         if fails or strict:
             pytest.fail(text, pytrace=False)
 

@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from enginegate.session import Session
+    from enginegate.session import Recorder
 
 SERVER = "enginegate_server"
 _EVIDENCE = "enginegate/evidence"
@@ -89,17 +89,16 @@ def _refuse_workers(config: pytest.Config) -> None:
 
 def _start(config: pytest.Config) -> None:
     from enginegate.config import Options
-    from enginegate.session import Session
+    from enginegate.session import open_session
 
     options = Options.from_config(config)
     if options.report_html:
         from enginegate.report import check_drawable
 
         check_drawable()
-    run = Session(options, lambda what: _progress(config, what))
-    if cache := getattr(config, "cache", None):
-        run.evidence.update(cache.get(_EVIDENCE, {}))
-    config.stash[SESSION] = run
+    cache = getattr(config, "cache", None)
+    evidence = cache.get(_EVIDENCE, {}) if cache else {}
+    config.stash[SESSION] = open_session(options, lambda what: _progress(config, what), evidence)
 
 
 @contextlib.contextmanager
@@ -153,9 +152,9 @@ def pytest_runtest_makereport(
         )
     report = yield
     if report.failed and (run := item.config.stash.get(SESSION, None)):
-        run.ending.failures.append(str(dict(item.user_properties).get(PROPERTY, "")))
+        run.recorder.fail(str(dict(item.user_properties).get(PROPERTY, "")))
         fixtures = getattr(item, "fixturenames", ())
-        if SERVER in fixtures and run.desk and (log := run.desk.log_tail()):
+        if SERVER in fixtures and run.server and (log := run.server.log_tail()):
             report.sections.append(("server's log", log))
     return report
 
@@ -186,9 +185,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if run is None or session.config.option.collectonly:
         return
     interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
-    run.finish(interrupted=interrupted, narrowed=_narrowed(session.config))
+    from enginegate.session import finish_run
+
+    finish_run(run, interrupted=interrupted, narrowed=_narrowed(session.config))
     if cache := getattr(session.config, "cache", None):
-        cache.set(_EVIDENCE, run.evidence)
+        cache.set(_EVIDENCE, run.recorder.evidence)
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         session.exitstatus = run.exit_status()
 
@@ -210,17 +211,18 @@ def _narrowed(config: pytest.Config) -> str:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print the table, what was refreshed, and what could not be written."""
     run = config.stash.get(SESSION, None)
-    if run is not None and (run.results or run.ending.lines or run.ending.problems):
-        _write_summary(terminalreporter, run)
+    found = run.recorder if run else None
+    if found and (found.results or found.lines or found.problems):
+        _write_summary(terminalreporter, found)
 
 
-def _write_summary(terminalreporter: Any, run: "Session") -> None:
+def _write_summary(terminalreporter: Any, run: "Recorder") -> None:
     from enginegate.report import annotations, summary_lines
 
     terminalreporter.section("enginegate")
-    for line in [*summary_lines(run.results.values()), *run.ending.lines]:
+    for line in [*summary_lines(run.results.values()), *run.lines]:
         terminalreporter.write_line(line)
-    for problem in run.ending.problems:
+    for problem in run.problems:
         terminalreporter.write_line(f"ERROR: {problem}", red=True)
-    for line in annotations(run.notices, run.ending.problems):
+    for line in annotations(run.notices, run.problems):
         terminalreporter.write_line(line)

@@ -218,7 +218,13 @@ def keep_time(monkeypatch):
     """Give every module that reads the time another clock."""
 
     def keep(clock):
-        for module in ("engines.measure", "speed.arms", "speed.timing", "session"):
+        for module in (
+            "engines.measure",
+            "speed.arms",
+            "speed.timing",
+            "session",
+            "session.recorder",
+        ):
             monkeypatch.setattr(f"enginegate.{module}.time", clock)
 
     return keep

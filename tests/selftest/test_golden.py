@@ -38,7 +38,9 @@ from enginegate.report.render.plain import render_page_text
 from enginegate.report.saved_run import parse_run, render_json
 from enginegate.report.table import spent_line
 from enginegate.report.terminal import aligned, render_text, summary_lines
-from enginegate.session.finish import Ending
+from enginegate.session.finish import RunOutput
+from enginegate.session.recorder import Recorder
+from enginegate.speed.records import Measured
 from enginegate.variants import Precision
 from enginegate.verdicts import GateLevel, Judgement, Refresh, Verdict, exit_status
 
@@ -246,16 +248,15 @@ def gates(_place):
 
 def outcomes(found, notices):
     node: Any = SimpleNamespace(user_properties=[])
-    session: Any = SimpleNamespace(
-        options=options(), notices=notices, speed_of=lambda r, b: by_batch(r)[b]
-    )
+    session: Any = SimpleNamespace(options=options(), recorder=Recorder(notices=notices))
     gate = Gate(node, session, found)
     yield f"# {found.variant.id}"
     yield outcome("embeddings", gate.check_embeddings)
     yield outcome("invariance", gate.check_invariance)
     for batch in by_batch(found):
         samples: Any = SimpleNamespace(batch=batch)
-        yield outcome("speed", functools.partial(gate.check_speed, samples))
+        measured = Measured(samples, by_batch(found)[batch])
+        yield outcome("speed", functools.partial(gate.check_speed, measured))
     if found.load:
         yield outcome("load", functools.partial(gate.check_load, found))
     yield from (f"  {name} = {value}" for name, value in node.user_properties)
@@ -388,10 +389,11 @@ def ending(name, **changed):
     baselines = stored()
     if name == "damaged":
         baselines.path("small").write_text("<<<<<<< ours\n")
-    end = Ending(options(**changed), baselines)
+    end = Recorder()
+    output = RunOutput(options(**changed), baselines, end)
     found = results_now()
-    end.look_for_missing(found, "-k" if name == "narrowed" else "")
-    end.settle_baselines(found, interrupted=name == "interrupted")
+    output.look_for_missing(found, "-k" if name == "narrowed" else "")
+    output.settle_baselines(found, interrupted=name == "interrupted")
     problems = [f"ERROR: {problem}" for problem in end.problems]
     failures = f"fails by {end.failures}, exit status {exit_status(end.failures)}"
     return lines([f"# {name}", *end.lines, *problems, failures])

@@ -11,7 +11,7 @@ import pytest
 from enginegate.engines import Executed
 from enginegate.models.workload import Batch
 from enginegate.speed.arms import LocalArm
-from enginegate.speed.judge import SpeedJudge, Standard, beside
+from enginegate.speed.judge import Comparison, SpeedJudge, paired
 from enginegate.speed.sequential import P50, P99, Question, Rules, Trial, judge_sentinel
 from enginegate.speed.stats import Anchor
 from enginegate.speed.timing import Block, Replicate, Rig
@@ -135,8 +135,8 @@ def test_what_it_says_it_sees_is_found_in_four_of_five():
 def judged(machine, evidence, *, rules=RULES):
     judge = SpeedJudge(Trial(rules, machine.clock), {P50: 0.05, P99: 0.1}, evidence)
     batches = list(machine._slowdowns)
-    found = judge.judge(machine, batches, beside(batches), "engine")
-    return {batch: speed.verdict for batch, (_, speed) in found.items()}
+    found = judge.judge(machine, batches, paired(batches), "engine")
+    return {batch: one.speed.verdict for batch, one in found.items()}
 
 
 def test_a_regression_leaves_evidence_and_a_pass_on_fresh_data_clears_it():
@@ -228,9 +228,9 @@ def test_blocks_are_mirrored_and_the_sentinel_watches_the_smallest_batch_size(mo
 def test_a_pass_says_so_where_engine_and_reference_both_became_slower(stored_s, warned):
     machine = Machine({1: 0.0})
     judge = SpeedJudge(Trial(RULES, machine.clock), {P50: 0.05, P99: 0.1}, {})
-    standard = Standard({(1, P50): Anchor()}, {1: stored_s}, Judgement(Verdict.NO_BASELINE))
+    standard = Comparison({(1, P50): Anchor()}, {1: stored_s}, Judgement(Verdict.NO_BASELINE))
     rig: Any = machine
-    _, speed = judge.judge(rig, [1], standard, "engine")[1]
+    speed = judge.judge(rig, [1], standard, "engine")[1].speed
     assert speed.verdict is Verdict.PASS
     said = " ".join(speed.judgement.reasons)
     assert ("slower than stored in absolute time, and so is the reference" in said) is warned

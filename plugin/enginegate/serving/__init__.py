@@ -13,14 +13,14 @@ from enginegate.serving.records import (
     OpenLevel,
     StoredLoad,
 )
-from enginegate.serving.served import Desk, ServedEngine, ToServe
+from enginegate.serving.served import EngineServer, ServedEngine, ToServe
 
 __all__ = [
     "Analysis",
     "Breakdown",
     "Capacity",
     "Cliff",
-    "Desk",
+    "EngineServer",
     "Latency",
     "Level",
     "Load",

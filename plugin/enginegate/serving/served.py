@@ -130,7 +130,7 @@ class ServedEngine:
 
 
 @dataclass
-class Desk:
+class EngineServer:
     """Serves the engines of a run, one after the other.
 
     Attributes:

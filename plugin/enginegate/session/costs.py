@@ -33,7 +33,7 @@ _BYTES: Mapping[str, int] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Made:
+class EngineInfo:
     """How an engine of the run was made.
 
     Attributes:
@@ -47,13 +47,13 @@ class Made:
     element_bytes: int
 
 
-class Ledger:
+class ModelCosts:
     """Models and engines of a run; nothing is counted or measured until a report asks for it."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._models: dict[str, Exported] = {}
-        self._engines: dict[str, Made] = {}
+        self._engines: dict[str, EngineInfo] = {}
         self._costs: dict[str, Cost | str] = {}
 
     def note(
@@ -63,7 +63,7 @@ class Ledger:
         self._models[model.spec.name] = model
         most = max(executed.matmuls, key=lambda kind: executed.matmuls[kind], default="")
         size = _BYTES.get(most, ELEMENT_BYTES[precision])
-        self._engines[name] = Made(backend, precision, size)
+        self._engines[name] = EngineInfo(backend, precision, size)
 
     def cost(self, name: str) -> Cost | str:
         """The cost of a model, or why it cannot be counted: that fails no run."""

@@ -4,9 +4,9 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from enginegate.baselines import (
     Baselines,
@@ -21,31 +21,54 @@ from enginegate.baselines import (
 from enginegate.config import Options
 from enginegate.errors import EngineGateError
 from enginegate.files import write_atomic
-from enginegate.machine import this_machine
-from enginegate.report import append_summary, render_json, render_text, run_html, run_markdown
+from enginegate.machine import state_as_json, this_machine
+from enginegate.report import (
+    append_summary,
+    render_json,
+    render_text,
+    run_html,
+    run_markdown,
+    spent_line,
+)
 from enginegate.results import Result
-from enginegate.session.costs import Ledger
+from enginegate.session.costs import ModelCosts
+from enginegate.session.recorder import Recorder
 from enginegate.speed import Rules
 from enginegate.verdicts import GateLevel, Refresh, Verdict
 
+if TYPE_CHECKING:
+    from enginegate.session import Session
 
-@dataclass
-class Ending:
+
+def finish_run(session: "Session", *, interrupted: bool, narrowed: str) -> None:
+    """Write baselines and reports; what cannot be written is one of the recorder's problems."""
+    recorder, costs = session.recorder, session.costs
+    results = list(recorder.results.values())
+    output = RunOutput(session.options, session.comparisons.baselines, recorder)
+    if results:
+        recorder.lines.append(spent_line(recorder.measured_s, recorder.other_s))
+    output.look_for_missing(results, narrowed)
+    output.settle_baselines(results, interrupted=interrupted)
+    output.calibrate(results, session.rules, session.seed)
+    output.compare_with_ceilings(results, costs)
+    condition = {**session.condition, "gpu_after": state_as_json()}
+    output.write_reports(results, condition, session.seed, costs)
+    session.prepare.close()
+
+
+@dataclass(frozen=True)
+class RunOutput:
     """Writes what is to be written; one thing that fails does not keep the others from it.
 
     Attributes:
         options: of the run.
         baselines: of this machine.
-        lines: what to tell the user.
-        problems: what could not be written.
-        failures: reasons that the run fails for.
+        recorder: is told what to say, what could not be written, and why the run fails.
     """
 
     options: Options
     baselines: Baselines
-    lines: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
+    recorder: Recorder
 
     def look_for_missing(self, results: Sequence[Result], narrowed: str) -> None:
         """Report what had a baseline and was not judged, unless the run was narrowed."""
@@ -54,13 +77,15 @@ class Ending:
 
     def _look_for_missing(self, results: Sequence[Result], narrowed: str) -> None:
         if narrowed and self.baselines.models():
-            self.lines.append(f"not looked for lost checks: the run was narrowed by {narrowed}")
+            self.recorder.lines.append(
+                f"not looked for lost checks: the run was narrowed by {narrowed}"
+            )
         if narrowed:
             return
         found = list(unjudged(self.baselines, results, self.options))
-        self.lines += [f"not judged: {line}" for line in found]
+        self.recorder.lines += [f"not judged: {line}" for line in found]
         if found and self.options.fails(Verdict.NO_BASELINE):
-            self.failures.append(Verdict.NO_BASELINE)
+            self.recorder.fail(Verdict.NO_BASELINE)
 
     def settle_baselines(self, results: Sequence[Result], *, interrupted: bool) -> None:
         """Refresh them, or offer what would accept a regression; append the history."""
@@ -72,40 +97,39 @@ class Ending:
             machine = self.baselines.machine.id
             append_history(results, self.baselines.root, machine, self.options.rootpath)
         settle = refresh_baselines if self.options.refresh is not Refresh.NONE else offer
-        self.lines += settle(self.baselines, results, self.options, interrupted=interrupted)
+        self.recorder.lines += settle(
+            self.baselines, results, self.options, interrupted=interrupted
+        )
 
-    def calibrate(
-        self, results: Sequence[Result], rules: Rules, measured_s: float, seed: int
-    ) -> None:
+    def calibrate(self, results: Sequence[Result], rules: Rules, seed: int) -> None:
         """With --calibrate, say and store what the gate is worth here."""
         if self.options.calibrate:
-            self._attempt(lambda: self._calibrate(results, rules, measured_s, seed))
+            self._attempt(lambda: self._calibrate(results, rules, seed))
 
-    def _calibrate(
-        self, results: Sequence[Result], rules: Rules, measured_s: float, seed: int
-    ) -> None:
-        found = calibrate_results(results, self.options.max_slowdown, rules, measured_s, seed)
-        self.lines += calibration_lines(found)
+    def _calibrate(self, results: Sequence[Result], rules: Rules, seed: int) -> None:
+        spent_s = self.recorder.measured_s
+        found = calibrate_results(results, self.options.max_slowdown, rules, spent_s, seed)
+        self.recorder.lines += calibration_lines(found)
         if found:
             folder = self.baselines.root / self.baselines.machine.id
             path = save_calibration(folder, found, dataclasses.asdict(rules))
-            self.lines.append(f"calibration: wrote {os.path.relpath(path)}")
+            self.recorder.lines.append(f"calibration: wrote {os.path.relpath(path)}")
 
-    def compare_with_ceilings(self, results: Sequence[Result], ledger: Ledger) -> None:
+    def compare_with_ceilings(self, results: Sequence[Result], costs: ModelCosts) -> None:
         """With --roofline, say what the machine allows and how much of it was reached."""
-        self._attempt(lambda: self.lines.extend(ledger.roofline_lines(results)))
+        self._attempt(lambda: self.recorder.lines.extend(costs.roofline_lines(results)))
 
     def write_reports(
-        self, results: Sequence[Result], condition: Mapping[str, Any], seed: int, ledger: Ledger
+        self, results: Sequence[Result], condition: Mapping[str, Any], seed: int, costs: ModelCosts
     ) -> None:
         """The reports that were asked for."""
         machine, allowed = this_machine(), self.options.allowed
-        costs, rooflines = ledger.costs, functools.partial(ledger.rooflines, results)
+        counted, rooflines = costs.costs, functools.partial(costs.rooflines, results)
         report = functools.cache(
-            lambda: render_json(results, machine, condition, seed, allowed, costs(), rooflines())
+            lambda: render_json(results, machine, condition, seed, allowed, counted(), rooflines())
         )
         makers: dict[Path | None, Callable[[], str]] = {
-            self.options.report_text: lambda: render_text(results, ledger.lines()) + "\n",
+            self.options.report_text: lambda: render_text(results, costs.lines()) + "\n",
             self.options.report_json: report,
             self.options.report_html: lambda: run_html(report(), self.options.baselines),
             self.options.report_markdown: lambda: run_markdown(report()),
@@ -120,10 +144,10 @@ class Ending:
         try:
             action()
         except EngineGateError as error:
-            self.problems.append(str(error))
+            self.recorder.problems.append(str(error))
         except OSError as error:
             named = f"cannot write {error.filename}: {error.strerror}"
-            self.problems.append(named if error.filename else str(error))
+            self.recorder.problems.append(named if error.filename else str(error))
 
 
 def _write(path: Path, make: Callable[[], str]) -> None:

@@ -55,8 +55,10 @@ from enginegate.models import (
     take,
     tokenize_with,
 )
+from enginegate.results import Context
 from enginegate.speed import (
     CANDIDATE,
+    METHOD,
     SENTINEL,
     YARDSTICK,
     OpenArm,
@@ -271,4 +273,24 @@ def demand_of(options: Options) -> Demand:
         largest_batch=max(*options.batches, served, EMBEDDED_AT_ONCE),
         tf32=options.tf32,
         timings=options.engine_cache / "timings",
+    )
+
+
+def context_of(
+    options: Options, model: Exported, workload: Workload, deployment: str = ""
+) -> Context:
+    """Everything that figures of a model go with."""
+    return Context(
+        weights=model.weights,
+        tokenizer="tokenizer.json" if model.tokenizer else "hashed words",
+        workload=workload.name,
+        workload_sha256=workload.sha256,
+        texts=workload.shape[0],
+        seq_len=workload.shape[1],
+        model_sha256=model.sha256,
+        reference=f"{get_backend('onnxruntime').version()} fp32",
+        threads=options.threads,
+        method=METHOD,
+        against="itself" if options.calibrate else options.beside,
+        deployment=deployment,
     )

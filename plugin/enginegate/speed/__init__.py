@@ -2,11 +2,11 @@
 
 from enginegate.speed.arms import Arm, OpenArm, Turn, local_arm, open_arms
 from enginegate.speed.change import describe
-from enginegate.speed.judge import SpeedJudge, Standard, beside
-from enginegate.speed.records import Speed
+from enginegate.speed.judge import Comparison, SpeedJudge, paired
+from enginegate.speed.records import Measured, Speed
 from enginegate.speed.sequential import FLOOR_S, METRICS, P50, Question, Rules, Trial, gating_rules
 from enginegate.speed.stats import POWER, Anchor, Change, Errors, anchor_of, bounds, change_of
-from enginegate.speed.timing import CANDIDATE, METHOD, SENTINEL, YARDSTICK, Rig, Samples
+from enginegate.speed.timing import CANDIDATE, METHOD, SENTINEL, YARDSTICK, Compared, Rig, Samples
 from enginegate.speed.worker import _remote, own_paths
 
 __all__ = [
@@ -21,7 +21,10 @@ __all__ = [
     "Anchor",
     "Arm",
     "Change",
+    "Compared",
+    "Comparison",
     "Errors",
+    "Measured",
     "OpenArm",
     "Question",
     "Rig",
@@ -29,12 +32,10 @@ __all__ = [
     "Samples",
     "Speed",
     "SpeedJudge",
-    "Standard",
     "Trial",
     "Turn",
     "_remote",
     "anchor_of",
-    "beside",
     "bounds",
     "change_of",
     "describe",
@@ -42,4 +43,5 @@ __all__ = [
     "local_arm",
     "open_arms",
     "own_paths",
+    "paired",
 ]

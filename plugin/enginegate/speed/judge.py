@@ -1,9 +1,9 @@
-"""Judging the speed of one variant after the other: a standard and a rig in, verdicts out."""
+"""Judging the speed of one variant after the other: a comparison and a rig in, verdicts out."""
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 
-from enginegate.speed.records import Speed
+from enginegate.speed.records import Measured, Speed
 from enginegate.speed.sequential import (
     FLOOR_S,
     METRICS,
@@ -27,7 +27,7 @@ Evidence = MutableMapping[str, float]
 
 
 @dataclass(frozen=True)
-class Standard:
+class Comparison:
     """What a variant is compared with.
 
     Attributes:
@@ -41,10 +41,10 @@ class Standard:
     missing: Judgement
 
 
-def beside(batches: Sequence[int]) -> Standard:
+def paired(batches: Sequence[int]) -> Comparison:
     """The yardstick itself: it is the baseline's engine, measured in the same run."""
     anchors = {(batch, metric): Anchor() for batch in batches for metric in METRICS}
-    return Standard(anchors, {}, Judgement(Verdict.NO_BASELINE))
+    return Comparison(anchors, {}, Judgement(Verdict.NO_BASELINE))
 
 
 @dataclass(frozen=True)
@@ -62,33 +62,36 @@ class SpeedJudge:
     evidence: Evidence
 
     def judge(
-        self, rig: Rig, batches: Sequence[int], standard: Standard, name: str
-    ) -> dict[int, tuple[Samples, Speed]]:
-        """Measure the batch sizes of the variant `name` until each is decided or time is over."""
+        self, rig: Rig, batches: Sequence[int], comparison: Comparison, name: str
+    ) -> dict[int, Measured]:
+        """Measure the batch sizes of a variant until each is decided or time is over.
+
+        `name` is what evidence is kept by; without one, none is used and none is kept.
+        """
         questions = {
             (batch, metric): Question(
                 anchor,
                 self.limits[metric],
                 FLOOR_S,
-                standard.scales_s.get(batch),
-                self.evidence.get(_cell(name, batch, metric, anchor), 1.0),
+                comparison.scales_s.get(batch),
+                self.evidence.get(_cell(name, batch, metric, anchor), 1.0) if name else 1.0,
             )
-            for (batch, metric), anchor in standard.anchors.items()
+            for (batch, metric), anchor in comparison.anchors.items()
         }
         outcome = self.trial.run(rig.replicate, batches, questions)
         fault = judge_sentinel(_sentinel(outcome), self.limits[P50])
-        if not fault:
-            self._remember(name, outcome, standard)
+        if name and not fault:
+            self._remember(name, outcome, comparison)
         speeds = {
-            batch: _speed(samples, outcome.findings, standard, fault)
+            batch: _speed(samples, outcome.findings, comparison, fault)
             for batch, samples in outcome.samples.items()
         }
         return {
-            batch: (outcome.samples[batch], _tripped(speed, standard))
+            batch: Measured(outcome.samples[batch], _tripped(speed, comparison))
             for batch, speed in speeds.items()
         }
 
-    def _remember(self, name: str, outcome: Outcome, standard: Standard) -> None:
+    def _remember(self, name: str, outcome: Outcome, comparison: Comparison) -> None:
         """Keep the evidence of what is not cleared by fresh data, so that a rerun weighs it up.
 
         At most half of what an alarm takes is carried on: any e-value may be lowered, and a rerun
@@ -97,7 +100,7 @@ class SpeedJudge:
         most = 0.5 / alarm_share(self.trial.alarm, 1)
         for (batch, metric), finding in outcome.findings.items():
             if finding.confirmed:
-                cell = _cell(name, batch, metric, standard.anchors[batch, metric])
+                cell = _cell(name, batch, metric, comparison.anchors[batch, metric])
                 together = self.evidence.pop(cell, 1.0) * finding.change.evidence
                 if finding.judgement.verdict not in _CLEARED:
                     self.evidence[cell] = min(together, most)
@@ -113,10 +116,10 @@ def _sentinel(outcome: Outcome) -> list[float]:
 
 
 def _speed(
-    samples: Samples, findings: Mapping[Key, Finding], standard: Standard, fault: str
+    samples: Samples, findings: Mapping[Key, Finding], comparison: Comparison, fault: str
 ) -> Speed:
     main, tail = (findings.get((samples.batch, metric)) for metric in METRICS)
-    judgement = main.judgement if main else standard.missing
+    judgement = main.judgement if main else comparison.missing
     p50_s = quantile(samples.candidate_s, 0.5)
     return Speed(
         batch=samples.batch,
@@ -135,9 +138,9 @@ def _speed(
     )
 
 
-def _tripped(speed: Speed, standard: Standard) -> Speed:
+def _tripped(speed: Speed, comparison: Comparison) -> Speed:
     """The speed, with a remark where engine and yardstick both became slower than stored."""
-    stored_s = standard.scales_s.get(speed.batch)
+    stored_s = comparison.scales_s.get(speed.batch)
     if speed.judgement.verdict not in _CLEARED or stored_s is None:
         return speed
     slowdown = speed.p50_s / stored_s - 1

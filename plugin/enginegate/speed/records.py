@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from enginegate.speed.stats import Change
+from enginegate.speed.timing import Samples
 from enginegate.verdicts import Judgement, Verdict
 
 _COMPARED = (Verdict.PASS, Verdict.IMPROVED, Verdict.UNDECIDED, Verdict.REGRESSED)
@@ -52,3 +53,11 @@ class Speed:
         if tail and tail.verdict is Verdict.REGRESSED and self.judgement.verdict in _COMPARED:
             return Verdict.REGRESSED
         return self.judgement.verdict
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The samples of one batch size, and what is said of them."""
+
+    samples: Samples
+    speed: Speed

@@ -141,6 +141,19 @@ OpenArms = Callable[[Sequence[int], random.Random], AbstractContextManager[Mappi
 
 
 @dataclass(frozen=True)
+class Compared:
+    """Which engines a rig measures.
+
+    Attributes:
+        candidate: key of the engine in the cache.
+        control: content hash of the engine it is measured beside; empty for the reference.
+    """
+
+    candidate: str
+    control: str = ""
+
+
+@dataclass(frozen=True)
 class Rig:
     """Makes replicates of one variant.
 
@@ -152,6 +165,7 @@ class Rig:
         watch_self: whether the arms run in this process, so that its own counters matter.
         centre: what one turn is worth, of its calls: the median call, of a served engine the mean
             request, which by Little's law is concurrency / throughput.
+        compared: which engines those are; None where the rig does not say.
     """
 
     open_arms: OpenArms
@@ -160,6 +174,7 @@ class Rig:
     watch_self: bool = True
     watch_gpu: bool = False
     centre: Centre = np.median
+    compared: Compared | None = None
 
     def replicate(self, batches: Sequence[int]) -> dict[int, Replicate]:
         """One replicate of each batch size; the smallest also watches the sentinel."""

@@ -19,7 +19,7 @@ Build = Callable[[Sequence[str]], Built]
 
 
 @dataclass
-class Workshop:
+class RepairSearch:
     """Tries engines with layers kept, and remembers what came of it.
 
     Attributes:
@@ -76,7 +76,7 @@ def repaired(
     except EngineError as error:
         return _noted(built, f"repair: not possible: {error}"), None
     reference_s = _reference_s(model, workload, threads)
-    workshop = Workshop(rebuilder, reference, reference_s, accept)
+    workshop = RepairSearch(rebuilder, reference, reference_s, accept)
     repair = search(workshop, read_layers(model.onnx), built)
     if not repair.configuration:
         said = "repair: no set of layers kept in fp32 brings it within its limits"
@@ -85,7 +85,7 @@ def repaired(
     return dataclasses.replace(again, notes=(*built.notes, *again.notes)), repair
 
 
-def search(workshop: Workshop, layers: Sequence[Layer], built: Built) -> Repair:
+def search(workshop: RepairSearch, layers: Sequence[Layer], built: Built) -> Repair:
     """The fewest layers to keep, those first that repair most for what they cost."""
     before, rebuilder = workshop.attempt(()), workshop.rebuilder
     few = workshop.reference[:BLAME_TEXTS]

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as triton
 
+sys.path += os.environ["ENGINEGATE_PATHS"].split(os.pathsep)  # Triton runs an isolated Python
 from enginegate.engines import Engine, get_backend, register
 from enginegate.models import Batch
-
-sys.path += os.environ["ENGINEGATE_PATHS"].split(os.pathsep)  # Triton runs an isolated Python
 
 
 class TritonPythonModel:

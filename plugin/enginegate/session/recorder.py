@@ -1,0 +1,103 @@
+"""All that a run found and has to say. The only thing of a run that changes."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from enginegate.diagnostics import Repair
+from enginegate.errors import ModelError
+from enginegate.results import Result
+from enginegate.speed import Measured
+from enginegate.variants import Variant
+from enginegate.verdicts import Verdict
+
+
+@dataclass
+class Recorder:
+    """Written by the session alone; everybody else reads it.
+
+    Attributes:
+        results: the latest record of each variant, by its id.
+        measured: samples and verdict of each batch size, by the variant's id.
+        repairs: layers found to be kept, by the variant that was asked for.
+        planned: batch sizes that tests will ask for, by variant.
+        evidence: e-values by cell, carried from run to run.
+        notices: verdict, text, and whether it failed, of each check.
+        lines: what to tell the user at the end.
+        problems: what could not be written.
+        failures: reasons that the run fails for.
+        measured_s: seconds spent measuring.
+    """
+
+    results: dict[str, Result] = field(default_factory=dict)
+    measured: dict[tuple[str, int], Measured] = field(default_factory=dict)
+    repairs: dict[Variant, Repair] = field(default_factory=dict)
+    planned: dict[Variant, tuple[int, ...]] = field(default_factory=dict)
+    evidence: dict[str, float] = field(default_factory=dict)
+    notices: list[tuple[Verdict, str, bool]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    measured_s: float = 0.0
+    _asked: dict[str, Variant] = field(default_factory=dict)
+    _started_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._started_s = time.monotonic()
+
+    def open(self, asked: Variant, result: Result) -> Result:
+        """Begin the record of a variant. Raises ModelError for a second one of the same id."""
+        name = result.variant.id
+        if self._asked.setdefault(name, asked) != asked:
+            raise ModelError(
+                f"two models of this run are both named {name}: a `model` fixture that is "
+                "overridden serves one model, so name only one with --model"
+            )
+        return self.keep(result)
+
+    def keep(self, result: Result) -> Result:
+        """Keep the latest of a variant."""
+        self.results[result.variant.id] = result
+        return result
+
+    def update(self, result: Result, **parts: Any) -> Result:
+        """Change parts of the latest record of a variant; `result` is it where there is none."""
+        return self.keep(dataclasses.replace(self.latest(result), **parts))
+
+    def latest(self, result: Result) -> Result:
+        """The variant's record as it stands now."""
+        return self.results.get(result.variant.id, result)
+
+    def plan(self, variant: Variant, batch: int) -> None:
+        """Note a batch size that a test will ask for."""
+        known = self.planned.get(variant, ())
+        self.planned[variant] = tuple(sorted({*known, batch}))
+
+    def batches_with(self, result: Result, batch: int) -> Sequence[int]:
+        """The planned batch sizes of a variant if `batch` is among them, else that one alone."""
+        asked = self._asked.get(result.variant.id, result.variant)
+        planned = self.planned.get(asked, ())
+        return planned if batch in planned else (batch,)
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Count what happens inside as measurement."""
+        start_s = time.monotonic()
+        yield
+        self.measured_s += time.monotonic() - start_s
+
+    @property
+    def other_s(self) -> float:
+        """Seconds of the run so far outside measurement."""
+        return time.monotonic() - self._started_s - self.measured_s
+
+    def notice(self, verdict: Verdict, text: str, *, fails: bool) -> None:
+        """Note the outcome of a check."""
+        self.notices.append((verdict, text, fails))
+
+    def fail(self, reason: str) -> None:
+        """Note why a test failed: a verdict, `error`, or nothing."""
+        self.failures.append(reason)
