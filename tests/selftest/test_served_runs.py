@@ -123,6 +123,26 @@ def test_the_highest_rate_that_holds_a_latency_is_sought(serving, monkeypatch):
     assert load["capacity"]["end"] in ("found", "holds up to the client's limit")
 
 
+def test_a_backend_of_ones_own_is_one_file_and_one_line(serving):
+    """The example of the guide, as it stands there: judged, served and reported."""
+    guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
+    files = dict(re.findall(r"```python\n# (conftest|plain_backend)\.py\n(.*?)```", guide, re.S))
+    for name, text in files.items():
+        serving.write(f"{name}.py", text)
+    table = (serving.path / "pyproject.toml").read_text()
+    serving.write("pyproject.toml", table.replace("measure_s = 4\n", "measure_s = 0.04\n"))
+    extras = ("--report-json=r.json", "--model-repository=repository")
+    run = serve(serving, "--backend=plain", "--concurrency=1", *extras)
+    run.assert_outcomes(passed=6)
+    run.stdout.fnmatch_lines(["fp32 served  f32*no baseline"])
+    assert files["conftest"].count("register(") == 1
+    (loaded,) = (serving.path / "repository").glob("*/1/engine.json")
+    assert json.loads(loaded.read_text())["target"] == "plain_backend:Plain"
+    results = json.loads((serving.path / "r.json").read_text())["results"]
+    assert [result["variant"]["backend"] for result in results] == ["plain", "plain"]
+    assert served_load(serving)["levels"][0]["throughput_per_s"] > 0
+
+
 def served_load(serving):
     """The load in the JSON report."""
     results = json.loads((serving.path / "r.json").read_text())["results"]

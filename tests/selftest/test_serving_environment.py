@@ -4,7 +4,8 @@ import pytest
 from tests.selftest.fake_server import no_models, quiet, stand_in
 
 from enginegate.cache import Store
-from enginegate.errors import ServingError
+from enginegate.engines import check_installed, register, registry, runtime_packages
+from enginegate.errors import OptionError, ServingError
 from enginegate.serving.triton import environment as environments
 from enginegate.serving.triton.environment import check_environment, server_environment
 from enginegate.serving.triton.server import serve
@@ -15,6 +16,12 @@ pytestmark = pytest.mark.xdist_group("server")
 @pytest.fixture
 def fake(tmp_path):
     return stand_in(tmp_path)
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """The backends of this package, and what a test adds."""
+    monkeypatch.setattr("enginegate.engines.registry.REGISTERED", dict(registry._OWN))
 
 
 class TestEnvironment:
@@ -50,6 +57,24 @@ class TestEnvironment:
         import onnxruntime
 
         assert f"onnxruntime=={onnxruntime.__version__}" in environments._same_runtimes()
+
+    def test_packages_of_the_backends_that_there_are(self, registered):
+        """They are part of the cache's key: another order would make every server anew."""
+        assert runtime_packages() == ["onnx", "onnxruntime", "openvino"]
+
+    def test_packages_of_a_registered_backend(self, registered):
+        register("own", "own:Own", runtime=["pytest", "onnx"])
+        names = [found.partition("==")[0] for found in environments._same_runtimes()]
+        assert names == ["onnx", "onnxruntime", "openvino", "pytest"]
+
+    def test_a_package_that_is_not_here_is_said(self, registered):
+        register("own", "own:Own", runtime=["no-such"])
+        with pytest.raises(OptionError, match="no-such not installed: pip install no-such"):
+            check_installed("own")
+
+    def test_a_backend_registered_anew_keeps_its_packages(self, registered):
+        register("openvino", "own:Own")
+        assert runtime_packages() == ["onnx", "onnxruntime", "openvino"]
 
     def test_python_without_a_stub(self, tmp_path):
         stub = tmp_path / environments._STUBS / "3.8" / "triton_python_backend_stub"

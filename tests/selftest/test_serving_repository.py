@@ -8,17 +8,11 @@ import pytest
 
 from enginegate.cache import MANIFEST, Entry
 from enginegate.config.serving import Deployment
+from enginegate.engines import PLAN_FILE, TritonModel, register
 from enginegate.engines.build import Built
-from enginegate.engines.registry import get_backend
+from enginegate.engines.registry import REGISTERED, get_backend
 from enginegate.models import Exported, Kind, ModelSpec
-from enginegate.serving.triton.repository import (
-    served_as,
-    write_engine,
-    write_on_gpu,
-    write_onnx,
-    write_reference,
-    write_tensorrt,
-)
+from enginegate.serving.triton.repository import served_as, write_engine, write_reference
 from enginegate.variants import Precision, Variant
 
 INPUTS = ("input_ids", "attention_mask")
@@ -52,6 +46,11 @@ def built(tiny, batch, tmp_path):
 @pytest.fixture
 def served(tiny, batch):
     return served_as("tiny", tiny, batch, 16, Deployment())
+
+
+def of_backend(name, built):
+    """The same files, as if another backend had built them."""
+    return dataclasses.replace(built, backend=name)
 
 
 def config_of(root, name="tiny"):
@@ -96,33 +95,40 @@ class TestRepository:
         assert what["properties"] == {"output": OUTPUT}
         assert (tmp_path / "tiny" / "1" / "engine" / "engine.onnx").stat().st_size > 0
 
-    def test_tensorrt_plan(self, tmp_path, served):
-        plan = tmp_path / "any.plan"
-        plan.write_bytes(b"plan")
-        write_tensorrt(tmp_path, served, plan)
+    def test_tensorrt_plan(self, tmp_path, served, built, batch):
+        (built.entry.folder / PLAN_FILE).write_bytes(b"plan")
+        write_engine(tmp_path, served, of_backend("tensorrt", built), batch)
         config = config_of(tmp_path)
         assert (config.platform, config.backend) == ("tensorrt_plan", "")
         assert config.instance_group[0].kind == config.instance_group[0].KIND_GPU
         assert (tmp_path / "tiny" / "1" / "model.plan").read_bytes() == b"plan"
 
-    def test_engines_of_a_gpu_go_to_the_backend_for_them(self, tmp_path, served, built):
+    def test_onnx_for_a_gpu(self, tmp_path, served, built, batch):
         for backend, accelerators in (
             ("onnxruntime-cuda", []),
             ("onnxruntime-tensorrt", ["tensorrt"]),
         ):
-            write_on_gpu(tmp_path, served, dataclasses.replace(built, backend=backend))
+            write_engine(tmp_path, served, of_backend(backend, built), batch)
             config = config_of(tmp_path)
-            assert config.backend == "onnxruntime"
+            assert (config.backend, config.platform) == ("onnxruntime", "")
+            assert config.instance_group[0].kind == config.instance_group[0].KIND_GPU
+            assert (tmp_path / "tiny" / "1" / "model.onnx").stat().st_size > 0
             found = config.optimization.execution_accelerators.gpu_execution_accelerator
             assert [accelerator.name for accelerator in found] == accelerators
 
-    def test_onnx_for_a_gpu(self, tmp_path, served, tiny):
-        write_onnx(tmp_path, served, tiny.onnx)
+    def test_a_registered_backend_says_which_file_triton_gets(
+        self, tmp_path, served, built, batch, monkeypatch
+    ):
+        monkeypatch.setattr("enginegate.engines.registry.REGISTERED", dict(REGISTERED))
+        graph = TritonModel("engine.onnx", "model.xml", backend="openvino")
+        register("own", "own:Own", triton=graph)
+        write_engine(tmp_path, served, of_backend("own", built), batch)
         config = config_of(tmp_path)
-        assert (config.backend, config.platform) == ("onnxruntime", "")
-        assert (tmp_path / "tiny" / "1" / "model.onnx").exists()
+        assert (config.backend, config.platform) == ("openvino", "")
+        assert config.instance_group[0].kind == config.instance_group[0].KIND_CPU
+        assert [p.name for p in (tmp_path / "tiny" / "1").iterdir()] == ["model.xml"]
 
-    def test_written_again_replaces_what_was_there(self, tmp_path, served, tiny, built, batch):
-        write_onnx(tmp_path, served, tiny.onnx)
+    def test_written_again_replaces_what_was_there(self, tmp_path, served, built, batch):
+        write_engine(tmp_path, served, of_backend("onnxruntime-cuda", built), batch)
         write_engine(tmp_path, served, built, batch)
         assert not (tmp_path / "tiny" / "1" / "model.onnx").exists()

@@ -10,7 +10,9 @@ from enginegate.engines.api import (
     Engine,
     Executed,
     Keeping,
+    Keeps,
     Profiles,
+    check_shape,
     embed_all,
 )
 from enginegate.engines.build import Built, build_engine, choose_best, execution_flags, keeping_of
@@ -20,13 +22,16 @@ from enginegate.engines.phases import GpuTimes
 from enginegate.engines.profile import Kernel, Profile
 from enginegate.engines.reference import open_reference, run_reference
 from enginegate.engines.registry import (
+    TritonModel,
     check_installed,
     get_backend,
     needs_gpu,
     offered,
     register,
     resolve,
+    runtime_packages,
     target_of,
+    triton_model,
 )
 from enginegate.engines.saved import engines_of, save_engine, saved_engine
 
@@ -43,13 +48,16 @@ __all__ = [
     "Executed",
     "GpuTimes",
     "Keeping",
+    "Keeps",
     "Kernel",
     "Profile",
     "Profiles",
+    "TritonModel",
     "advice",
     "build_engine",
     "call_s",
     "check_installed",
+    "check_shape",
     "choose_best",
     "embed_all",
     "engines_of",
@@ -65,7 +73,9 @@ __all__ = [
     "register",
     "resolve",
     "run_reference",
+    "runtime_packages",
     "save_engine",
     "saved_engine",
     "target_of",
+    "triton_model",
 ]

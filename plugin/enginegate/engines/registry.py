@@ -1,22 +1,49 @@
 """Backends by name: registered, resolved, checked, loaded."""
 
 import importlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
-from enginegate.engines.api import Backend
+from enginegate.engines.api import ONNX_FILE, PLAN_FILE, Backend
 from enginegate.errors import OptionError
 from enginegate.machine import find_gpus, installed_version
 from enginegate.variants import Precision
 
 
 @dataclass(frozen=True)
-class Registration:
-    """Where a backend's class is, which packages it needs, and how to install them.
+class TritonModel:
+    """How a backend of Triton's own runs an engine's file, without this package.
 
-    `gpu`: whether it needs an NVIDIA GPU. `distributions`: where a package of the same name comes
-    from several, the one that it must come from.
+    Attributes:
+        file: the engine's file, in the folder that it was built in.
+        name: what Triton looks for.
+        platform: of the model's configuration; empty where `backend` says it.
+        backend: of the model's configuration; empty where `platform` says it.
+        accelerator: the execution provider on a GPU beside CUDA's; empty for none.
+    """
+
+    file: str
+    name: str
+    platform: str = ""
+    backend: str = ""
+    accelerator: str = ""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Where a backend's class is, what it needs, how to install that, and how Triton runs it.
+
+    Attributes:
+        target: `module:Class`.
+        packages: what it imports.
+        install: how to install that.
+        gpu: whether it needs an NVIDIA GPU.
+        distributions: where a package of the same name comes from several, the one that it must
+            come from.
+        runtime: distributions that it needs in a server, in the versions that are installed here.
+        triton: for engines that a backend of Triton's own runs; None for Triton's Python backend,
+            which loads the engine as the tests do.
     """
 
     target: str
@@ -24,16 +51,26 @@ class Registration:
     install: str
     gpu: bool = False
     distributions: tuple[str, ...] = ()
+    runtime: tuple[str, ...] = ()
+    triton: TritonModel | None = None
 
 
+_PLAN = TritonModel(PLAN_FILE, "model.plan", platform="tensorrt_plan")
+_ONNX = TritonModel(ONNX_FILE, "model.onnx", backend="onnxruntime")
 _CPU = "pip install 'pytest-enginegate[cpu]'"
 _GPU = "pip install 'pytest-enginegate[gpu]' in an environment without the extra cpu"
-REGISTERED: dict[str, Registration] = {
+_OWN: Mapping[str, Registration] = {
     "openvino": Registration(
-        "enginegate.engines.openvino:OpenVino", ("openvino", "nncf", "onnxruntime"), _CPU
+        "enginegate.engines.openvino:OpenVino",
+        ("openvino", "nncf", "onnxruntime"),
+        _CPU,
+        runtime=("openvino",),
     ),
     "onnxruntime": Registration(
-        "enginegate.engines.onnxruntime:OnnxRuntime", ("onnxruntime",), _CPU
+        "enginegate.engines.onnxruntime:OnnxRuntime",
+        ("onnxruntime",),
+        _CPU,
+        runtime=("onnx", "onnxruntime"),
     ),
     "onnxruntime-cuda": Registration(
         "enginegate.engines.onnxruntime_gpu:OnnxRuntimeCuda",
@@ -41,6 +78,7 @@ REGISTERED: dict[str, Registration] = {
         _GPU,
         gpu=True,
         distributions=("onnxruntime-gpu",),
+        triton=_ONNX,
     ),
     "onnxruntime-tensorrt": Registration(
         "enginegate.engines.onnxruntime_gpu:OnnxRuntimeTensorRt",
@@ -48,19 +86,36 @@ REGISTERED: dict[str, Registration] = {
         _GPU,
         gpu=True,
         distributions=("onnxruntime-gpu",),
+        triton=replace(_ONNX, accelerator="tensorrt"),
     ),
     "tensorrt": Registration(
         "enginegate.engines.tensorrt.backend:TensorRt",
         ("tensorrt", "pycuda", "onnxruntime"),
         _GPU,
         gpu=True,
+        triton=_PLAN,
     ),
 }
+REGISTERED: dict[str, Registration] = dict(_OWN)
 
 
-def register(name: str, target: str) -> None:
-    """Add a backend from a conftest.py: `target` is `module:Class` with a Backend class."""
-    REGISTERED[name] = Registration(target, (), "")
+def register(
+    name: str,
+    target: str,
+    *,
+    gpu: bool = False,
+    runtime: Sequence[str] = (),
+    triton: TritonModel | None = None,
+) -> None:
+    """Add a backend from a conftest.py: `target` is `module:Class` with a Backend class.
+
+    `gpu`: whether it needs an NVIDIA GPU. `runtime`: distributions that it needs, here and in the
+    server of `--serve triton`. `triton`: for engines that a backend of Triton's own runs; without
+    it Triton's Python backend loads the engine through this class.
+    """
+    named = tuple(runtime)
+    install = f"pip install {' '.join(named)}"
+    REGISTERED[name] = Registration(target, (), install, gpu, named, named, triton)
 
 
 def target_of(name: str) -> str:
@@ -94,6 +149,17 @@ def what_lacks(name: str) -> str:
 def needs_gpu(name: str) -> bool:
     """Whether a registered backend runs on an NVIDIA GPU."""
     return REGISTERED[name].gpu
+
+
+def runtime_packages() -> list[str]:
+    """Distributions that engines need in a server, by name: of any backend, own or registered."""
+    entries = (*_OWN.values(), *REGISTERED.values())  # one may be registered anew, as a subclass
+    return sorted({name for entry in entries for name in entry.runtime})
+
+
+def triton_model(name: str) -> TritonModel | None:
+    """How a backend of Triton's own runs the engines of this one; None if it does not."""
+    return REGISTERED[name].triton
 
 
 def check_installed(name: str) -> None:

@@ -9,19 +9,14 @@ from pathlib import Path
 
 from enginegate.cache import Store
 from enginegate.config import Deployment, Endpoint, Protocol, ServeOptions
-from enginegate.engines import Built, Embeddings, Engine, needs_gpu
+from enginegate.engines import Built, Embeddings, Engine, needs_gpu, triton_model
 from enginegate.errors import ServingError
 from enginegate.models import Exported, Workload, take
 from enginegate.serving.agreement import check_served, expected_embeddings
 from enginegate.serving.load.exchange import Exchange, make_exchange
 from enginegate.serving.triton.client import check_model, embed_served
 from enginegate.serving.triton.environment import Progress, ServerEnvironment, server_environment
-from enginegate.serving.triton.repository import (
-    served_as,
-    write_engine,
-    write_on_gpu,
-    write_reference,
-)
+from enginegate.serving.triton.repository import served_as, write_engine, write_reference
 from enginegate.serving.triton.server import Server, serve
 from enginegate.speed import CANDIDATE, SENTINEL, YARDSTICK
 
@@ -191,8 +186,8 @@ class EngineServer:
             return
         if self.options.repository:
             self._save(source, self.options.repository)
-        if needs_gpu(source.built.backend):
-            raise ServingError(self._on_a_gpu(source))
+        if triton_model(source.built.backend):
+            raise ServingError(self._on_another(source))
         write = functools.partial(self._write, source)
         with serve(self.environment, write, self.progress, self.options.timeout_s) as server:
             yield server.endpoint(CANDIDATE, Protocol.HTTP), server
@@ -201,14 +196,15 @@ class EngineServer:
         write_model(root, CANDIDATE, source, source.built, self.options.deployment)
         return [CANDIDATE]
 
-    def _on_a_gpu(self, source: ToServe) -> str:
-        """What to do instead: the server that is started here has the CPU only."""
+    def _on_another(self, source: ToServe) -> str:
+        """What to do instead: the server that is started here has the Python backend only."""
         folder = self.options.repository or Path("models")
         model = source.built.variant.id
+        gpus = "--gpus all " if needs_gpu(source.built.backend) else ""
         written = "" if self.options.repository else f"add --model-repository {folder}, then "
         return (
             f"the Triton that --serve triton starts runs no {source.built.backend}: {written}"
-            f"docker run --rm --gpus all --shm-size=1g -p 8000-8002:8000-8002 -v "
+            f"docker run --rm {gpus}--shm-size=1g -p 8000-8002:8000-8002 -v "
             f"{folder.resolve()}:/models nvcr.io/nvidia/tritonserver:YY.MM-py3 tritonserver "
             f"--model-repository=/models, and --serve grpc://localhost:8001/{model}"
         )
@@ -264,8 +260,6 @@ def write_model(
     try:
         if built is None:
             write_reference(root, served, source.model, probe)
-        elif needs_gpu(built.backend):
-            write_on_gpu(root, served, built)
         else:
             write_engine(root, served, built, probe)
     except OSError as error:

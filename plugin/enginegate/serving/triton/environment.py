@@ -16,6 +16,7 @@ from shutil import copy
 from typing import Any
 
 from enginegate.cache import Store
+from enginegate.engines import runtime_packages
 from enginegate.errors import ServingError
 from enginegate.machine import installed_version
 
@@ -24,7 +25,6 @@ Progress = Callable[[str], AbstractContextManager[None]]
 _RECIPE = 1  # raise when the same key would give another environment
 _TRITON = "nvidia-pytriton==0.7.0"
 _NUMPY = "numpy<2"
-_RUNTIMES = ("onnx", "onnxruntime", "openvino")
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _PACKAGES = Path("lib", f"python{_PYTHON}", "site-packages")
 _BINARY = Path("pytriton", "tritonserver", "bin", "tritonserver")
@@ -98,7 +98,7 @@ def server_environment(store: Store, progress: Progress) -> ServerEnvironment:
 
 def _same_runtimes() -> list[str]:
     """The runtimes as they are installed here: an engine's blob is only read by its own version."""
-    found = {name: installed_version(name) for name in _RUNTIMES}
+    found = {name: installed_version(name) for name in runtime_packages()}
     return [f"{name}=={version}" for name, version in found.items() if version]
 
 

@@ -1,7 +1,8 @@
 """An ordinary Triton model repository, as a deployment has it: `<name>/config.pbtxt`, `<name>/1`.
 
-On a CPU, Triton's Python backend runs the very engine that the tests run. For a GPU the same
-configuration names a TensorRT plan or an ONNX file instead.
+Triton's Python backend runs the very engine that the tests run. Where the registration of the
+engine's backend says how a backend of Triton's own runs its file, the same configuration names
+that instead.
 """
 
 import json
@@ -15,7 +16,14 @@ import numpy as np
 
 from enginegate.cache import MANIFEST
 from enginegate.config import Deployment
-from enginegate.engines import ONNX_FILE, PLAN_FILE, Built, get_backend, target_of
+from enginegate.engines import (
+    Built,
+    TritonModel,
+    get_backend,
+    needs_gpu,
+    target_of,
+    triton_model,
+)
 from enginegate.files import readable_json, write_atomic
 from enginegate.models import Batch, Exported
 from enginegate.variants import Precision
@@ -58,11 +66,14 @@ def served_as(
 
 
 def write_engine(root: Path, served: Served, built: Built, probe: Batch) -> None:
-    """Write a built engine as a model of Triton's Python backend. `probe` is run when it loads."""
-    version = _write_python(root, served, probe)
-    skipped = shutil.ignore_patterns(MANIFEST)
-    shutil.copytree(built.entry.folder, version / "engine", ignore=skipped)
-    _write_what_to_load(version, built.backend, built.entry.properties)
+    """Write a built engine as a model of the backend of Triton's own for it, if there is one.
+
+    Else as one of Triton's Python backend; `probe` is run when that loads.
+    """
+    if model := triton_model(built.backend):
+        _write_file(root, served, built, model)
+    else:
+        _write_loaded(root, served, built, probe)
 
 
 def write_reference(root: Path, served: Served, exported: Exported, probe: Batch) -> None:
@@ -75,34 +86,20 @@ def write_reference(root: Path, served: Served, exported: Exported, probe: Batch
     _write_what_to_load(version, REFERENCE_BACKEND, properties)
 
 
-def write_tensorrt(root: Path, served: Served, plan: Path) -> None:
-    """Write a TensorRT plan as a model for a server with a GPU."""
-    config = _config(served, gpu=True)
-    config.platform = "tensorrt_plan"
-    shutil.copy(plan, _write_config(root, config) / "model.plan")
-
-
-def write_on_gpu(root: Path, served: Served, built: Built) -> None:
-    """Write a built engine of a GPU as a model of Triton's backend for it."""
-    folder = built.entry.folder
-    if built.backend == "tensorrt":
-        write_tensorrt(root, served, folder / PLAN_FILE)
-    else:
-        accelerator = "tensorrt" if built.backend == "onnxruntime-tensorrt" else ""
-        write_onnx(root, served, folder / ONNX_FILE, accelerator)
-
-
-def write_onnx(root: Path, served: Served, onnx: Path, accelerator: str = "") -> None:
-    """Write an ONNX file as a model of Triton's ONNX Runtime backend for a server with a GPU.
-
-    `accelerator`: the provider to use beside CUDA's, `tensorrt`; empty for none.
-    """
-    config = _config(served, gpu=True)
-    config.backend = "onnxruntime"
-    if accelerator:
+def _write_file(root: Path, served: Served, built: Built, model: TritonModel) -> None:
+    config = _config(served, gpu=needs_gpu(built.backend))
+    config.platform, config.backend = model.platform, model.backend
+    if model.accelerator:
         accelerators = config.optimization.execution_accelerators
-        accelerators.gpu_execution_accelerator.add(name=accelerator)
-    shutil.copy(onnx, _write_config(root, config) / "model.onnx")
+        accelerators.gpu_execution_accelerator.add(name=model.accelerator)
+    shutil.copy(built.entry.folder / model.file, _write_config(root, config) / model.name)
+
+
+def _write_loaded(root: Path, served: Served, built: Built, probe: Batch) -> None:
+    version = _write_python(root, served, probe)
+    skipped = shutil.ignore_patterns(MANIFEST)
+    shutil.copytree(built.entry.folder, version / "engine", ignore=skipped)
+    _write_what_to_load(version, built.backend, built.entry.properties)
 
 
 def _write_python(root: Path, served: Served, probe: Batch) -> Path:
