@@ -63,9 +63,9 @@ from enginegate.speed import (
     YARDSTICK,
     OpenArm,
     Rig,
-    _remote,
     local_arm,
     open_arms,
+    remote_arm,
 )
 from enginegate.variants import Precision, Variant
 
@@ -247,7 +247,7 @@ class Preparation:
 
         def arm(found: Built | None, python: str) -> OpenArm:
             if found is not None and options.against_python:
-                return _remote(python, found, workload, threads)
+                return remote_arm(python, found, workload, threads)
             return local_arm(
                 functools.partial(found.load, workload, threads) if found else reference
             )

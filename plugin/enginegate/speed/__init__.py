@@ -1,13 +1,13 @@
 """Is it slower?"""
 
-from enginegate.speed.arms import Arm, OpenArm, Turn, local_arm, open_arms
+from enginegate.speed.arms import Arm, LocalArm, OpenArm, Turn, local_arm, open_arms
 from enginegate.speed.change import describe
 from enginegate.speed.judge import Comparison, SpeedJudge, paired
 from enginegate.speed.records import Measured, Speed
 from enginegate.speed.sequential import FLOOR_S, METRICS, P50, Question, Rules, Trial, gating_rules
 from enginegate.speed.stats import POWER, Anchor, Change, Errors, anchor_of, bounds, change_of
 from enginegate.speed.timing import CANDIDATE, METHOD, SENTINEL, YARDSTICK, Compared, Rig, Samples
-from enginegate.speed.worker import _remote, own_paths
+from enginegate.speed.worker import own_paths, remote_arm
 
 __all__ = [
     "CANDIDATE",
@@ -24,6 +24,7 @@ __all__ = [
     "Compared",
     "Comparison",
     "Errors",
+    "LocalArm",
     "Measured",
     "OpenArm",
     "Question",
@@ -34,7 +35,6 @@ __all__ = [
     "SpeedJudge",
     "Trial",
     "Turn",
-    "_remote",
     "anchor_of",
     "bounds",
     "change_of",
@@ -44,4 +44,5 @@ __all__ = [
     "open_arms",
     "own_paths",
     "paired",
+    "remote_arm",
 ]

@@ -169,7 +169,7 @@ def _batches(path: Path, rng: random.Random) -> dict[int, Batch]:
     return {batch: placed(inputs, rng) for batch, inputs in found.items()}
 
 
-def _remote(python: str, built: Built, workload: Workload, threads: int) -> OpenArm:
+def remote_arm(python: str, built: Built, workload: Workload, threads: int) -> OpenArm:
     """An arm in a process of `python`."""
     entry = built.entry
     target = target_of(built.backend)

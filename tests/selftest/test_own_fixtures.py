@@ -1,0 +1,79 @@
+"""A project's own `built`, `rig`, `measure` and `result`: judged and reported like ours."""
+
+import json
+
+CONFTEST = """
+import contextlib
+import dataclasses
+
+import pytest
+
+from enginegate.engines import register
+from enginegate.speed import LocalArm, Rig
+
+register("faulty", "faulty:Faulty")
+
+
+@pytest.fixture(scope="session")
+def built(enginegate, enginegate_variant, exported, workload, reference):
+    found = enginegate.prepare.build(enginegate_variant, exported, workload, reference)
+    return dataclasses.replace(found, notes=("built by the project",))
+
+
+@pytest.fixture(scope="session")
+def rig(enginegate, built, exported, workload, reference):
+    @contextlib.contextmanager
+    def open_arms(batches, rng):
+        inputs = {size: workload.batch(size) for size in batches}
+        with built.load(workload, threads=1) as engine:
+            plain = getattr(engine, "engine", engine)
+            arms = {"candidate": engine, "yardstick": plain, "sentinel": plain}
+            yield {name: LocalArm(found, inputs) for name, found in arms.items()}
+
+    return Rig(open_arms, replicate_s=4, rng=enginegate.rng)
+
+
+@pytest.fixture
+def measure(enginegate, result, rig):
+    return lambda size: enginegate.measured(result, rig, size)
+"""
+
+OWN_RESULT = """
+
+@pytest.fixture(scope="session")
+def result(enginegate, built, engine, exported, workload, embeddings, embedding_judge):
+    opened = enginegate.start(built, engine.executed, exported, workload)
+    return enginegate.judge_embeddings(opened, embeddings, embedding_judge)
+"""
+
+
+def report(project):
+    return json.loads((project.path / "report.json").read_text())["results"]
+
+
+def test_a_run_with_a_projects_own_fixtures_is_judged_and_reported(project):
+    project.write("conftest.py", CONFTEST)
+    first = project.judge("--refresh-baselines", "--report-json=report.json")
+    first.assert_outcomes(passed=4)
+    (found,) = report(project)
+    assert "built by the project" in found["notes"]
+    assert [speed["batch"] for speed in found["speeds"]] == [1, 4]
+    project.plant("slow")
+    slow = project.judge("--report-json=report.json")
+    slow.assert_outcomes(passed=2, failed=2)
+    assert {s["judgement"]["verdict"] for s in report(project)[0]["speeds"]} == {"regressed"}
+
+
+def test_a_projects_own_result_is_judged_and_reported(project):
+    project.write("conftest.py", CONFTEST + OWN_RESULT)
+    project.judge("--report-json=report.json").assert_outcomes(passed=3, skipped=1)
+    (found,) = report(project)
+    assert len(found["speeds"]) == 2
+
+
+def test_a_rig_that_does_not_say_what_it_measures_beside_is_not_compared_with_that(project):
+    project.write("conftest.py", CONFTEST)
+    project.judge("--save-engines=saved")
+    beside = project.judge("--against=saved", "--require-baseline")
+    beside.assert_outcomes(passed=2, failed=2)
+    beside.stdout.fnmatch_lines(["*no baseline: the `rig` fixture does not say*"])
