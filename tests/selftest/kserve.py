@@ -65,6 +65,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: "KServe"
     disable_nagle_algorithm = True
+    wbufsize = -1  # an answer arrives as a whole
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))

@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
 
-from enginegate.accuracy.deltas import compare, violations
-from enginegate.accuracy.limits import limits_for
+from enginegate.accuracy.deltas import compare
 from enginegate.cache import Store
 from enginegate.diagnostics.layers.records import Blamed
 from enginegate.diagnostics.layers.repair import repaired
@@ -123,33 +123,58 @@ def test_a_wrong_table_of_kept_layers_is_refused(keep, tmp_path):
         specs_from({"mine": {"onnx": "m.onnx", "keep": keep}}, tmp_path)
 
 
-def tight(reference):
-    """Within limits that the whole int8 engine breaks and one without block 1 holds."""
-    limits = limits_for(Precision.INT8, {"int8": {"cosine_worst": 0.98, "cosine_p1": 0.985}})
-    return lambda found, engine: violations(compare(found, reference), limits)
+def between(worse, better):
+    """Accepts what is nearer to `better` than to `worse`, in the logarithm of the cosine's error.
+
+    Which layers suffer, and how much, depends on the processor's kernels (without VNNI their sums
+    saturate): the limit lies between what engines do on this machine.
+    """
+    limit = 1 - math.sqrt((1 - worse) * (1 - better))
+
+    def accept(worst):
+        return () if worst >= limit else (f"worst cosine {worst:.5f}, not {limit:.5f}",)
+
+    return accept
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_an_engine_beyond_its_limits_is_repaired(tmp_path, exported, workload, backend):
     store, variant = Store(tmp_path / "store"), Variant("m", backend, Precision.INT8)
-    built = build_engine(store, variant, exported, workload)
     reference = run_onnx(exported.onnx, workload.evaluation)
-    accept = tight(reference)
 
     def again(names):
         return build_engine(store, variant, exported, workload, keep=names)
 
-    with built.load(workload, threads=1) as engine:
-        assert accept(embed_all(engine, workload.evaluation), engine), "nothing to repair"
+    def worst_of(built):
+        with built.load(workload, threads=1) as engine:
+            return compare(embed_all(engine, workload.evaluation), reference).cosine_worst
+
+    built = again(())
+    whole, without = worst_of(built), worst_of(again(["block 0", "block 1"]))
+    assert without > whole, "nothing to repair"
+    limit = between(whole, without)
+
+    def accept(found, engine):
+        return limit(compare(found, reference).cosine_worst)
+
     mended, repair = repaired(built, again, exported, workload, reference, accept, 1)
-    with mended.load(workload, threads=1) as engine:
-        assert accept(embed_all(engine, workload.evaluation), engine) == ()
+    assert limit(whole)
+    assert limit(worst_of(mended)) == ()
     assert repair
-    assert 0 < len(repair.kept) < 4
+    assert_no_fewer(repair)
     assert repair.recovered_share > 0.2
     assert repair.configuration.startswith("[tool.enginegate.models.m.keep]\nint8 = [")
-    assert {step.enough for step in repair.steps} == {True, False}
     assert repair.speedup_after > 0
+
+
+def assert_no_fewer(repair):
+    """Not all six that are quantised are kept; without each, but with the others, it failed."""
+    kept = set(repair.kept)
+    failed = [set(step.kept) for step in repair.steps if not step.enough]
+    assert 0 < len(kept) < 6
+    assert [step.enough for step in repair.steps if set(step.kept) == kept] == [True]
+    for name in kept:
+        assert any(name not in tried and kept - {name} <= tried for tried in failed), name
 
 
 def test_what_no_layers_can_repair_stays_as_it_is(tmp_path, exported, workload):
