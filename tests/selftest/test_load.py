@@ -91,7 +91,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("enginegate.serving.loops.time", clock)
+    monkeypatch.setattr("enginegate.serving.load.loops.time", clock)
     monkeypatch.setattr("enginegate.serving.transport.time", clock)
     return clock
 
