@@ -92,7 +92,7 @@ class Clock:
 def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr("enginegate.serving.load.loops.time", clock)
-    monkeypatch.setattr("enginegate.serving.transport.time", clock)
+    monkeypatch.setattr("enginegate.serving.load.transport.time", clock)
     return clock
 
 

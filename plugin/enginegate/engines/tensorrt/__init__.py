@@ -1,1 +1,1 @@
-"""tensorrt."""
+"""TensorRT plans: built, run, inspected."""

@@ -1,1 +1,1 @@
-"""render."""
+"""From a page to HTML, Markdown and text."""

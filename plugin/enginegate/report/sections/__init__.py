@@ -1,1 +1,1 @@
-"""sections."""
+"""Parts of a page: tables and charts."""

@@ -1,1 +1,1 @@
-"""wording."""
+"""Parts of a report in words."""

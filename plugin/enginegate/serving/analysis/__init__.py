@@ -1,1 +1,1 @@
-"""analysis."""
+"""Where a sweep breaks, why, and what to change."""

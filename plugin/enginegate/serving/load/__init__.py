@@ -1,1 +1,1 @@
-"""load."""
+"""The load generator: requests, client processes, levels, the search for a capacity."""

@@ -1,1 +1,1 @@
-"""triton."""
+"""A Triton server: its packages, model repository, processes, and what it says."""
