@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from enginegate.cli import command_parser, main
+from enginegate.config.arguments import GATE, SERVING
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -138,6 +139,45 @@ def write_own_data(folder):
     """The files of the guide's example, by the command that it gives."""
     command = [sys.executable, str(ROOT / "benchmarks/own_data.py"), str(folder)]
     subprocess.run(command, check=True, capture_output=True)
+
+
+def rows_of(page):
+    """Default and further cells of the page's table of options, by the option as shown."""
+    table = (ROOT / "docs" / page).read_text().partition("\n## Options\n")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| `--")]
+    cells = [re.split(r"(?<!\\)\|", row)[1:-1] for row in rows]
+    return {
+        first.strip().replace("\\|", "|"): [cell.strip() for cell in rest] for first, *rest in cells
+    }
+
+
+def shown(option):
+    """An option and its default as the docs show them; no default where words stand for it."""
+    value = f"[={option.metavar}]" if "nargs" in option.argparse else f" {option.metavar}"
+    default = option.written if option.default not in (None, ()) else ""
+    return f"`{option.flag}{value.rstrip()}`", default if option.metavar else "off"
+
+
+def test_the_guide_shows_every_option_as_it_is():
+    found = rows_of("guide.md")
+    served = found.pop("`--serve triton|URL` and others")
+    assert served[:2] == ["off", "`serve`"]
+    assert set(found) == {shown(option)[0] for option in GATE}
+    for option in GATE:
+        name, default = shown(option)
+        told, key, _ = found[name]
+        assert default in ("", re.split("[:; ]", told.replace("`", ""))[0]), name
+        assert key == (f"`{option.name}`" if option.key else ""), name
+
+
+def test_the_page_on_serving_shows_every_option_as_it_is():
+    found = rows_of("serving.md")
+    assert list(found) == [shown(option)[0] for option in SERVING]
+    for option in SERVING:
+        name, default = shown(option)
+        told, meaning = found[name]
+        assert default in ("", re.split("[:; ]", told.replace("`", ""))[0]), name
+        assert meaning.startswith("command line only") is not option.key, name
 
 
 def test_cheap_commands_run(capsys, monkeypatch, tmp_path):

@@ -8,15 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from enginegate.config.arguments import GATE, SERVING
 from enginegate.config.serving import ServeOptions
-from enginegate.config.settings import (
-    Settings,
-    choice,
-    given_path,
-    mapping,
-    read_table,
-    refuse_unknown,
-)
+from enginegate.config.settings import Settings, mapping, read_table, refuse_unknown
 from enginegate.errors import OptionError
 from enginegate.variants import Precision, Variant, parse_precisions, plan
 from enginegate.verdicts import GateLevel, Refresh, Verdict
@@ -25,31 +19,6 @@ if TYPE_CHECKING:
     from enginegate.models import ModelSpec
 
 UNNAMED_MODEL = "model"  # the plan's name for a model that only a `model` fixture defines
-
-_DEFAULT_BATCHES = (1, 8, 16, 32)
-_TABLE_KEYS = frozenset(
-    [
-        "backend",
-        "baselines",
-        "batches",
-        "engine_cache",
-        "gate",
-        "history",
-        "max_slowdown",
-        "max_slowdown_p99",
-        "max_time_per_variant",
-        "measure_s",
-        "model",
-        "models",
-        "rebuilds",
-        "replicates",
-        "serve",
-        "sts",
-        "tf32",
-        "threads",
-        "workload",
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -185,61 +154,28 @@ class Options:
         from enginegate.models import specs_from
 
         table = read_table(config)
-        refuse_unknown(table, _TABLE_KEYS, "tool.enginegate")
-        get = Settings(config, table)
-        specs = specs_from(mapping(table, "models"), config.rootpath)
-        if _compares(config) and config.getoption("--refresh-baselines"):
+        get = Settings(config, GATE, table)
+        refuse_unknown(get, "tool.enginegate", "models", "serve")
+        own = mapping(table, "models")
+        specs = specs_from(own, config.rootpath)
+        values = get.values()
+        beside = values["against"] or values["against_python"]
+        if beside and config.getoption("--refresh-baselines"):
             raise OptionError(
                 "--refresh-baselines measures beside the reference: run it without --against"
             )
-        threads = get.count("threads", 1)
+        values["precisions"] = parse_precisions(values["precisions"] or ())
+        values["models"] = _models(values["models"], specs, tuple(own))
+        values["engine_cache"] = values["engine_cache"] or default_cache()
+        serving = Settings(config, SERVING, mapping(table, "serve"))
         return cls(
-            precisions=parse_precisions(config.getoption("--precision")),
-            backend=get.text("backend", "auto"),
-            models=_models(get.words("model"), specs, tuple(mapping(table, "models"))),
+            **values,
             models_narrowed=bool(config.getoption("--model")),
             specs=specs,
-            workload=get.path("workload"),
-            sts=get.path("sts"),
-            rebuilds=get.count("rebuilds", 0),
-            threads=threads,
-            tf32=bool(get.raw("tf32")),
-            batches=get.counts("batches", _DEFAULT_BATCHES),
-            replicates=get.count("replicates", 8),
-            measure_s=get.seconds("measure_s", 8.0),
-            max_time_s=get.seconds("max_time_per_variant", 120.0),
-            max_slowdown=get.seconds("max_slowdown", 0.05),
-            max_slowdown_p99=get.seconds("max_slowdown_p99", 0.1),
-            gate=choice("gate", get.text("gate", "normal"), GateLevel),
             strict=bool(config.getini("strict")),
-            require_baseline=config.getoption("--require-baseline"),
-            refresh=choice(
-                "refresh-baselines", config.getoption("--refresh-baselines") or "none", Refresh
-            ),
-            dry_run=config.getoption("--dry-run"),
-            accept_regressions=config.getoption("--accept-regressions"),
-            against=config.getoption("--against") or "",
-            against_python=config.getoption("--against-python") or "",
-            save_engines=given_path(config, "--save-engines"),
-            calibrate=config.getoption("--calibrate"),
-            seed=config.getoption("--measure-seed"),
-            history=bool(get.raw("history")),
-            blame=config.getoption("--blame"),
-            repair=config.getoption("--repair"),
             rootpath=config.rootpath,
-            baselines=get.path("baselines") or config.rootpath / "baselines",
-            engine_cache=get.path("engine_cache") or default_cache(),
-            report_text=given_path(config, "--report-text"),
-            report_json=given_path(config, "--report-json"),
-            report_html=given_path(config, "--report-html"),
-            report_markdown=given_path(config, "--report-markdown"),
-            serve=ServeOptions.from_config(config, mapping(table, "serve"), threads),
-            roofline=config.getoption("--roofline"),
+            serve=ServeOptions.from_settings(serving, values["threads"]),
         )
-
-
-def _compares(config: pytest.Config) -> bool:
-    return bool(config.getoption("--against") or config.getoption("--against-python"))
 
 
 def _models(

@@ -11,23 +11,10 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from enginegate.config.settings import Settings, choice, given_path, number, refuse_unknown
+from enginegate.config.settings import Option, Settings, number, refuse_unknown, text
 from enginegate.errors import OptionError
 
 EMBEDDED = "triton"
-TABLE_KEYS = (
-    "concurrency",
-    "max_batch_size",
-    "preferred_batch_sizes",
-    "max_queue_delay_us",
-    "instances",
-    "load_driver",
-    "slo",
-    "arrivals",
-    "rates",
-    "serve_timeout",
-)
-_CONCURRENCIES = (1, 2, 4, 8, 16, 32)
 _SLO = re.compile(r"(mean|p50|p90|p95|p99|max)\s*(?:=|<=)\s*([0-9.]+)\s*(us|ms|s)")
 _UNITS_S: Mapping[str, float] = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
@@ -131,34 +118,29 @@ class ServeOptions:
     repository: Path | None
 
     @classmethod
-    def from_config(
-        cls, config: pytest.Config, table: Mapping[str, Any], threads: int
-    ) -> "ServeOptions | None":
-        """Read them; None without `--serve`. `table` is `[tool.enginegate.serve]`.
-
-        Raises OptionError for whatever is wrong in them.
-        """
-        refuse_unknown(table, TABLE_KEYS, "tool.enginegate.serve")
-        target = config.getoption("--serve")
+    def from_settings(cls, get: Settings, threads: int) -> "ServeOptions | None":
+        """Read them; None without `--serve`. Raises OptionError for whatever is wrong in them."""
+        refuse_unknown(get, "tool.enginegate.serve")
+        target = get.config.getoption("--serve")
         if not target:
             return None
         if find_spec("tritonclient") is None:
             raise OptionError(
                 "--serve needs tritonclient, not installed: pip install 'pytest-enginegate[serve]'"
             )
-        get = Settings(config, table)
         endpoint = None if target == EMBEDDED else _endpoint(target)
-        _refuse_unfit(config, running=endpoint is not None)
+        _refuse_unfit(get.config, running=endpoint is not None)
+        values = get.values()
         return cls(
             endpoint=endpoint,
-            concurrencies=tuple(sorted(get.counts("concurrency", _CONCURRENCIES))),
-            deployment=_deployment(get, threads),
-            driver=choice("load-driver", get.text("load_driver", Driver.OWN), Driver),
-            slo=_slo(get.text("slo", "")),
-            arrivals=choice("arrivals", get.text("arrivals", Arrivals.POISSON), Arrivals),
-            rates_per_s=tuple(number("rates", word, float) for word in get.words("rates")),
-            timeout_s=get.seconds("serve_timeout", 60.0),
-            repository=given_path(config, "--model-repository"),
+            concurrencies=tuple(sorted(values["concurrency"])),
+            deployment=_deployment(values, threads),
+            driver=values["load_driver"],
+            slo=values["slo"],
+            arrivals=values["arrivals"],
+            rates_per_s=tuple(number("--rates", word, float) for word in values["rates"]),
+            timeout_s=values["serve_timeout"],
+            repository=values["model_repository"],
         )
 
 
@@ -173,16 +155,15 @@ def _refuse_unfit(config: pytest.Config, *, running: bool) -> None:
         raise OptionError(f"{given[0]} needs a server that is started: use --serve {EMBEDDED}")
 
 
-def _deployment(get: Settings, threads: int) -> Deployment:
-    largest = get.count("max_batch_size", 32)
-    preferred = get.counts("preferred_batch_sizes", ())
-    if preferred and max(preferred) > largest:
+def _deployment(values: Mapping[str, Any], threads: int) -> Deployment:
+    names = ("max_batch_size", "preferred_batch_sizes", "max_queue_delay_us", "instances")
+    found = Deployment(threads=threads, **{name: values[name] for name in names})
+    if (preferred := max(found.preferred_batch_sizes, default=0)) > found.max_batch_size:
         raise OptionError(
-            f"--preferred-batch-sizes {max(preferred)} is more than --max-batch-size {largest}"
+            f"--preferred-batch-sizes {preferred} is more than "
+            f"--max-batch-size {found.max_batch_size}"
         )
-    delay = get.raw("max_queue_delay_us")
-    delay_us = 0 if delay in (None, 0, "0") else number("max_queue_delay_us", delay, int)
-    return Deployment(largest, preferred, delay_us, get.count("instances", 1), threads)
+    return found
 
 
 def _endpoint(target: str) -> Endpoint:
@@ -201,14 +182,16 @@ def _has_port(address: str) -> bool:
     return bool(host) and port.isdecimal()
 
 
-def _slo(text: str) -> Slo | None:
-    if not text:
+def slo(get: Settings, option: Option) -> Slo | None:
+    """A limit of latency, `p99=20ms`. Raises OptionError."""
+    given = text(get, option)
+    if not given:
         return None
-    found = _SLO.fullmatch(text.strip())
+    found = _SLO.fullmatch(given.strip())
     if found is None:
         raise OptionError(
-            f"--slo {text!r} is not a figure and a time, such as p99=20ms; figures are mean, p50, "
+            f"--slo {given!r} is not a figure and a time, such as p99=20ms; figures are mean, p50, "
             "p90, p95, p99 and max"
         )
     figure, amount, unit = found.groups()
-    return Slo(figure, number("slo", amount, float) * _UNITS_S[unit])
+    return Slo(figure, number(option.flag, amount, float) * _UNITS_S[unit])

@@ -1,8 +1,9 @@
-"""Settings from the command line, else from `[tool.enginegate]`, checked for their types."""
+"""An option and the readers of its value: from the command line, else from pyproject.toml."""
 
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,90 +13,145 @@ import pytest
 from enginegate.errors import OptionError
 
 Number = TypeVar("Number", int, float)
-Choice = TypeVar("Choice", bound=StrEnum)
 
 _RANGE = re.compile(r"(\d+):(\d+)(?::(\d+))?")
 
 
-class Settings:
-    """Settings by name; the command line wins over the table.
+@dataclass(frozen=True)
+class Option:
+    """One option.
 
-    Every method raises OptionError for a value that does not fit.
+    Attributes:
+        name: its name as a key, `max_slowdown`.
+        metavar: stands for its value in texts; empty for a switch.
+        read: reads its value. Raises OptionError for one that does not fit.
+        help: text of `pytest --help`, where `{}` stands for the default.
+        default: value where none is given; a path is relative to the root folder.
+        key: it is a key of pyproject.toml too; else it only exists on the command line.
+        attribute: the attribute that holds the value; the same as the name unless given.
+        argparse: further arguments for the parser.
     """
 
-    def __init__(self, config: pytest.Config, table: Mapping[str, Any]) -> None:
-        self._config, self._table = config, table
+    name: str
+    metavar: str
+    read: "Callable[[Settings, Option], Any]"
+    help: str
+    default: Any = None
+    key: bool = True
+    attribute: str = ""
+    argparse: Mapping[str, Any] = field(default_factory=dict)
 
-    def raw(self, name: str) -> Any:
-        """The value as it was given; None if it was not."""
-        given = self._config.getoption(name)
-        return self._table.get(name) if given is None else given
+    @property
+    def flag(self) -> str:
+        """Its name on the command line."""
+        return "--" + self.name.replace("_", "-")
 
-    def text(self, name: str, default: str) -> str:
-        """A text."""
-        return str(self.raw(name) or default)
-
-    def words(self, name: str) -> tuple[str, ...]:
-        """Words with commas between them, or a list."""
-        value = self.raw(name) or ()
-        parts = value if isinstance(value, list | tuple) else str(value).split(",")
-        return tuple(str(part).strip() for part in parts if str(part).strip())
-
-    def counts(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-        """Positive whole numbers, each once; `1:8` and `0:32:4` are ranges, both ends inside."""
-        found = [number for word in self.words(name) for number in _counts(name, word)]
-        return tuple(dict.fromkeys(found)) or default
-
-    def count(self, name: str, default: int) -> int:
-        """A positive whole number."""
-        value = self.raw(name)
-        return default if value is None else number(name, value, int)
-
-    def seconds(self, name: str, default: float) -> float:
-        """A positive number."""
-        value = self.raw(name)
-        return default if value is None else number(name, value, float)
-
-    def path(self, name: str) -> Path | None:
-        """A path: relative to where pytest was started, or in the table to the root folder."""
-        if given := given_path(self._config, name):
-            return given
-        stored = self._table.get(name)
-        return self._config.rootpath / stored if stored else None
+    @property
+    def written(self) -> str:
+        """The default as a user would write it."""
+        parts = self.default if isinstance(self.default, tuple) else (self.default,)
+        return ",".join(str(part).removesuffix(".0") for part in parts)
 
 
-def _counts(name: str, word: str) -> list[int]:
-    found = _RANGE.fullmatch(word)
-    if found is None:
-        return [number(name, word, int)]
-    first, last, step = (int(part or 1) for part in found.groups())
-    counts = [count for count in range(first, last + 1, max(step, 1)) if count > 0]
-    if not counts:
-        flag = name.replace("_", "-")
-        raise OptionError(f"--{flag} {word!r} is an empty range: write it as FIRST:LAST")
-    return counts
+@dataclass(frozen=True)
+class Settings:
+    """Where values come from: the command line, which wins, and a table of pyproject.toml."""
+
+    config: pytest.Config
+    options: Collection[Option]
+    table: Mapping[str, Any]
+
+    def values(self) -> dict[str, Any]:
+        """The value of every option by its attribute. Raises OptionError."""
+        return {row.attribute or row.name: row.read(self, row) for row in self.options}
 
 
-def choice(name: str, value: str, kind: type[Choice]) -> Choice:
-    """One of the words of an option. Raises OptionError."""
+def raw(get: Settings, option: Option) -> Any:
+    """The value as it was given; None if it was not."""
+    given = get.config.getoption(option.name)
+    return get.table.get(option.name) if given is None else given
+
+
+def switch(get: Settings, option: Option) -> bool:
+    """On or off."""
+    return bool(raw(get, option))
+
+
+def text(get: Settings, option: Option) -> str:
+    """A text."""
+    return str(raw(get, option) or option.default or "")
+
+
+def words(get: Settings, option: Option) -> tuple[str, ...]:
+    """Words with commas between them, or a list."""
+    value = raw(get, option) or ()
+    parts = value if isinstance(value, list | tuple) else str(value).split(",")
+    return tuple(str(part).strip() for part in parts if str(part).strip())
+
+
+def counts(get: Settings, option: Option) -> tuple[int, ...]:
+    """Positive whole numbers, each once; `1:8` and `0:32:4` are ranges, both ends inside."""
+    found = [number for word in words(get, option) for number in _counts(option.flag, word)]
+    return tuple(dict.fromkeys(found)) or tuple(option.default)
+
+
+def count(get: Settings, option: Option) -> int:
+    """A positive whole number."""
+    value = raw(get, option)
+    return int(option.default) if value is None else number(option.flag, value, int)
+
+
+def count_or_zero(get: Settings, option: Option) -> int:
+    """A whole number from zero on."""
+    return 0 if raw(get, option) in (0, "0") else count(get, option)
+
+
+def seconds(get: Settings, option: Option) -> float:
+    """A positive number."""
+    value = raw(get, option)
+    return float(option.default) if value is None else number(option.flag, value, float)
+
+
+def path(get: Settings, option: Option) -> Path | None:
+    """A path: relative to where pytest was started, or in the table to the root folder."""
+    if given := get.config.getoption(option.name):
+        return Path(get.config.invocation_params.dir, given)
+    stored = get.table.get(option.name) or option.default
+    return Path(get.config.rootpath, stored) if stored else None
+
+
+def choice(get: Settings, option: Option) -> StrEnum:
+    """One of the words that the default is one of."""
+    value = text(get, option)
+    kind: type[StrEnum] = type(option.default)
     try:
         return kind(value)
     except ValueError:
-        allowed = ", ".join(kind)
         raise OptionError(
-            f"--{name} {value!r} is not one of {allowed}; give it as --{name}=VALUE"
+            f"{option.flag} {value!r} is not one of {', '.join(kind)}; "
+            f"give it as {option.flag}=VALUE"
         ) from None
 
 
-def number(name: str, value: Any, kind: type[Number]) -> Number:
+def _counts(flag: str, word: str) -> list[int]:
+    found = _RANGE.fullmatch(word)
+    if found is None:
+        return [number(flag, word, int)]
+    first, last, step = (int(part or 1) for part in found.groups())
+    counts = [count for count in range(first, last + 1, max(step, 1)) if count > 0]
+    if not counts:
+        raise OptionError(f"{flag} {word!r} is an empty range: write it as FIRST:LAST")
+    return counts
+
+
+def number(flag: str, value: Any, kind: type[Number]) -> Number:
     """A positive number. Raises OptionError."""
     try:
         found = kind(value)
     except (TypeError, ValueError):
         found = kind(0)
     if not 0 < found < float("inf"):
-        flag = name.replace("_", "-")
-        raise OptionError(f"--{flag} {value!r} is not a positive {kind.__name__}")
+        raise OptionError(f"{flag} {value!r} is not a positive {kind.__name__}")
     return found
 
 
@@ -114,10 +170,11 @@ def read_table(config: pytest.Config) -> Mapping[str, Any]:
     return mapping(mapping(content, "tool"), "enginegate")
 
 
-def refuse_unknown(table: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    """Raise OptionError for a key that is not known."""
-    if unknown := sorted(set(table) - set(known)):
-        raise OptionError(f"[{where}] has unknown keys {unknown}: use {sorted(known)}")
+def refuse_unknown(get: Settings, where: str, *tables: str) -> None:
+    """Raise OptionError for a key that is neither an option's nor a table's."""
+    known = sorted([*(option.name for option in get.options if option.key), *tables])
+    if unknown := sorted(set(get.table) - set(known)):
+        raise OptionError(f"[{where}] has unknown keys {unknown}: use {known}")
 
 
 def mapping(table: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -126,9 +183,3 @@ def mapping(table: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise OptionError(f"{key} in pyproject.toml is not a table")
     return value
-
-
-def given_path(config: pytest.Config, option: str) -> Path | None:
-    """A path of the command line, relative to where pytest was started; None if not given."""
-    value: str | None = config.getoption(option)
-    return config.invocation_params.dir / value if value else None
