@@ -47,8 +47,6 @@ class Stream(Protocol):
 class Device(Protocol):
     """A GPU with its primary context current in this thread."""
 
-    description: str
-
     def stream(self) -> Stream:
         """A new stream that is not the default one."""
 

@@ -51,11 +51,6 @@ class ServerStatistics:
     compute_output: Phase
     batches: Mapping[int, int] = field(default_factory=dict)
 
-    @property
-    def executions(self) -> int:
-        """Number of executions."""
-        return sum(self.batches.values())
-
     def since(self, earlier: "ServerStatistics") -> "ServerStatistics":
         """What was counted after `earlier`; ServingError if the model was loaded anew meanwhile."""
         phases = {name: getattr(self, name).since(getattr(earlier, name)) for name in PHASES}
