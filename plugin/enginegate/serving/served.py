@@ -80,7 +80,7 @@ class ServedEngine:
 
     @property
     def server_name(self) -> str:
-        """What serves it, in words."""
+        """The server's name in words."""
         running = f"{self.endpoint.protocol}://{self.endpoint.address}"
         return "triton, started for this run" if self.server else running
 
@@ -202,7 +202,7 @@ class Desk:
         return [CANDIDATE]
 
     def _on_a_gpu(self, source: ToServe) -> str:
-        """What to do instead: the server that is started here has the CPU only."""
+        """Say what to do instead: the server that is started here has the CPU only."""
         folder = self.options.repository or Path("models")
         model = source.built.variant.id
         written = "" if self.options.repository else f"add --model-repository {folder}, then "

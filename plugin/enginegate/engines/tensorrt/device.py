@@ -17,7 +17,7 @@ class Memory(Protocol):
 
     @property
     def address(self) -> int:
-        """Where it is on the device."""
+        """Its address on the device."""
 
     def free(self) -> None:
         """Give it back. Nothing may be using it."""
