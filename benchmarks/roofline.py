@@ -9,10 +9,13 @@ is predicted to be memory-bound and at which batch its measured time begins to g
 
 import argparse
 import contextlib
+import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.optimize import nnls
 from small_model import heading
 
 from enginegate.cache import Store
@@ -20,7 +23,6 @@ from enginegate.config.options import default_cache
 from enginegate.diagnostics.roofline.ceilings import measured_device
 from enginegate.diagnostics.roofline.device import ELEMENT_BYTES
 from enginegate.diagnostics.roofline.flops import cost_of
-from enginegate.diagnostics.roofline.knee import find_knee
 from enginegate.diagnostics.roofline.roofline import Roofline, Setting, Traffic
 from enginegate.engines.build import build_engine
 from enginegate.engines.onnxruntime import run_onnx
@@ -35,6 +37,8 @@ PRECISIONS = (Precision.FP32, Precision.BF16, Precision.INT8)
 BATCHES = (1, 8, 32, 128)
 SHORT = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 TURN_S, ROUNDS = 0.1, 3
+BREAKS = 400  # batch sizes at which a line may break, geometric
+FLAT = 0.25  # of the later slope: up to that, the first piece counts as flat
 
 
 def main() -> None:
@@ -107,6 +111,41 @@ def knee_line(cost, device, precision, engine, workload):
         f"{100 * knee.error:.1f} %); floor / measured at batch 1: "
         f"{100 * roof.floor_s(1) / times[1]:.0f} %; ms by batch {shown}"
     )
+
+
+@dataclass(frozen=True)
+class Knee:
+    """A line that breaks once, at `batch`: seconds that a text costs before and after.
+
+    `error` is the root mean square of the relative residuals.
+    """
+
+    batch: float
+    before_s: float
+    after_s: float
+    error: float
+
+    @property
+    def flat_before(self):
+        """If not, time grows from the first batch on."""
+        return self.before_s <= FLAT * self.after_s
+
+
+def find_knee(batches, seconds):
+    """The broken line through measured times that fits best in relative terms.
+
+    `t = a + b n + c max(0, n - k)`, none of a, b, c negative, by weighted least squares for each k
+    from the second batch size to the last but one.
+    """
+    sizes, times = np.asarray(batches, np.float64), np.asarray(seconds, np.float64)
+    breaks = np.geomspace(sizes[1], sizes[-2], BREAKS)
+    return min((broken(sizes, times, float(at)) for at in breaks), key=lambda knee: knee.error)
+
+
+def broken(sizes, times, at):
+    columns = np.stack([np.ones_like(sizes), sizes, np.maximum(0, sizes - at)], axis=1)
+    (_, before, more), residual = nnls(columns / times[:, None], np.ones_like(times))
+    return Knee(at, float(before), float(before + more), float(residual) / math.sqrt(len(times)))
 
 
 def measure(engine, inputs):

@@ -77,7 +77,6 @@ def build(tmp_path, tiny, workload):
 def test_the_driver_names_the_gpu():
     gpu = find_gpus().gpus[0]
     assert gpu.name
-    assert gpu.memory_bytes > 1 << 30
 
 
 def test_what_is_copied_to_the_gpu_comes_back():

@@ -167,7 +167,7 @@ def add_roofline(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def roofline_lines(given: argparse.Namespace) -> Iterator[str]:
-    """What the command prints. Raises OptionError, ModelError or EngineError."""
+    """The lines that the command prints. Raises OptionError, ModelError or EngineError."""
     batches = _counts(given.batches)
     cost = cost_of(given.model, given.output)
     yield cost_line(given.model.name, cost, _positive("seq-len", given.seq_len))

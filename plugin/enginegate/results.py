@@ -91,7 +91,7 @@ class Result:
 
     @property
     def cell(self) -> str:
-        """What its speeds are by: `batch` or `concurrency`."""
+        """The key of its speeds: `batch` or `concurrency`."""
         return "concurrency" if self.variant.served else "batch"
 
     @property
@@ -110,7 +110,7 @@ class Result:
 
     @property
     def embeddings_passed(self) -> bool:
-        """Whether its embeddings may ship; only then may it become a baseline."""
+        """Tell if its embeddings may ship; only then may it become a baseline."""
         return self.embedding_verdict in (Verdict.PASS, Verdict.FLAGGED)
 
     @property

@@ -1,4 +1,4 @@
-"""The roofline on paper, profiles of devices, measured ceilings, and the knee of measured times."""
+"""The roofline on paper, profiles of devices, and measured ceilings."""
 
 import json
 import math
@@ -6,7 +6,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from enginegate.cache import Store
@@ -14,7 +13,6 @@ from enginegate.cli import main
 from enginegate.diagnostics.roofline.ceilings import cache_sizes, measured_device
 from enginegate.diagnostics.roofline.device import Device, Memory, read_profile
 from enginegate.diagnostics.roofline.flops import BACKBONE, HEAD, Cost, Layer, cost_of
-from enginegate.diagnostics.roofline.knee import find_knee
 from enginegate.diagnostics.roofline.polynomial import Polynomial
 from enginegate.diagnostics.roofline.records import engine_as_json
 from enginegate.diagnostics.roofline.roofline import Roofline, Setting, Traffic
@@ -186,36 +184,6 @@ def test_the_limits_of_the_reference_report_arise_under_stated_assumptions(tmp_p
     settings = {t: Roofline(cost, Setting(rtx, "fp32", 4, t, 16)) for t in Traffic}
     assert settings[Traffic.UNFUSED].bound(cost.of(BACKBONE)).up_to == 11
     assert settings[Traffic.WEIGHTS].bound(cost.of(HEAD)).up_to == 78
-
-
-BATCHES = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128]
-
-
-@pytest.mark.parametrize("knee", [3.5, 7, 20, 50])
-def test_the_knee_of_a_roofline_with_noise_is_found_within_a_tenth(knee):
-    rng = np.random.default_rng(3)
-    times = [max(1.0, n / knee) * (1 + 0.02 * rng.normal()) for n in BATCHES]
-    found = find_knee(BATCHES, times)
-    assert found.batch == pytest.approx(knee, rel=0.1)
-    assert found.flat_before
-
-
-def test_a_knee_is_found_where_every_text_also_costs_a_little_before():
-    times = [1 + 0.02 * n + 0.1 * max(0, n - 10) for n in BATCHES]
-    found = find_knee(BATCHES, times)
-    assert found.batch == pytest.approx(10, rel=0.05)
-    assert found.before_s == pytest.approx(0.02, rel=0.05)
-
-
-def test_time_that_grows_from_the_first_batch_on_has_no_flat_piece():
-    rng = np.random.default_rng(4)
-    times = [(0.3 + n) * (1 + 0.02 * rng.normal()) for n in BATCHES]
-    assert not find_knee(BATCHES, times).flat_before
-
-
-def test_a_knee_needs_five_times():
-    with pytest.raises(ValueError, match="a broken line needs 5"):
-        find_knee([1, 2, 4, 8], [1, 2, 3, 4])
 
 
 def test_the_caches_are_those_the_system_states(tmp_path):

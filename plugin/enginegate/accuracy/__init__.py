@@ -5,7 +5,7 @@ from enginegate.accuracy.deltas import Deltas, check_sane
 from enginegate.accuracy.judge import EmbeddingJudge
 from enginegate.accuracy.limits import Limits, limits_for
 from enginegate.accuracy.records import Accuracy
-from enginegate.accuracy.retrieval import Retrieval, shortened, unsure
+from enginegate.accuracy.retrieval import Retrieval, shortened
 from enginegate.accuracy.stability import Determinism, Invariance
 from enginegate.accuracy.user_texts import OwnData, OwnTexts
 from enginegate.accuracy.worst import WorstText
@@ -26,5 +26,4 @@ __all__ = [
     "read_collection",
     "read_pairs",
     "shortened",
-    "unsure",
 ]

@@ -40,7 +40,7 @@ class EmbeddingJudge:
     own: OwnTexts | None = None
 
     def judge(self, found: Embeddings, engine: Engine | None = None) -> Accuracy:
-        """What is known of an engine's embeddings, float32 [texts, dim]; FAIL if not sane.
+        """All that is known of an engine's embeddings, float32 [texts, dim]; FAIL if not sane.
 
         `engine` embeds the user's own data too; without it, each text is searched among the others.
         """
@@ -63,7 +63,7 @@ class EmbeddingJudge:
         )
 
     def refusals(self, found: Embeddings) -> tuple[str, ...]:
-        """What speaks against an engine with these embeddings [texts, dim]; empty for nothing."""
+        """Reasons against an engine with these embeddings [texts, dim]; empty for nothing."""
         return self.judge(found).faults
 
     def _own(self, found: Embeddings, engine: Engine | None) -> tuple[Retrieval, Sts | None]:

@@ -39,17 +39,79 @@ class Limits:
     sts_retained: float = -1.0
 
 
-_FP16 = Limits(0.9999, 0.9999, 2e-3, 1e-3, 2e-3, 0.98, 0.99, 0.9995, 0.9, 0.002, 0.998)
+# Meant for retrieval with cosine similarity (docs/limits.md); why each number is what it is was not
+# recorded. Beside them, what engines reached: the largest `max_abs_relative` and the smallest
+# `cosine_worst` and `recall_at_10` of 101 clean runs (benchmarks/results/accuracy-clean.txt), and
+# the `invariance` measured in docs/guide.md.
+
+# Reached: 1.6e-6, 1.000000, 1.000; invariance 1e-6.
+_FP32 = Limits(
+    cosine_worst=0.99999,
+    cosine_p1=0.99999,
+    max_abs_relative=5e-5,
+    gain_error=1e-4,
+    invariance=1e-4,
+    recall_at_1=0.99,
+    recall_at_10=0.995,
+    spearman=0.9999,
+    spearman_worst=0.9,
+    ndcg_loss=0.001,
+    sts_retained=0.999,
+)
+
+# Reached: 1.2e-3, 0.999999, 0.998; invariance 1e-4.
+_FP16 = Limits(
+    cosine_worst=0.9999,
+    cosine_p1=0.9999,
+    max_abs_relative=2e-3,
+    gain_error=1e-3,
+    invariance=2e-3,
+    recall_at_1=0.98,
+    recall_at_10=0.99,
+    spearman=0.9995,
+    spearman_worst=0.9,
+    ndcg_loss=0.002,
+    sts_retained=0.998,
+)
+
+# Reached: 1.3e-2, 0.999916, 0.978; invariance 4e-3.
+_BF16 = Limits(
+    cosine_worst=0.999,
+    cosine_p1=0.999,
+    max_abs_relative=3e-2,
+    gain_error=5e-3,
+    invariance=1e-2,
+    recall_at_1=0.9,
+    recall_at_10=0.97,
+    spearman=0.999,
+    spearman_worst=0.9,
+    ndcg_loss=0.005,
+    sts_retained=0.995,
+)
+
+# Reached: 0.19, 0.983254, 0.932; static int8's invariance is 0 with other batches. With less
+# padding it is up to an eighth of the engine's own difference; a third of that passes in any case.
+_INT8 = Limits(
+    cosine_worst=0.9,
+    cosine_p1=0.98,
+    max_abs_relative=0.3,
+    gain_error=2e-2,
+    invariance=2e-3,
+    recall_at_1=0.8,
+    recall_at_10=0.9,
+    spearman=0.98,
+    spearman_worst=0.8,
+    ndcg_loss=0.015,
+    sts_retained=0.98,
+)
 
 DEFAULT_LIMITS: Mapping[Precision, Limits] = MappingProxyType(
     {
-        Precision.FP32: Limits(
-            0.99999, 0.99999, 5e-5, 1e-4, 1e-4, 0.99, 0.995, 0.9999, 0.9, 0.001, 0.999
-        ),
+        Precision.FP32: _FP32,
         Precision.FP16: _FP16,
-        Precision.BF16: Limits(0.999, 0.999, 3e-2, 5e-3, 1e-2, 0.9, 0.97, 0.999, 0.9, 0.005, 0.995),
-        Precision.INT8: Limits(0.9, 0.98, 0.3, 2e-2, 2e-3, 0.8, 0.9, 0.98, 0.8, 0.015, 0.98),
-        Precision.BEST: _FP16,
+        Precision.BF16: _BF16,
+        Precision.INT8: _INT8,
+        Precision.BEST: _FP16,  # the fastest engine within the limits of fp16
     }
 )
 

@@ -39,7 +39,7 @@ class Accuracy:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """Why it may not ship; empty if it may."""
+        """Reasons why it may not ship; empty if it may."""
         judged = self.judgement.reasons if self.judgement.verdict is Verdict.FAIL else ()
         unstable = self.invariance.broken if self.invariance else ""
         return (*judged, unstable) if unstable else judged

@@ -53,7 +53,7 @@ class Invariance:
 
     @property
     def broken(self) -> str:
-        """What is wrong, with the text and the setting; empty if nothing is."""
+        """The fault, with the text and the setting; empty if there is none."""
         if self.relative <= self.limit:
             return ""
         return (

@@ -64,7 +64,7 @@ def _spearman(a: Values, b: Values, axis: int = -1) -> Values:
 
 
 def sts_violations(sts: Sts, limits: Limits) -> tuple[str, ...]:
-    """Whether the whole interval says that too little is retained, in words."""
+    """Say if the whole interval shows that too little is retained."""
     if sts.high is None or sts.high >= limits.sts_retained:
         return ()
     return (f"sts_retained < {limits.sts_retained:g}: {sts.words}",)

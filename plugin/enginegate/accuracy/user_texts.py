@@ -55,7 +55,7 @@ class OwnTexts:
         return np.array([places[text] for text in texts])
 
     def rankings(self, found: Array) -> Retrieval | None:
-        """How far an engine's embeddings [texts, dim] find what the reference finds."""
+        """Compare what an engine's embeddings [texts, dim] find with what the reference finds."""
         searched = self.data.collection
         if searched is None:
             return None
@@ -70,7 +70,7 @@ class OwnTexts:
         return similarities(Vectors(vectors[queries], vectors[documents]))
 
     def agreement(self, found: Array) -> Sts | None:
-        """How far an engine's embeddings [texts, dim] agree with the labels."""
+        """Agreement of an engine's embeddings [texts, dim] with the labels."""
         pairs = self.data.pairs
         if pairs is None:
             return None

@@ -56,7 +56,7 @@ class Drawn:
 def calibrate_results(
     results: Sequence[Result], limit: float, rules: Rules, measured_s: float, seed: int
 ) -> dict[str, Calibration]:
-    """What the gate with these rules does with each batch size, from engines beside themselves."""
+    """Calibrate the gate with these rules by batch size, from engines beside themselves."""
     taken = sum(max((len(s.log_ratios[P50]) for s in r.speeds), default=0) for r in results)
     replicate_s = measured_s / max(1, taken)
     return {
@@ -165,7 +165,7 @@ def _stored(path: Path) -> dict[str, Any]:
 
 
 def calibration_lines(found: Mapping[str, Calibration]) -> list[str]:
-    """What was found, in words."""
+    """The findings in words."""
     return [f"calibration: {name}: {_words(value)}" for name, value in found.items()]
 
 

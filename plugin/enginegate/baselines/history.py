@@ -52,7 +52,7 @@ class Series:
 
     @property
     def title(self) -> str:
-        """What it is a series of."""
+        """The name of what the series is of."""
         return f"{self.machine} {self.notes[0].variant} batch {self.notes[0].batch}"
 
 

@@ -10,7 +10,7 @@ from enginegate.variants import SERVED, precision_of
 
 
 def unjudged(baselines: Baselines, results: Iterable[Result], options: Options) -> Iterator[str]:
-    """What is stored on this machine for what was asked, and was not judged; in words.
+    """Name what is stored on this machine for what was asked, and was not judged.
 
     Raises BaselineError.
     """
@@ -69,7 +69,7 @@ def _lost_load(stored: StoredLoad | None, result: Result) -> Iterator[str]:
 
 
 def _alike(one: str, other: str) -> bool:
-    """Whether both keys name the same precision, both served or both not."""
+    """Tell if both keys name the same precision, both served or both not."""
     same = precision_of(one) == precision_of(other)
     return same and one.endswith(SERVED) == other.endswith(SERVED)
 

@@ -39,7 +39,7 @@ def refresh_baselines(
 
 
 def _why_kept(result: Result, before: Baseline | None, options: Options) -> str:
-    """Why a variant must not be written; empty if it may."""
+    """The reason why a variant must not be written; empty if it may."""
     measured = {speed.batch for speed in result.speeds}
     if not result.embeddings_passed:
         return f"embeddings: {result.embedding_verdict}"
@@ -78,7 +78,7 @@ def _line(result: Result, before: Baseline | None, kept: str) -> str:
 def offer(
     baselines: Baselines, results: Sequence[Result], options: Options, *, interrupted: bool
 ) -> Iterator[str]:
-    """Where a variant regressed, write the file that would accept it beside the baselines."""
+    """Write the file that would accept a regressed variant beside the baselines."""
     place = options.rootpath / ACCEPT
     shutil.rmtree(place, ignore_errors=True)
     regressed = [r for r in results if r.speed_verdict is Verdict.REGRESSED and r.speeds]

@@ -64,7 +64,7 @@ class Baseline:
         return max(session.date for sessions in self.cells.values() for session in sessions)
 
     def difference(self, context: Context) -> str:
-        """Why it cannot be compared with a run of `context`; empty if it can."""
+        """The reason why it cannot be compared with a run of `context`; empty if it can."""
         now = asdict(context)
         then = {name: self.context.get(name, "") for name in _COMPARED}
         changed = [name for name in _COMPARED if then[name] != now[name]]
@@ -254,7 +254,7 @@ def _as_json(result: Result) -> dict[str, Any]:
 
 
 def _load_json(load: Load) -> dict[str, Any]:
-    """What is compared, and what a reviewer wants to see change."""
+    """The figures to compare, and those that a reviewer wants to see change."""
     found, capacity = load.analysis, load.capacity
     return {
         "cliffs": [

@@ -52,7 +52,7 @@ class Executed:
         return " ".join(f"{name} {count / total:.0%}" for name, count in ranked)
 
     def count_of(self, types: frozenset[str]) -> int:
-        """How many matrix multiplications ran in one of the given types."""
+        """Count the matrix multiplications that ran in one of the given types."""
         return sum(count for name, count in self.matmuls.items() if name in types)
 
 
@@ -61,7 +61,7 @@ class Engine(Protocol):
 
     @property
     def executed(self) -> Executed:
-        """What ran in the inference that `load` made."""
+        """The types that ran in the inference that `load` made."""
 
     def embed(self, batch: Batch) -> Embeddings:
         """Embeddings float32 [batch, dim] of int64 inputs [batch, seq]."""
@@ -90,7 +90,7 @@ class Backend(Protocol):
         """The backend that builds `precision` where this one would run another; None for itself."""
 
     def limitation(self, precision: Precision) -> str:
-        """Why `precision` may not be what runs on this machine; goes into the flag."""
+        """The reason why `precision` may not be what runs on this machine; goes into the flag."""
 
     def build(
         self, model: Exported, precision: Precision, calibration: Batch, folder: Path
@@ -158,7 +158,7 @@ class Demand:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What another engine would be built for."""
+        """The settings for which another engine would be built."""
         return {"usual": self.usual_batch, "largest": self.largest_batch, "tf32": self.tf32}
 
 

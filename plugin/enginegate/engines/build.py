@@ -220,7 +220,7 @@ def _try(built: Built, workload: Workload, threads: int, accept: Accept) -> dict
 
 
 def execution_flags(built: Built, executed: Executed) -> tuple[str, ...]:
-    """Why what ran is not what was asked for; empty if it is.
+    """Reasons why what ran is not what was asked for; empty if it is.
 
     Layers that were kept are named. What else ran in another type is flagged as it is without
     them; a runtime may count two multiplications of a layer as one, so they may be fewer.
@@ -255,7 +255,7 @@ def _other_flag(built: Built, executed: Executed, elsewhere: int) -> str:
 
 
 def _limitation_asked(built: Built) -> str:
-    """Why the backend that was asked for did not build it; empty if it did."""
+    """The reason why the backend that was asked for did not build it; empty if it did."""
     if built.backend == built.variant.backend:
         return ""
     reason = get_backend(built.variant.backend).limitation(built.precision)

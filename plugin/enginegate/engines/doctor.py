@@ -46,7 +46,7 @@ def findings() -> Iterator[Finding]:
 
 
 def advice() -> Iterator[str]:
-    """What else to know: what `auto` is, packages that exclude each other, how to confirm a GPU."""
+    """Advice: what `auto` is, packages that exclude each other, how to confirm a GPU."""
     if why := resolve("auto")[1]:
         yield why
     if installed_version("onnxruntime") and installed_version("onnxruntime-gpu"):

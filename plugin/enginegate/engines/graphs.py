@@ -140,7 +140,7 @@ def _same(
     our_weights: Mapping[str, TensorProto],
     their_weights: Mapping[str, TensorProto],
 ) -> bool:
-    """Whether two nodes do the same with the same inputs."""
+    """Tell if two nodes do the same with the same inputs."""
     if ours.op_type != theirs.op_type or len(ours.input) != len(theirs.input):
         return False
     if _attributes(ours.attribute) != _attributes(theirs.attribute):
@@ -171,7 +171,7 @@ def keeping_in_file(folder: Path, source: Path, properties: Mapping[str, Any]) -
 
 
 def keeping_in(graph: ModelProto, source: Path, properties: Mapping[str, Any]) -> Keeping:
-    """How to keep layers of a converted graph in fp32: taken from the ONNX file `source`."""
+    """The way to keep layers of a converted graph in fp32: taken from the ONNX file `source`."""
     pair = Pair(graph, onnx.load(str(source)))
 
     def build(nodes: frozenset[str], folder: Path) -> Mapping[str, Any]:

@@ -71,7 +71,7 @@ class OnnxRuntime:
         return None
 
     def limitation(self, precision: Precision) -> str:
-        """What the CPU provider does with `precision`."""
+        """Say what the CPU provider does with `precision`."""
         if precision is Precision.FP16:
             return (
                 "ONNX Runtime's CPU provider keeps fp16 values and computes in f32; "
@@ -108,7 +108,7 @@ class OnnxRuntime:
     def profile(
         self, folder: Path, properties: Mapping[str, Any], batch: Batch, threads: int
     ) -> Profile:
-        """Where its time goes, by the runtime's own profile."""
+        """Profile its time by the runtime's own profile."""
         with profiled(folder / ONNX_FILE, threads) as (session, events):
             for _ in range(_PROFILED_RUNS):
                 session.run([properties["output"]], dict(batch))
@@ -174,7 +174,7 @@ def executed_in(events: Sequence[Event]) -> Executed:
 
 
 def _kernel(event: Event) -> tuple[Kernel, float]:
-    """What ran, and for how many seconds."""
+    """The kernel that ran, and its seconds."""
     arguments, name = event["args"], event["name"].removesuffix(_KERNEL)
     kind, provider = arguments["op_name"], arguments["provider"]
     return Kernel(name, kind, _compute_type(arguments), provider, 0.0), event["dur"] / _US_PER_S

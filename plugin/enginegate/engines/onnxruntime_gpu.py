@@ -60,7 +60,7 @@ class OnnxRuntimeCuda:
         return None
 
     def limitation(self, precision: Precision) -> str:
-        """Why another type may run."""
+        """The reason why another type may run."""
         if precision is Precision.FP32:
             return "the CUDA provider multiplies in TF32 only where --tf32 allows it"
         return "the CUDA provider has no such kernel for every operator"
@@ -97,7 +97,7 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
         return OnnxRuntimeTensorRt(demand)
 
     def limitation(self, precision: Precision) -> str:  # noqa: ARG002
-        """Why nothing is proven."""
+        """The reason why nothing is proven."""
         return (
             "ONNX Runtime does not tell which types run inside TensorRT; "
             "--backend tensorrt proves them"

@@ -64,7 +64,7 @@ class OpenVino:
         return "onnxruntime" if lacks_fp16 else None
 
     def limitation(self, precision: Precision) -> str:
-        """What the processor lacks for `precision`."""
+        """Name what the processor lacks for `precision`."""
         if precision is Precision.FP16:
             return "the CPU lacks AVX512-FP16"
         if precision is Precision.BF16:
@@ -103,7 +103,7 @@ class OpenVino:
     def profile(
         self, folder: Path, properties: Mapping[str, Any], batch: Batch, threads: int
     ) -> Profile:
-        """Where its time goes, by the runtime's own counters."""
+        """Profile its time by the runtime's own counters."""
         config = {**_config(properties["hint"], threads), "PERF_COUNT": True}
         with _loading(folder):
             return read_profile(_import(folder, config), batch)
@@ -146,7 +146,7 @@ def _read_graph(graph: Any) -> Executed:
 
 
 def _multiplies(info: Any) -> bool:
-    """Whether a node multiplies matrices, alone or fused into a subgraph with others."""
+    """Tell if a node multiplies matrices, alone or fused into a subgraph with others."""
     names = _text(info, "originalLayersNames").lower()
     kind = _text(info, "layerType")
     return kind in _MATMULS or (kind == "Subgraph" and "matmul" in names)

@@ -68,7 +68,7 @@ class Condition:
 
 
 def disturbance(before: Condition, after: Condition, *, own: bool) -> str:
-    """What disturbed the time between; empty if nothing did. `own`: this process was at work."""
+    """The disturbance of the time between; empty if none. `own`: this process was at work."""
     elapsed_s = after.time_s - before.time_s
     found = {
         "throttled": after.throttled_s > before.throttled_s,

@@ -36,14 +36,12 @@ class Gpu:
     Attributes:
         name: as the driver says it, `NVIDIA H100 80GB HBM3`.
         capability: compute capability, `9.0`.
-        memory_bytes: all of its memory.
         driver: version of the driver, `580.65.06`; where unknown the CUDA version it has.
         pci: address on the bus, `0000:41:00.0`.
     """
 
     name: str
     capability: str
-    memory_bytes: int
     driver: str
     pci: str
 
@@ -93,15 +91,14 @@ def _gpus(library: Any) -> tuple[Gpu, ...]:
 
 
 def _gpu(library: Any, index: int, driver: str) -> Gpu:
-    device, total = ctypes.c_int(), ctypes.c_size_t()
+    device = ctypes.c_int()
     _check(library.cuDeviceGet(ctypes.byref(device), index))
-    _check(library.cuDeviceTotalMem_v2(ctypes.byref(total), device))
     name = _text(library.cuDeviceGetName, device)
     pci = _text(library.cuDeviceGetPCIBusId, device)
     major, minor = (
         _attribute(library, device, which) for which in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR)
     )
-    return Gpu(name, f"{major}.{minor}", total.value, driver, pci)
+    return Gpu(name, f"{major}.{minor}", driver, pci)
 
 
 def _text(call: Any, device: ctypes.c_int) -> str:

@@ -65,7 +65,7 @@ def state_as_json() -> dict[str, Any] | None:
 
 
 def disturbance_of(before: GpuState | None, after: GpuState | None) -> tuple[str, ...]:
-    """What slowed the GPU down, or changed its clock, between two looks; empty for nothing."""
+    """Name what slowed the GPU down, or changed its clock, between two looks; empty for nothing."""
     if before is None or after is None:
         return ()
     reasons = dict.fromkeys(f"GPU {why}" for why in (*before.throttling, *after.throttling))

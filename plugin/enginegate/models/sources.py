@@ -166,7 +166,7 @@ def _factory(spec: ModelSpec) -> "torch.nn.Module":
 
 
 def content_key(spec: ModelSpec, source: "Source") -> dict[str, Any]:
-    """What an export depends on: the source's content, the settings, the exporter."""
+    """All that an export depends on: the source's content, the settings, the exporter."""
     settings = {
         name: getattr(spec, name)
         for name in ("kind", "pooling", "normalize", "head", "seq_len", "vocab_size")

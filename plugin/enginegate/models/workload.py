@@ -189,7 +189,7 @@ def file_tokenizer(path: Path, seq_len: int) -> Tokenize:
 
 
 def hashed_tokenizer(vocab_size: int, seq_len: int) -> Tokenize:
-    """Where a model has no tokenizer: each word of the real text hashed into 1 .. vocab_size - 1.
+    """Hash each word of the real text into 1 .. vocab_size - 1, for models without a tokenizer.
 
     Keeps the frequencies and lengths of real text; 0 pads. Its results are always labelled.
     """

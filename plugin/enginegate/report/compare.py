@@ -83,7 +83,7 @@ def _matches(newest: SavedRun, older: SavedRun) -> Iterator[tuple[Result, Result
 
 
 def _difference(newest: SavedRun, older: SavedRun, now: Result, then: Result) -> str:
-    """Why two results cannot be compared; empty if they can."""
+    """The reason why two results cannot be compared; empty if they can."""
     if newest.machine != older.machine:
         return f"machine was {older.machine.id}, is {newest.machine.id}"
     after, before = asdict(now.context), asdict(then.context)

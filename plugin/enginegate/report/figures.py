@@ -94,7 +94,7 @@ def _decide(figures: Figures, name: str) -> Decided:
 
 
 def _dominates(figures: Figures, one: str, other: str) -> bool:
-    """Whether `one` has the smaller delta and more throughput at every level of `other`."""
+    """Tell if `one` has the smaller delta and more throughput at every level of `other`."""
     deltas = figures.deltas
     if one == other or one not in deltas or other not in deltas or deltas[one] >= deltas[other]:
         return False
@@ -115,7 +115,7 @@ def _twins(figures: Figures, name: str) -> Iterator[tuple[str, str]]:
 
 
 def findings(figures: Figures) -> Iterator[str]:
-    """What deltas and sweeps say together, in words."""
+    """Findings from deltas and sweeps together, in words."""
     for name in figures.deltas:
         twins = list(_twins(figures, name))
         for other, said in twins:

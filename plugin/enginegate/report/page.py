@@ -67,7 +67,7 @@ class Section:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it has nothing to show."""
+        """Tell if it has nothing to show."""
         return not (self.lead or self.findings or self.facts or self.charts or self.tables)
 
 

@@ -214,7 +214,7 @@ def _speed_notes(result: Result) -> Iterator[str]:
 
 
 def _load_notes(load: Load) -> Iterator[str]:
-    """How it was loaded, what came of it, and which levels are not to be trusted."""
+    """Notes on how it was loaded, what came of it, and which levels are not to be trusted."""
     yield f"load by {load.driver} on {load.server}: {described(load.deployment)}"
     if load.judgement.reasons:
         yield f"load: {load.judgement.verdict}: {'; '.join(load.judgement.reasons)}"
@@ -250,7 +250,7 @@ def _judgements(speed: Speed) -> Iterator[Judgement]:
 
 
 def accuracy_details(result: Result) -> Iterator[str]:
-    """What is known of the embeddings, for the written report."""
+    """Details of the embeddings, for the written report."""
     name = f"{result.variant.model} {engine_name(result.variant)}"
     if result.accuracy:
         yield from (f"{name}: {line}" for line in accuracy_lines(result.accuracy))
@@ -275,7 +275,7 @@ def latency_lines(result: Result) -> Iterator[str]:
 
 
 def gpu_lines(result: Result) -> Iterator[str]:
-    """Where the time of a call on a GPU goes, by batch size, for the written report."""
+    """The parts of a call's time on a GPU, by batch size, for the written report."""
     if result.gpu is None:
         return
     yield f"{result.variant.model} {engine_name(result.variant)}, GPU: {result.gpu.mode}"
@@ -291,6 +291,6 @@ def gpu_lines(result: Result) -> Iterator[str]:
 
 
 def spent_line(measured_s: float, other_s: float) -> str:
-    """Where the time of the run went."""
+    """The parts of the run's time."""
     measured = f"{measured_s:.0f} s measuring, the replicates' loading included"
     return f"time: {measured}; {other_s:.0f} s outside measurement"

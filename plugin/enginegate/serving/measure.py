@@ -173,7 +173,7 @@ class ServedArm:
 
 
 def served_rig(served: ServedEngine, levels: Sequence[int], rng: random.Random) -> Rig:
-    """What times a served engine beside its yardstick on the same server.
+    """The rig that times a served engine beside its yardstick on the same server.
 
     For every replicate all models are unloaded and loaded anew, in random order. Raises
     ServingError for a server that this run did not start: there is no yardstick on it.

@@ -47,7 +47,7 @@ class Cliff:
 
     @property
     def blames_server(self) -> bool:
-        """Whether it is the server's own, not the machine's or the client's."""
+        """Tell if it is the server's own, not the machine's or the client's."""
         return self.cause not in (Cause.NOISE, Cause.CLIENT)
 
 

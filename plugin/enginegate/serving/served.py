@@ -75,7 +75,7 @@ class ServedEngine:
 
     @property
     def server_name(self) -> str:
-        """What serves it, in words."""
+        """The server's name in words."""
         running = f"{self.endpoint.protocol}://{self.endpoint.address}"
         return "triton, started for this run" if self.server else running
 
@@ -197,7 +197,7 @@ class EngineServer:
         return [CANDIDATE]
 
     def _on_another(self, source: ToServe) -> str:
-        """What to do instead: the server that is started here has the Python backend only."""
+        """Say what to do instead: the server that is started here has the Python backend only."""
         folder = self.options.repository or Path("models")
         model = source.built.variant.id
         gpus = "--gpus all " if needs_gpu(source.built.backend) else ""

@@ -107,7 +107,7 @@ class SpeedJudge:
 
 
 def _cell(name: str, batch: int, metric: str, anchor: Anchor) -> str:
-    """What evidence is about: this engine against this baseline."""
+    """The subject of evidence: this engine against this baseline."""
     return f"{name}/{batch}/{metric}/{anchor.level:.6f}"
 
 

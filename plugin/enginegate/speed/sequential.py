@@ -149,7 +149,7 @@ class Trial:
     def _screen(
         self, replicates: Sequence[Replicate], metric: str, question: Question, left: int
     ) -> Finding:
-        """What the screening says; `left` fresh replicates could follow."""
+        """The finding of the screening; `left` fresh replicates could follow."""
         errors = Errors(self._rules.miss / 2, self._rules.miss / 2)
         values = values_of(replicates, metric)
         change = change_of(values, question.anchor, question.limit, errors, once=True)
@@ -232,7 +232,7 @@ def _too_few_calls(replicates: Sequence[Replicate]) -> str:
 
 
 def _suspect(key: Key, findings: Mapping[Key, Finding], questions: Mapping[Key, Question]) -> bool:
-    """Whether fresh data are needed. A p99 is too restless to follow up unless it looks slower."""
+    """Tell if fresh data are needed. A p99 is too restless to follow up unless it looks slower."""
     verdict = findings[key].judgement.verdict
     if verdict is Verdict.REGRESSED or questions[key].earlier > 1:
         return True
@@ -246,7 +246,7 @@ def _open(finding: Finding) -> Finding:
 
 
 def judge_sentinel(log_ratios: Sequence[float], limit: float) -> str:
-    """Why a measurement is invalid: two copies of the yardstick differ; empty if they do not.
+    """Refuse a measurement in which two copies of the yardstick differ; empty if they do not.
 
     Fires where the whole interval of their ratio is beyond half of the limit.
     """

@@ -85,7 +85,7 @@ def quantile(samples: Sequence[float], q: float) -> float:
 
 
 def anchor_of(sessions: Sequence[Sequence[float]]) -> Anchor:
-    """Where a new session of an unchanged engine is expected, from the log ratios of stored ones.
+    """The log ratio expected of a new session of an unchanged engine, from those of stored ones.
 
     Sessions differ by about as much as the replicates in them (measured: docs/measurement.md). That
     assumption counts like ten degrees of freedom, or those of the replicates if they are fewer,
@@ -231,7 +231,7 @@ def visible_slowdown(
 def replicates_to_decide(
     values: Sequence[float], anchor: Anchor, limit: float, errors: Errors
 ) -> int | None:
-    """How many replicates would decide, if mean and spread stay as they are; None if too many."""
+    """Count the replicates that would decide with this mean and spread; None if too many."""
     array = np.asarray(values, dtype=np.float64)
     if len(array) < FEWEST_REPLICATES:
         return None

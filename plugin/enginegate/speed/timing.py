@@ -100,11 +100,6 @@ class Samples:
         return [replicate.log_ratio() for replicate in self.replicates]
 
     @property
-    def tail_log_ratios(self) -> list[float]:
-        """Log ratio of the p99s of each replicate."""
-        return [replicate.tail_log_ratio() for replicate in self.replicates]
-
-    @property
     def sentinel_log_ratios(self) -> list[float]:
         """Log of (second yardstick / yardstick) of each replicate that measured it."""
         watched = (r for r in self.replicates if SENTINEL in r.blocks[0].turns)

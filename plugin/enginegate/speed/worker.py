@@ -92,7 +92,7 @@ def _started(python: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 def own_paths() -> list[str]:
-    """Where this project's modules lie, without this interpreter's libraries."""
+    """Paths of this project's modules, without this interpreter's libraries."""
     foreign = (sys.base_prefix, sys.prefix)
     return [path for path in sys.path if path and not path.startswith(foreign)]
 

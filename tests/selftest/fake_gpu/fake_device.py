@@ -196,10 +196,6 @@ class FakeDriver:
         name.value = STATE.pci.encode()
         return 0
 
-    def cuDeviceTotalMem_v2(self, total: Any, device: Any) -> int:  # noqa: N802
-        total._obj.value = 80 << 30
-        return 0
-
     def cuDeviceGetAttribute(self, value: Any, which: int, device: ctypes.c_int) -> int:  # noqa: N802
         value._obj.value = STATE.capability[{75: 0, 76: 1}[which]]
         return 0

@@ -26,7 +26,7 @@ class Diagnosis:
 
 
 def profiled(built: Built, workload: Workload, threads: int) -> Profile | None:
-    """Where the engine's time goes, its longest kernels only; None if its backend does not tell."""
+    """Profile an engine, its longest kernels only; None if its backend does not tell."""
     backend = get_backend(built.backend)
     if not isinstance(backend, Profiles):
         return None

@@ -55,7 +55,7 @@ class Rebuilder:
 
 
 def rebuilder_of(built: Built, model: Exported, workload: Workload, threads: int) -> Rebuilder:
-    """How to rebuild an engine: its own ONNX graph if it is one, else by its backend's recipe.
+    """The rebuilder of an engine: its own ONNX graph if it is one, else by its backend's recipe.
 
     Raises EngineError where neither can be done.
     """

@@ -39,7 +39,7 @@ class RepairSearch:
     whole: float = 0.0
 
     def attempt(self, kept: Sequence[Layer]) -> Step:
-        """What comes of keeping these layers, tried once. The first attempt must keep none."""
+        """Try once to keep these layers. The first attempt must keep none."""
         names = tuple(layer.name for layer in kept)
         if names not in self.steps:
             with self.rebuilder.loaded(nodes_of(kept)) as engine:

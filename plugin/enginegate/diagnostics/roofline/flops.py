@@ -94,7 +94,7 @@ def matmul_flops(layers: Iterable[Layer]) -> Polynomial:
 
 
 def thop_flops(layers: Iterable[Layer]) -> Polynomial:
-    """What the package thop calls FLOPs."""
+    """Sum of what the package thop calls FLOPs."""
     return total(layer.thop for layer in layers)
 
 
@@ -142,7 +142,7 @@ def _head(views: Views, output: str) -> frozenset[int]:
 
 
 def _reads_texts(short: Node, long: Node) -> bool:
-    """Whether no input of a node grows with the length; seen at two lengths."""
+    """Tell if no input of a node grows with the length; seen at two lengths."""
     pairs = zip(short.given, long.given, strict=True)
     return all(a.constant or (a.shape is not None and a.shape == b.shape) for a, b in pairs)
 

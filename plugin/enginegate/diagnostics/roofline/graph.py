@@ -84,7 +84,7 @@ class Node:
 
     @property
     def floating(self) -> bool:
-        """Whether it reads or writes floating-point numbers."""
+        """Tell if it reads or writes floating-point numbers."""
         return any(tensor.floating for tensor in (*self.given, *self.outputs))
 
 

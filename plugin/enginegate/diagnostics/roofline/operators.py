@@ -36,7 +36,7 @@ Rule = Callable[[Node], Work]
 
 
 def work_of(node: Node) -> Work | None:
-    """What a node does; None for an operator without a rule here.
+    """The work of a node; None for an operator without a rule here.
 
     Raises ModelError if a shape that matters is not known.
     """

@@ -38,7 +38,7 @@ class Polynomial:
         return Polynomial({key: factor * c for key, c in self.terms.items()})
 
     def __bool__(self) -> bool:
-        """Whether it is more than 0."""
+        """Tell if it is more than 0."""
         return bool(self.terms)
 
     def __str__(self) -> str:

@@ -103,7 +103,7 @@ class Point:
 
     @property
     def warning(self) -> str:
-        """What is to be said of it; empty for nothing."""
+        """A warning about it; empty for none."""
         if self.efficiency is None or self.efficiency <= 1:
             return ""
         return (

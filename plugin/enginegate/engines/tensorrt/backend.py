@@ -79,7 +79,7 @@ class TensorRt:
         return None
 
     def limitation(self, precision: Precision) -> str:
-        """Why TensorRT may run another type."""
+        """The reason why TensorRT may run another type."""
         if precision is Precision.FP32:
             return "TensorRT multiplies in TF32 only where --tf32 allows it"
         return "TensorRT kept these layers in another type than their ONNX nodes have"

@@ -18,7 +18,7 @@ class Memory(Protocol):
 
     @property
     def address(self) -> int:
-        """Where it is on the device."""
+        """Its address on the device."""
 
     def free(self) -> None:
         """Give it back. Nothing may be using it."""
@@ -47,8 +47,6 @@ class Stream(Protocol):
 
 class Device(Protocol):
     """A GPU with its primary context current in this thread."""
-
-    description: str
 
     def stream(self) -> Stream:
         """A new stream that is not the default one."""

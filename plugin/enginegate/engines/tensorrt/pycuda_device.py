@@ -58,8 +58,7 @@ class PycudaDevice:
     """CUDA's device 0, its primary context current."""
 
     def __init__(self) -> None:
-        gpu = first_gpu()
-        self.description = f"{gpu.name}, driver {gpu.driver}"
+        first_gpu()  # raises EngineError where there is none
 
     def stream(self) -> PycudaStream:
         """A new stream."""

@@ -25,7 +25,7 @@ class TimingCacheFile:
         return cls(folder / name if folder else None)
 
     def read(self) -> bytes:
-        """What was kept; empty if there is nothing, or it is damaged."""
+        """The kept timings; empty if there are none, or they are damaged."""
         if self.path is None or not self.path.exists():
             return b""
         stored = self.path.read_bytes()

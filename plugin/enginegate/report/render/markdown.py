@@ -35,7 +35,7 @@ def _head(page: Page) -> Iterator[str]:
 
 
 def _blocks(page: Page) -> Iterator[Iterator[str]]:
-    """What follows, the most telling first."""
+    """The blocks that follow, the most telling first."""
     yield iter(("", *_bullets(page.said)))
     for table in page.changed:
         yield iter(("", f"**{escaped(table.caption)}**", "", *_table(table)))

@@ -80,7 +80,7 @@ def _distribution_spec(known: Sequence[tuple[str, Sequence[float]]]) -> Spec:
 
 
 def rankings(run: SavedRun) -> Iterator[Table]:
-    """What is left of nearest texts and of their order, and how steady an embedding is."""
+    """Tables of what is left of nearest texts and their order, and of an embedding's steadiness."""
     rows = tuple(row for result in _in_process(run) for row in _ranking(run, result))
     if rows:
         yield Table("Rankings, with intervals over the queries", _RANKING, rows)

@@ -72,7 +72,7 @@ def _labels(names: Sequence[str]) -> list[str]:
 
 
 def repairs(run: SavedRun) -> Iterator[Table]:
-    """What keeping layers in fp32 gives back, and what it costs."""
+    """Tables of what keeping layers in fp32 gives back, and of what it costs."""
     rows = tuple(
         (
             result.variant.model,

@@ -32,7 +32,7 @@ class Sweep:
     analysis: Analysis
 
     def is_slow(self, level: Level) -> bool:
-        """Whether a level lies in a cliff."""
+        """Tell if a level lies in a cliff."""
         return any(c.first <= level.concurrency <= c.last for c in self.analysis.cliffs)
 
 
@@ -200,7 +200,7 @@ def _over_spec(sweeps: Sequence[Sweep], figure: str) -> Spec:
 
 
 def _shade(sweeps: Sequence[Sweep], x: Spec) -> Iterator[Spec]:
-    """Where there are cliffs."""
+    """Shade the cliffs."""
     cliffs = {(c.first, c.last) for sweep in sweeps for c in sweep.analysis.cliffs}
     values = [{"from": first - 0.5, "to": last + 0.5} for first, last in sorted(cliffs)]
     if values:

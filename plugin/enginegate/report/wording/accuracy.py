@@ -9,7 +9,7 @@ _SHOWN = 3  # false neighbours and worst texts
 
 
 def embedding_notes(accuracy: Accuracy) -> Iterator[str]:
-    """Why it is not a plain pass, and which text shows it best."""
+    """Reasons why it is not a plain pass, and the text that shows it best."""
     judgement = accuracy.judgement
     if judgement.reasons:
         yield f"embeddings {judgement.verdict}: {'; '.join(judgement.reasons)}"
@@ -23,7 +23,7 @@ def embedding_notes(accuracy: Accuracy) -> Iterator[str]:
 
 
 def own_notes(accuracy: Accuracy) -> Iterator[str]:
-    """What became of the user's own judgements."""
+    """Notes on the user's own judgements."""
     found = accuracy.retrieval
     if found and found.ndcg_at_10:
         searched = f"{found.queries} queries over {found.documents} documents"

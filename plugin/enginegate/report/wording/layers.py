@@ -27,13 +27,13 @@ def blame_table(asked: str, layers: Sequence[Blamed]) -> Table:
 
 
 def repair_table(asked: str, repair: Repair) -> Table:
-    """What was tried on the way to a repair, fewest layers first."""
+    """The attempts on the way to a repair, fewest layers first."""
     title = f"{asked}: layers kept in fp32, and what that gives"
     return Table(title, (_STEP_HEADER, *map(_step_row, repair.steps)))
 
 
 def repair_lines(repair: Repair) -> Iterator[str]:
-    """What keeping the layers does to the speed; nothing where none were enough."""
+    """The effect of kept layers on the speed; nothing where none were enough."""
     if repair.configuration:
         speeds = f"{repair.speedup_before:.2f} to {repair.speedup_after:.2f} x reference"
         yield f"repair: {_count(repair.kept)} kept in fp32, {speeds} at batch 8"

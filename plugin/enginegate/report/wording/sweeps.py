@@ -25,7 +25,7 @@ def level_line(level: Level) -> str:
 
 
 def analysis_lines(analysis: Analysis) -> Iterator[str]:
-    """What a sweep says, a statement a line."""
+    """The findings of a sweep, a statement a line."""
     for cliff in analysis.cliffs:
         yield from cliff_lines(cliff)
     yield _saturation_line(analysis)

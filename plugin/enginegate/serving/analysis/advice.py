@@ -18,7 +18,7 @@ _TRIED = 8  # levels of a cliff at most
 
 
 def is_curable(cliff: Cliff) -> bool:
-    """Whether there is advice to try: the queue delay is proven to be the cause."""
+    """Tell if there is advice to try: the queue delay is proven to be the cause."""
     return cliff.proven and cliff.cause is Cause.QUEUE_DELAY
 
 

@@ -80,7 +80,7 @@ def find_cause(place: Neighbourhood, deployment: Deployment | None) -> Finding:
 
 
 def waits(level: Level, deployment: Deployment | None) -> bool:
-    """Whether the server's figures show that requests waited for the delay beside idle instances.
+    """Tell if the server's figures show that requests waited for the delay beside idle instances.
 
     Mean queue time at least half of the delay and a fifth of the latency, batches below the
     smallest preferred size, and instances that execute less than 0.8 of their time.
@@ -173,7 +173,7 @@ def _noise(place: Neighbourhood) -> Finding | None:
 
 
 def _is_noisy(level: Level, sound: Level | None) -> bool:
-    """Whether its marks explain it: the machine's, or windows as good as the level beside."""
+    """Tell if its marks explain it: the machine's, or windows as good as the level beside."""
     marks = " ".join(level.marks).lower()
     if any(word in marks for word in _NOISE_WORDS):
         return True
@@ -199,7 +199,7 @@ def _suspected_delay(place: Neighbourhood, deployment: Deployment | None) -> Fin
 
 
 def is_plateau(levels: Sequence[Level]) -> bool:
-    """Whether latency is the same and throughput in proportion to concurrency; two at least."""
+    """Tell if latency is the same and throughput in proportion to concurrency; two at least."""
     if len(levels) == 1:
         return False
     means_s = [level.latency.mean_s for level in levels]
@@ -217,7 +217,7 @@ def _end_of_plateau(place: Neighbourhood) -> str:
 
 
 def _first_size(place: Neighbourhood) -> str:
-    """What fills a batch: more than the last slow level has outstanding, up to the next one."""
+    """The size that fills a batch: above the last slow level's concurrency, up to the next one."""
     low = place.inside[-1].concurrency + 1
     if place.after is None:
         return f"{low} or more"

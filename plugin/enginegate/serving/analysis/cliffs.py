@@ -138,7 +138,7 @@ def _groups(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _contradicted(levels: Sequence[Level], index: int, material: float) -> bool:
-    """Whether throughput is below what was reached, or latency above what is needed later."""
+    """Tell if throughput is below what was reached, or latency above what is needed later."""
     level = levels[index]
     reached = [other.throughput_per_s / level.throughput_per_s for other in levels[:index]]
     needed = [level.latency.mean_s / other.latency.mean_s for other in levels[index + 1 :]]

@@ -118,7 +118,7 @@ def _overhead_s(levels: Sequence[Level]) -> float:
 
 
 def _has_backlog(level: Level) -> bool:
-    """Whether a batch runs, another waits, and twice what the turnaround holds is outstanding."""
+    """Tell if a batch runs, another waits, and twice what the turnaround holds is outstanding."""
     if level.breakdown is None:
         return False
     turnarounds = level.breakdown.turnaround_s / compute_s(level.breakdown)

@@ -94,7 +94,7 @@ class _Search:
         return 1 / (1 + self.rules.near) < ratio < 1 + self.rules.near
 
     def result(self) -> Capacity:
-        """What was found."""
+        """The capacity found."""
         high = None if self.client_bound else self.high
         return Capacity(self.slo, self._end(), self.low, high, tuple(self.probes))
 

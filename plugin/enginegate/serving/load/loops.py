@@ -135,7 +135,7 @@ class ClosedLoop:
         self._sending_s[slot] = time.monotonic() - start_s
 
     def passed(self, end_s: float) -> bool:
-        """Whether all requests sent before `end_s` have been answered or given up."""
+        """Tell if all requests sent before `end_s` have been answered or given up."""
         with self._lock:
             if time.monotonic() >= end_s:
                 self._give_up()

@@ -21,7 +21,7 @@ class RunningLevel(Protocol):
     """Closed-loop load that is running."""
 
     def window(self, time_s: float) -> Window:
-        """What happened in the next seconds; windows follow each other without a gap."""
+        """Measure the next seconds; windows follow each other without a gap."""
 
 
 class LoadGenerator(Protocol):

@@ -112,7 +112,7 @@ def _state(client: Any, model: str) -> str:
 def check_model(
     endpoint: Endpoint, inputs: Sequence[str], output: str, seq_len: int, dim: int
 ) -> Deployment:
-    """How the server runs the model; ServingError unless it takes and gives what tests expect.
+    """The model's deployment; ServingError unless it takes and gives what tests expect.
 
     That is int64 [texts, seq_len] of each of `inputs`, and float32 [texts, dim] as `output`.
     """
@@ -150,7 +150,7 @@ def _wrong(endpoint: Endpoint, fault: str, advice: str) -> ServingError:
 
 
 def deployment_of(endpoint: Endpoint) -> Deployment:
-    """How the server is configured to run the model; threads 0 where it does not say."""
+    """The deployment that the server is configured for; threads 0 where it does not say."""
     config = _asked(endpoint, "get_model_config")
     config = config.get("config", config)  # gRPC wraps it
     batching = config.get("dynamic_batching", {})
@@ -164,13 +164,13 @@ def deployment_of(endpoint: Endpoint) -> Deployment:
 
 
 def _threads(config: Mapping[str, Any]) -> int:
-    """What the model's own parameter says; 0 if there is none, or it is no number."""
+    """The threads in the model's own parameter; 0 if there is none, or it is no number."""
     said = str(config.get("parameters", {}).get("threads", {}).get("string_value", ""))
     return int(said) if said.isdecimal() else 0
 
 
 def statistics(endpoint: Endpoint) -> ServerStatistics:
-    """What the server has counted for the model since it loaded it. Raises ServingError."""
+    """The server's counts for the model since it loaded it. Raises ServingError."""
     return read_statistics(_asked(endpoint, "get_inference_statistics"))
 
 

@@ -102,7 +102,7 @@ class Server:
     _supervisor: _Supervisor
 
     def endpoint(self, model: str, protocol: Protocol = Protocol.GRPC) -> Endpoint:
-        """Where a model is asked."""
+        """The endpoint of a model."""
         return Endpoint(protocol, self.http if protocol is Protocol.HTTP else self.grpc, model)
 
     def load(self, model: str, timeout_s: float = START_S) -> None:
@@ -128,7 +128,7 @@ class Server:
             raise ServingError(f"the server ended with status {status}. {self.reason()}")
 
     def reason(self) -> str:
-        """What the log says went wrong; else its end."""
+        """The fault that the log states; else its end."""
         return reason_of(self.log())
 
     def log_tail(self, lines: int = TAIL_LINES) -> str:

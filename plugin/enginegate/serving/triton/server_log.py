@@ -18,7 +18,7 @@ def tail_of(log: str, lines: int = TAIL_LINES) -> str:
 
 
 def is_port_taken(log: str) -> bool:
-    """Whether the server itself, not one of its models, could not have one of its two ports."""
+    """Tell if the server itself, not one of its models, could not have one of its two ports."""
     return any(map(_PORT_TAKEN.match, log.splitlines()))
 
 
@@ -29,7 +29,7 @@ def logged_errors(log: str) -> list[str]:
 
 
 def reason_of(log: str) -> str:
-    """Why the server or a model failed: the last error it logged, without the call stack."""
+    """The reason of a failed server or model: the last error it logged, without the call stack."""
     errors = logged_errors(log)
     said = _unquoted(errors[-1]) if errors else tail_of(log)
     return f"Its log says: {said}"

@@ -28,7 +28,7 @@ class Phase:
         return self.ns / self.count / _NS if self.count else 0.0
 
     def since(self, earlier: "Phase") -> "Phase":
-        """What was added after `earlier`."""
+        """The counts added after `earlier`."""
         return Phase(self.count - earlier.count, self.ns - earlier.ns)
 
 
@@ -51,13 +51,8 @@ class ServerStatistics:
     compute_output: Phase
     batches: Mapping[int, int] = field(default_factory=dict)
 
-    @property
-    def executions(self) -> int:
-        """Number of executions."""
-        return sum(self.batches.values())
-
     def since(self, earlier: "ServerStatistics") -> "ServerStatistics":
-        """What was counted after `earlier`; ServingError if the model was loaded anew meanwhile."""
+        """The counts added after `earlier`; ServingError if the model was loaded anew meanwhile."""
         phases = {name: getattr(self, name).since(getattr(earlier, name)) for name in PHASES}
         sizes = sorted({*self.batches, *earlier.batches})
         counts = {s: self.batches.get(s, 0) - earlier.batches.get(s, 0) for s in sizes}
