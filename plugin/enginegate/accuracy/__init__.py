@@ -11,19 +11,7 @@ from enginegate.accuracy.user_texts import OwnData, OwnTexts
 from enginegate.accuracy.worst import WorstText
 
 __all__ = [
-    "Accuracy",
-    "Deltas",
-    "Determinism",
-    "EmbeddingJudge",
-    "Invariance",
-    "Limits",
-    "OwnData",
-    "OwnTexts",
-    "Retrieval",
-    "WorstText",
-    "check_sane",
-    "limits_for",
-    "read_collection",
-    "read_pairs",
-    "shortened",
-]
+    "Accuracy", "Deltas", "Determinism", "EmbeddingJudge", "Invariance", "Limits", "OwnData",
+    "OwnTexts", "Retrieval", "WorstText", "check_sane", "limits_for", "read_collection",
+    "read_pairs", "shortened",
+]  # fmt: skip

@@ -21,24 +21,8 @@ from enginegate.baselines.refresh import offer, refresh_baselines
 from enginegate.baselines.store import Baseline, Baselines
 
 __all__ = [
-    "REPLICATES",
-    "Baseline",
-    "Baselines",
-    "Note",
-    "Series",
-    "append_history",
-    "calibrate_results",
-    "calibration_lines",
-    "change_points",
-    "describe_history",
-    "diff_rows",
-    "list_rows",
-    "offer",
-    "prune",
-    "read_history",
-    "refresh_baselines",
-    "save_calibration",
-    "show_rows",
-    "stored",
+    "REPLICATES", "Baseline", "Baselines", "Note", "Series", "append_history", "calibrate_results",
+    "calibration_lines", "change_points", "describe_history", "diff_rows", "list_rows", "offer",
+    "prune", "read_history", "refresh_baselines", "save_calibration", "show_rows", "stored",
     "unjudged",
-]
+]  # fmt: skip

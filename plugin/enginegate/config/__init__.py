@@ -13,14 +13,6 @@ from enginegate.config.serving import (
 )
 
 __all__ = [
-    "Arrivals",
-    "Deployment",
-    "Driver",
-    "Endpoint",
-    "Options",
-    "Protocol",
-    "ServeOptions",
-    "Slo",
-    "add_options",
-    "default_cache",
-]
+    "Arrivals", "Deployment", "Driver", "Endpoint", "Options", "Protocol", "ServeOptions", "Slo",
+    "add_options", "default_cache",
+]  # fmt: skip

@@ -18,28 +18,8 @@ from enginegate.diagnostics.roofline.records import Count, cost_as_json, engine_
 from enginegate.diagnostics.roofline.roofline import Point, Roofline, Setting, Traffic
 
 __all__ = [
-    "BACKBONE",
-    "ELEMENT_BYTES",
-    "HEAD",
-    "Blamed",
-    "Cost",
-    "Count",
-    "Device",
-    "Layer",
-    "Point",
-    "Repair",
-    "Roofline",
-    "Setting",
-    "Step",
-    "Traffic",
-    "blamed",
-    "cost_as_json",
-    "cost_of",
-    "engine_as_json",
-    "measured_device",
-    "profiled",
-    "read_profile",
-    "repaired",
-    "thop_flops",
+    "BACKBONE", "ELEMENT_BYTES", "HEAD", "Blamed", "Cost", "Count", "Device", "Layer", "Point",
+    "Repair", "Roofline", "Setting", "Step", "Traffic", "blamed", "cost_as_json", "cost_of",
+    "engine_as_json", "measured_device", "profiled", "read_profile", "repaired", "thop_flops",
     "true_flops",
-]
+]  # fmt: skip

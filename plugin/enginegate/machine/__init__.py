@@ -11,15 +11,6 @@ from enginegate.machine.gpus import find_gpus, first_gpu
 from enginegate.machine.nvml import read_state, state_as_json
 
 __all__ = [
-    "Condition",
-    "Machine",
-    "describe_machine",
-    "disturbance",
-    "find_gpus",
-    "first_gpu",
-    "installed_version",
-    "library_versions",
-    "read_state",
-    "state_as_json",
-    "this_machine",
-]
+    "Condition", "Machine", "describe_machine", "disturbance", "find_gpus", "first_gpu",
+    "installed_version", "library_versions", "read_state", "state_as_json", "this_machine",
+]  # fmt: skip

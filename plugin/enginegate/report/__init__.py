@@ -22,26 +22,8 @@ from enginegate.report.wording.sweeps import (
 )
 
 __all__ = [
-    "CSV_COLUMNS",
-    "TRAFFIC",
-    "aligned",
-    "analysis_lines",
-    "annotations",
-    "append_summary",
-    "check_drawable",
-    "compare_engines",
-    "cost_line",
-    "described",
-    "device_line",
-    "plot_history",
-    "read_sweep_csv",
-    "render_json",
-    "render_text",
-    "report_files",
-    "roofline_line",
-    "roofline_rows",
-    "run_html",
-    "run_markdown",
-    "spent_line",
-    "summary_lines",
-]
+    "CSV_COLUMNS", "TRAFFIC", "aligned", "analysis_lines", "annotations", "append_summary",
+    "check_drawable", "compare_engines", "cost_line", "described", "device_line", "plot_history",
+    "read_sweep_csv", "render_json", "render_text", "report_files", "roofline_line",
+    "roofline_rows", "run_html", "run_markdown", "spent_line", "summary_lines",
+]  # fmt: skip

@@ -16,19 +16,6 @@ from enginegate.serving.records import (
 from enginegate.serving.served import EngineServer, ServedEngine, ToServe
 
 __all__ = [
-    "Analysis",
-    "Breakdown",
-    "Capacity",
-    "Cliff",
-    "EngineServer",
-    "Latency",
-    "Level",
-    "Load",
-    "LoadRun",
-    "OpenLevel",
-    "ServedEngine",
-    "StoredLoad",
-    "ToServe",
-    "analyse",
-    "served_rig",
-]
+    "Analysis", "Breakdown", "Capacity", "Cliff", "EngineServer", "Latency", "Level", "Load",
+    "LoadRun", "OpenLevel", "ServedEngine", "StoredLoad", "ToServe", "analyse", "served_rig",
+]  # fmt: skip

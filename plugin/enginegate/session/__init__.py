@@ -37,18 +37,9 @@ from enginegate.variants import Variant
 from enginegate.verdicts import exit_status
 
 __all__ = [
-    "Progress",
-    "Recorder",
-    "Reference",
-    "Session",
-    "diagnosed",
-    "finish_run",
-    "load_engine",
-    "open_session",
-    "repaired_engine",
-    "serve_engine",
-    "served_result",
-]
+    "Progress", "Recorder", "Reference", "Session", "diagnosed", "finish_run", "load_engine",
+    "open_session", "repaired_engine", "serve_engine", "served_result",
+]  # fmt: skip
 
 _SERVED = 4  # replicates of the screening of a served engine: each loads all models anew
 
