@@ -44,11 +44,15 @@ def _session(session: Mapping[str, Any]) -> Row:
     logs = [math.log(ratio) for ratio in ratios]
     return (
         session["date"],
-        f"{1000 * session['p50_s']:#.3g}".rstrip("."),
+        _milliseconds(session),
         f"{math.exp(-fmean(logs)):.2f}",
         f"{stdev(logs):.1%}" if len(logs) > 1 else _NOTHING,
         str(len(logs)),
     )
+
+
+def _milliseconds(session: Mapping[str, Any]) -> str:
+    return f"{1000 * session['p50_s']:#.3g}".rstrip(".")
 
 
 def diff_rows(root: Path, revision: str) -> Iterator[Row]:
@@ -85,7 +89,7 @@ def _differences(name: Path, before: Any, after: Any) -> Iterator[Row]:
 
 def _compared(was: Any, now: Any) -> Row:
     words = [f"{len(s)} sessions, {s[-1]['date']}" if s else _NOTHING for s in (was, now)]
-    times = [f"{1000 * s[-1]['p50_s']:#.3g}".rstrip(".") if s else _NOTHING for s in (was, now)]
+    times = [_milliseconds(s[-1]) if s else _NOTHING for s in (was, now)]
     if not was or not now:
         return (*words, *times, "new" if now else "removed")
     change = _level(now) - _level(was)

@@ -32,8 +32,8 @@ from enginegate.models import (
     Workload,
     matching,
     nodes_of,
+    probe_of,
     read_layers,
-    take,
 )
 from enginegate.variants import Precision, Variant
 
@@ -41,7 +41,6 @@ _RECIPE = 2  # raise when the same key would build another engine
 _CHOICE_RULES = 2  # raise when the same embeddings would be accepted otherwise
 _CHOICE_BATCH = 8
 _CHOICE_CALLS = 9
-_PROBE_ROWS = 2
 _NO_DEMAND = Demand()
 
 Accept = Callable[[Embeddings], tuple[str, ...]]
@@ -81,7 +80,7 @@ class Built:
     @contextlib.contextmanager
     def load(self, workload: Workload, threads: int) -> Iterator[Engine]:
         """The loaded engine; EngineError if it does not load or run."""
-        probe = take(workload.evaluation, slice(_PROBE_ROWS))
+        probe = probe_of(workload)
         backend = get_backend(self.backend)
         with backend.load(self.entry.folder, self.entry.properties, probe, threads) as engine:
             yield engine

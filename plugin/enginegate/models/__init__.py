@@ -10,6 +10,7 @@ from enginegate.models.workload import (
     hash_of,
     make_batch,
     make_workload,
+    probe_of,
     read_texts,
     take,
     token_counts,
@@ -17,6 +18,6 @@ from enginegate.models.workload import (
 
 __all__ = [
     "Batch", "Exported", "Kind", "Layer", "ModelSpec", "Tokens", "Workload", "export_model",
-    "grouped", "hash_of", "make_batch", "make_workload", "matching", "nodes_of", "read_layers",
-    "read_texts", "specs_from", "take", "token_counts", "tokenize_with",
+    "grouped", "hash_of", "make_batch", "make_workload", "matching", "nodes_of", "probe_of",
+    "read_layers", "read_texts", "specs_from", "take", "token_counts", "tokenize_with",
 ]  # fmt: skip

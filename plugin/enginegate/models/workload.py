@@ -57,6 +57,11 @@ class Workload:
         return take(self.evaluation, rows)
 
 
+def probe_of(workload: Workload) -> dict[str, Tokens]:
+    """Two evaluation rows, to try an engine with as it is loaded."""
+    return take(workload.evaluation, slice(2))
+
+
 def take(batch: Batch, rows: slice | npt.NDArray[np.intp]) -> dict[str, Tokens]:
     """The given rows of every input, contiguous."""
     return {name: np.ascontiguousarray(values[rows]) for name, values in batch.items()}

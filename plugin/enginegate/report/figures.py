@@ -11,13 +11,12 @@ from enginegate.report.decision import Decided, Decision
 from enginegate.report.numbers import percent, short
 from enginegate.report.saved_run import check_against
 from enginegate.report.sections.sweeps import Sweep
-from enginegate.report.wording.sweeps import read_sweep_csv, throughput_ratios
+from enginegate.report.wording.sweeps import ALIKE, read_sweep_csv, throughput_ratios
 from enginegate.serving import analyse
 
 MARK = "figures"  # the key that tells such a file from the report of a run
 _VERSION = 1
 _SCHEMA = "figures.schema.json"
-_ALIKE = 0.05  # typical difference in throughput of engines that are called equal
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def _twins(figures: Figures, name: str) -> Iterator[tuple[str, str]]:
         if other != name and delta == figures.deltas[name]:
             pair = (figures.sweep(name).levels, figures.sweep(other).levels)
             apart = abs(statistics.median(throughput_ratios(*pair)) - 1)
-            if apart <= _ALIKE:
+            if apart <= ALIKE:
                 said = f"the same delta of {short(delta)}, throughput typically {percent(apart)}"
                 yield other, f"{said} apart"
 

@@ -11,7 +11,7 @@ from enginegate.cache import Store
 from enginegate.config import Deployment, Endpoint, Protocol, ServeOptions
 from enginegate.engines import Built, Embeddings, Engine, needs_gpu, triton_model
 from enginegate.errors import ServingError
-from enginegate.models import Exported, Workload, take
+from enginegate.models import Exported, Workload, probe_of
 from enginegate.serving.agreement import check_served, expected_embeddings
 from enginegate.serving.load.exchange import Exchange, make_exchange
 from enginegate.serving.triton.client import check_model, embed_served
@@ -19,8 +19,6 @@ from enginegate.serving.triton.environment import Progress, ServerEnvironment, s
 from enginegate.serving.triton.repository import served_as, write_engine, write_reference
 from enginegate.serving.triton.server import Server, serve
 from enginegate.speed import CANDIDATE, SENTINEL, YARDSTICK
-
-_PROBE_ROWS = 2
 
 
 @dataclass(frozen=True)
@@ -255,7 +253,7 @@ def write_model(
     Raises ServingError if the folder cannot be written.
     """
     evaluation = source.texts.evaluation
-    probe = take(evaluation, slice(_PROBE_ROWS))
+    probe = probe_of(source.texts)
     served = served_as(name, source.model, evaluation, source.dim, deployment)
     try:
         if built is None:

@@ -51,8 +51,8 @@ from enginegate.models import (
     hash_of,
     make_batch,
     make_workload,
+    probe_of,
     read_texts,
-    take,
     tokenize_with,
 )
 from enginegate.results import Context
@@ -111,8 +111,7 @@ class Preparation:
 
     def open_reference(self, model: Exported, workload: Workload) -> Engine:
         """The model's ONNX file, loaded by ONNX Runtime in fp32."""
-        probe = take(workload.evaluation, slice(2))
-        return open_reference(model, probe, self._options.threads)
+        return open_reference(model, probe_of(workload), self._options.threads)
 
     def reference(self, model: Exported, workload: Workload) -> Reference:
         """The loaded reference with its embeddings; EmbeddingError if they are not sane."""

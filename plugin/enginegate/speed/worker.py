@@ -21,7 +21,7 @@ import numpy as np
 
 from enginegate.engines import Built, get_backend, register, target_of
 from enginegate.errors import EngineError
-from enginegate.models import Batch, Workload, take
+from enginegate.models import Batch, Workload, probe_of
 from enginegate.speed.arms import Arm, LocalArm, OpenArm, Turn, placed
 
 _END_WAIT_S = 10.0
@@ -174,7 +174,7 @@ def remote_arm(python: str, built: Built, workload: Workload, threads: int) -> O
     entry = built.entry
     target = target_of(built.backend)
     load = Load(built.backend, target, entry.folder, entry.properties, threads)
-    probe = take(workload.evaluation, slice(2))
+    probe = probe_of(workload)
 
     def opened(inputs: Mapping[int, Batch], rng: random.Random) -> AbstractContextManager[Arm]:
         return open_remote(python, load, inputs, probe, rng.getrandbits(32))

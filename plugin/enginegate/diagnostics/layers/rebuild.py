@@ -16,10 +16,9 @@ from enginegate.engines import (
     get_backend,
     keeping_of,
 )
-from enginegate.models import Exported, Workload, take
+from enginegate.models import Exported, Workload, probe_of, take
 
 BLAME_TEXTS = 64  # enough to rank layers by, few enough for a minute
-_PROBE_ROWS = 2
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Rebuilder:
         with tempfile.TemporaryDirectory(prefix="enginegate-") as name:
             folder = Path(name)
             properties = self.keeping.build(nodes, folder)
-            probe = take(self.workload.evaluation, slice(_PROBE_ROWS))
+            probe = probe_of(self.workload)
             with self.backend.load(folder, properties, probe, self.threads) as engine:
                 yield engine
 

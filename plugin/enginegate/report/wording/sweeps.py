@@ -13,7 +13,7 @@ from enginegate.errors import ServingError
 from enginegate.serving import Analysis, Cliff, Latency, Level
 
 CSV_COLUMNS = ("engine", "concurrency", "infer_per_sec", "avg_latency_usec")
-_ALIKE = 0.05  # largest typical difference in throughput of engines that are called equal
+ALIKE = 0.05  # largest typical difference in throughput of engines that are called equal
 
 
 def level_line(level: Level) -> str:
@@ -84,7 +84,7 @@ def compare_engines(sweeps: Mapping[str, Sequence[Level]]) -> tuple[str, ...]:
 def _pair(faster: str, slower: str, sweeps: Mapping[str, Sequence[Level]]) -> str:
     largest = [max(map(_throughput, sweeps[name])) for name in (slower, faster)]
     difference = _typical_difference(sweeps[slower], sweeps[faster])
-    if abs(difference) <= _ALIKE and largest[0] >= (1 - _ALIKE) * largest[1]:
+    if abs(difference) <= ALIKE and largest[0] >= (1 - ALIKE) * largest[1]:
         return f"{slower} equals {faster} within a few per cent ({difference:+.1%} typically)"
     return (
         f"{slower}'s largest throughput ({largest[0]:.0f} infer/sec) is below {faster}'s "
