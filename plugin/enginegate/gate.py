@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from enginegate.verdicts import Verdict
+
 if TYPE_CHECKING:
     from enginegate.results import Result
     from enginegate.session import Session
     from enginegate.speed import Measured, Speed
-    from enginegate.verdicts import Verdict
 
 PROPERTY = "enginegate_verdict"
 ERROR = "error"
@@ -22,8 +23,6 @@ class Gate:
 
     def check_embeddings(self) -> None:
         """Fail beyond the limits; flag looser limits, and another type than asked for."""
-        from enginegate.verdicts import Verdict
-
         accuracy, verdict = self._result.accuracy, self._result.delta_verdict
         fails = verdict is Verdict.FAIL
         reasons = [*self._result.flags, *(accuracy.judgement.reasons if accuracy else ())]
@@ -34,8 +33,6 @@ class Gate:
 
     def check_invariance(self) -> None:
         """Fail if an embedding depends on its batch; skip where the embeddings are wrong anyway."""
-        from enginegate.verdicts import Verdict
-
         accuracy, name = self._result.accuracy, self._result.variant.id
         if accuracy is None or accuracy.invariance is None:
             pytest.skip(f"{name}: not probed, its embeddings are wrong")
@@ -64,9 +61,7 @@ class Gate:
         text = f"{result.variant.id}: {verdict}: {reasons}"
         self._conclude(verdict, text, fails=self._session.options.fails(verdict))
 
-    def _conclude(self, verdict: "Verdict", text: str, *, fails: bool) -> None:
-        from enginegate.verdicts import Verdict
-
+    def _conclude(self, verdict: Verdict, text: str, *, fails: bool) -> None:
         self._node.user_properties.append((PROPERTY, str(verdict)))
         strict = verdict is Verdict.FLAGGED and self._session.options.strict
         self._session.recorder.notice(verdict, text, fails=fails or strict)
