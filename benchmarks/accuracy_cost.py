@@ -17,7 +17,7 @@ from planting import MINILM, Subject, subject_of
 from enginegate.accuracy.collection import read_collection, read_pairs
 from enginegate.accuracy.judge import EmbeddingJudge
 from enginegate.accuracy.limits import DEFAULT_LIMITS
-from enginegate.accuracy.user_texts import OwnData, OwnTexts
+from enginegate.accuracy.user_texts import UserData, UserTexts
 from enginegate.engines.api import embed_all
 from enginegate.engines.build import build_engine
 from enginegate.models.export import tokenize_with
@@ -36,12 +36,12 @@ def timed(what: str, work: Callable[[], Any]) -> Any:
     return found
 
 
-def own_texts(subject: Subject, folder: Path) -> OwnTexts:
+def own_texts(subject: Subject, folder: Path) -> UserTexts:
     """The labelled files of a folder, embedded by the reference."""
-    data = OwnData(read_collection(folder / "searches.jsonl"), read_pairs(folder / "pairs.jsonl"))
+    data = UserData(read_collection(folder / "searches.jsonl"), read_pairs(folder / "pairs.jsonl"))
     tokenize = tokenize_with(subject.model.spec, subject.model.tokenizer)
     batch = make_batch(data.texts, tokenize, subject.model.inputs)
-    return OwnTexts(data, batch, embed_all(subject.open(subject.model.onnx), batch))
+    return UserTexts(data, batch, embed_all(subject.open(subject.model.onnx), batch))
 
 
 def main(folder: Path | None) -> None:

@@ -17,7 +17,7 @@ import time
 import numpy as np
 
 from enginegate.baselines.calibration import Drawn
-from enginegate.speed.sequential import P50, Question, Rules, Trial
+from enginegate.speed.sequential import P50, Question, Rules, SequentialTest
 from enginegate.speed.stats import Anchor, Errors, change_of
 from enginegate.verdicts import Verdict
 
@@ -62,7 +62,7 @@ def run(kind, true: float, rng):
         taken += 1
         return {batch: Drawn(float(next(values))) for batch in batches}
 
-    trial = Trial(Rules(8, MAX_TIME_S, ALARM, MISS), lambda: taken * EACH_S)
+    trial = SequentialTest(Rules(8, MAX_TIME_S, ALARM, MISS), lambda: taken * EACH_S)
     question = Question(Anchor(), LIMIT, scale_s=1.0)
     finding = trial.run(measure, [1], {(1, P50): question}).findings[1, P50]
     return finding.judgement.verdict, finding.change, taken

@@ -37,9 +37,16 @@ from enginegate.models.export import export_model, tokenize_with
 from enginegate.models.spec import specs_from
 from enginegate.models.workload import make_workload, read_texts, take
 from enginegate.speed.arms import local_arm, open_arms
-from enginegate.speed.sequential import METRICS, P50, Question, Rules, Trial, judge_sentinel
+from enginegate.speed.sequential import (
+    METRICS,
+    P50,
+    Question,
+    Rules,
+    SequentialTest,
+    judge_second_control,
+)
 from enginegate.speed.stats import Anchor
-from enginegate.speed.timing import CANDIDATE, SENTINEL, YARDSTICK, Rig
+from enginegate.speed.timing import CANDIDATE, CONTROL, SECOND_CONTROL, Rig
 from enginegate.variants import Precision, Variant
 
 REFERENCE = "reference"
@@ -85,8 +92,8 @@ class Bench:
 
         openers = {
             CANDIDATE: local_arm(lambda: candidate.load(self.workload, 1)),
-            YARDSTICK: local_arm(lambda: yardstick.load(self.workload, 1)),
-            SENTINEL: local_arm(lambda: yardstick.load(self.workload, 1)),
+            CONTROL: local_arm(lambda: yardstick.load(self.workload, 1)),
+            SECOND_CONTROL: local_arm(lambda: yardstick.load(self.workload, 1)),
         }
         if watched:
             openers[REFERENCE] = local_arm(reference)
@@ -131,7 +138,7 @@ def record_unchanged(bench: Bench, out: Path, runs: int, condition: str, first: 
 def suite_run(bench: Bench, seed: int) -> Iterator[tuple[dict, list[dict]]]:
     """One suite run: the verdicts and the replicates of each variant."""
     rng = random.Random(seed)
-    trial = Trial(Rules(REPLICATES, MAX_TIME_S, 0.01, 0.05), time.monotonic)
+    trial = SequentialTest(Rules(REPLICATES, MAX_TIME_S, 0.01, 0.05), time.monotonic)
     for precision in ("int8", "fp32"):
         engine, start = bench.build(precision), time.monotonic()
         seen: list[dict] = []
@@ -143,7 +150,7 @@ def suite_run(bench: Bench, seed: int) -> Iterator[tuple[dict, list[dict]]]:
         labels = {
             "variant": precision,
             "verdicts": said,
-            "invalid": judge_sentinel(sentinel, LIMIT),
+            "invalid": judge_second_control(sentinel, LIMIT),
         }
         yield labels | {"elapsed_s": round(time.monotonic() - start, 2)}, seen
 
@@ -183,7 +190,7 @@ def record_naive(bench: Bench, out: Path, instances: int) -> None:
                 for batch in BATCHES:
                     inputs = bench.workload.batch(batch)
                     pairs = [(timed(second, inputs), timed(first, inputs)) for _ in range(60)][10:]
-                    blocks = {CANDIDATE: [p[0] for p in pairs], YARDSTICK: [p[1] for p in pairs]}
+                    blocks = {CANDIDATE: [p[0] for p in pairs], CONTROL: [p[1] for p in pairs]}
                     labels = {"run": index, "variant": precision, "batch": batch}
                     write(out, [labels | {"blocks": blocks}])
 

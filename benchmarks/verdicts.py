@@ -26,7 +26,7 @@ from scipy import stats
 
 from enginegate.baselines.calibration import Drawn, share_regressed
 from enginegate.machine.fingerprint import this_machine
-from enginegate.speed.sequential import P50, Question, Rules, Trial
+from enginegate.speed.sequential import P50, Question, Rules, SequentialTest
 from enginegate.speed.stats import Anchor, anchor_of
 from enginegate.verdicts import Verdict
 
@@ -75,9 +75,9 @@ def live_verdicts(rows: Rows) -> list[list[str]]:
 
 
 def played_run(rows: Rows, seed: int) -> list[str]:
-    """The verdicts of a suite run whose replicates are drawn, one Trial for all variants."""
+    """The verdicts of a suite run whose replicates are drawn, one test for all variants."""
     rng, now_s = random.Random(seed), 0.0
-    trial = Trial(Rules(8, 60.0, 0.01, 0.05), lambda: now_s)
+    trial = SequentialTest(Rules(8, 60.0, 0.01, 0.05), lambda: now_s)
     said = []
     for variant in sorted({row["variant"] for row in rows}):
         pools = collections.defaultdict(list)

@@ -13,7 +13,7 @@ import pytest
 from enginegate.accuracy.deltas import compare, violations
 from enginegate.accuracy.limits import limits_for
 from enginegate.cache import Store
-from enginegate.engines import Demand
+from enginegate.engines import BuildHints
 from enginegate.engines.api import embed_all
 from enginegate.engines.build import build_engine, execution_flags
 from enginegate.engines.onnxruntime import open_onnx
@@ -67,7 +67,7 @@ def workload():
 @pytest.fixture
 def build(tmp_path, tiny, workload):
     def make(backend, precision, store="store"):
-        demand = Demand(timings=tmp_path / "timings")
+        demand = BuildHints(timings=tmp_path / "timings")
         variant = Variant("tiny", backend, precision)
         return build_engine(Store(tmp_path / store), variant, tiny, workload, demand)
 

@@ -9,7 +9,7 @@ import pytest
 from enginegate.gate import Gate
 
 if TYPE_CHECKING:
-    from enginegate.accuracy import EmbeddingJudge, Limits, OwnTexts
+    from enginegate.accuracy import EmbeddingJudge, Limits, UserTexts
     from enginegate.engines import Built, Embeddings, Engine
     from enginegate.models import Exported, ModelSpec, Workload
     from enginegate.results import Result
@@ -84,7 +84,7 @@ def limits(enginegate_variant: "Variant", model: "ModelSpec") -> "Limits":
 @pytest.fixture(scope="session")
 def own_texts(
     enginegate: "Session", exported: "Exported", reference: "Reference"
-) -> "OwnTexts | None":
+) -> "UserTexts | None":
     """The user's own queries, documents and labelled pairs; None if there are none."""
     return enginegate.prepare.own_texts(exported, reference)
 
@@ -95,7 +95,7 @@ def embedding_judge(
     workload: "Workload",
     reference: "Reference",
     limits: "Limits",
-    own_texts: "OwnTexts | None",
+    own_texts: "UserTexts | None",
 ) -> "EmbeddingJudge":
     """What judges the variant's embeddings."""
     from enginegate.accuracy import EmbeddingJudge

@@ -9,7 +9,7 @@ import onnxruntime as real
 import pytest
 
 from enginegate.cache import Store
-from enginegate.engines import Demand
+from enginegate.engines import BuildHints
 from enginegate.engines.api import embed_all
 from enginegate.engines.build import build_engine, execution_flags
 from enginegate.engines.registry import get_backend
@@ -94,7 +94,7 @@ def build(tmp_path, gpu, tiny_onnx, workload):
 
     def make(backend, precision=Precision.FP32, **demanded):
         variant = Variant("tiny", backend, precision)
-        return build_engine(Store(tmp_path), variant, model, workload, Demand(**demanded))
+        return build_engine(Store(tmp_path), variant, model, workload, BuildHints(**demanded))
 
     return make
 

@@ -9,7 +9,7 @@ from enginegate.accuracy.collection import Collection, Pairs, read_collection, r
 from enginegate.accuracy.limits import DEFAULT_LIMITS
 from enginegate.accuracy.retrieval import rank_violations, unsure
 from enginegate.accuracy.sts import compare_pairs, sts_violations
-from enginegate.accuracy.user_texts import OwnData, OwnTexts
+from enginegate.accuracy.user_texts import UserData, UserTexts
 from enginegate.errors import WorkloadError
 from enginegate.models.workload import read_texts
 from enginegate.variants import Precision
@@ -122,7 +122,7 @@ def vectors(count, seed=0):
 
 
 def own_texts(data):
-    return OwnTexts(data, {}, vectors(len(data.texts)))
+    return UserTexts(data, {}, vectors(len(data.texts)))
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def searched():
     """40 queries whose one relevant document is the nearest."""
     queries = tuple(f"q{n}" for n in range(40))
     documents = tuple(f"d{n}" for n in range(120))
-    own = own_texts(OwnData(Collection(queries, documents, np.eye(40, 120))))
+    own = own_texts(UserData(Collection(queries, documents, np.eye(40, 120))))
     own.expected[40:80] = own.expected[:40] + 0.1
     return own
 
@@ -164,7 +164,7 @@ def labelled():
     pairs = Pairs(
         tuple(f"a{n}" for n in range(200)), tuple(f"b{n}" for n in range(200)), np.zeros(200)
     )
-    return own_texts(OwnData(pairs=pairs))
+    return own_texts(UserData(pairs=pairs))
 
 
 def test_what_is_retained_of_the_agreement_with_labels(labelled):

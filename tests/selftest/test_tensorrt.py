@@ -11,7 +11,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from enginegate.cache import Store
-from enginegate.engines import Demand
+from enginegate.engines import BuildHints
 from enginegate.engines.api import embed_all
 from enginegate.engines.build import build_engine, execution_flags
 from enginegate.engines.onnxruntime import open_onnx
@@ -47,7 +47,7 @@ def reference(exported, workload):
 def build(tmp_path, fake_gpu, exported, workload):
     def make(precision, **demand):
         variant = Variant("tiny", "tensorrt", precision)
-        return build_engine(Store(tmp_path), variant, exported, workload, Demand(**demand))
+        return build_engine(Store(tmp_path), variant, exported, workload, BuildHints(**demand))
 
     return make
 

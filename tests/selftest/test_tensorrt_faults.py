@@ -19,7 +19,7 @@ from onnx import helper
 
 import enginegate
 from enginegate.cache import Store
-from enginegate.engines import Demand
+from enginegate.engines import BuildHints
 from enginegate.engines.api import embed_all
 from enginegate.engines.build import build_engine, execution_flags
 from enginegate.engines.onnxruntime import open_onnx
@@ -57,7 +57,7 @@ class Range:
 
     def build(self, precision=Precision.FP32, store="store", **demanded):
         variant = Variant("tiny", "tensorrt", precision)
-        demand = Demand(timings=self.folder / "timings", **demanded)
+        demand = BuildHints(timings=self.folder / "timings", **demanded)
         target = Store(self.folder / store)
         return build_engine(target, variant, self.exported, self.workload, demand)
 

@@ -12,7 +12,14 @@ from enginegate.engines import Executed
 from enginegate.models.workload import Batch
 from enginegate.speed.arms import LocalArm
 from enginegate.speed.judge import Comparison, SpeedJudge, paired
-from enginegate.speed.sequential import P50, P99, Question, Rules, Trial, judge_sentinel
+from enginegate.speed.sequential import (
+    P50,
+    P99,
+    Question,
+    Rules,
+    SequentialTest,
+    judge_second_control,
+)
 from enginegate.speed.stats import Anchor
 from enginegate.speed.timing import Block, Replicate, Rig
 from enginegate.verdicts import Judgement, Verdict
@@ -62,7 +69,7 @@ def questions(batches):
 
 def run(machine):
     batches = list(machine._slowdowns)
-    return Trial(RULES, machine.clock).run(machine.replicate, batches, questions(batches))
+    return SequentialTest(RULES, machine.clock).run(machine.replicate, batches, questions(batches))
 
 
 def test_what_is_within_the_limit_passes_at_first_sight():
@@ -85,7 +92,7 @@ def test_only_suspects_are_measured_again_and_only_fresh_data_count():
 
 def test_with_time_for_three_fresh_replicates_nothing_is_called_regressed():
     machine = Machine({1: 0.5})
-    trial = Trial(Rules(3, 1.0, 0.01, 0.05), machine.clock)
+    trial = SequentialTest(Rules(3, 1.0, 0.01, 0.05), machine.clock)
     finding = trial.run(machine.replicate, [1], questions([1])).findings[1, P50]
     assert finding.judgement.verdict is Verdict.UNDECIDED
     assert finding.change.visible == math.inf
@@ -101,7 +108,7 @@ def test_what_stays_undecided_says_what_it_sees_and_what_would_decide():
 def test_a_change_below_the_floor_passes():
     machine = Machine({1: 0.08})
     question = Question(Anchor(), 0.05, floor_s=0.001)  # 10 % of 10 ms
-    outcome = Trial(RULES, machine.clock).run(machine.replicate, [1], {(1, P50): question})
+    outcome = SequentialTest(RULES, machine.clock).run(machine.replicate, [1], {(1, P50): question})
     assert outcome.findings[1, P50].judgement.verdict is Verdict.PASS
 
 
@@ -133,7 +140,7 @@ def test_what_it_says_it_sees_is_found_in_four_of_five():
 
 
 def judged(machine, evidence, *, rules=RULES):
-    judge = SpeedJudge(Trial(rules, machine.clock), {P50: 0.05, P99: 0.1}, evidence)
+    judge = SpeedJudge(SequentialTest(rules, machine.clock), {P50: 0.05, P99: 0.1}, evidence)
     batches = list(machine._slowdowns)
     found = judge.judge(machine, batches, paired(batches), "engine")
     return {batch: one.speed.verdict for batch, one in found.items()}
@@ -189,7 +196,7 @@ def test_a_slow_tail_regresses_with_calls_enough_and_is_followed_up_on_a_rerun()
 def test_the_sentinel_fires_for_copies_that_differ_by_more_than_half_of_the_limit(shift, fires):
     rng = np.random.default_rng(0)
     values = (shift + 0.005 * rng.normal(size=8)).tolist()
-    assert bool(judge_sentinel(values, 0.05)) is fires
+    assert bool(judge_second_control(values, 0.05)) is fires
 
 
 class Counter:
@@ -227,7 +234,7 @@ def test_blocks_are_mirrored_and_the_sentinel_watches_the_smallest_batch_size(mo
 @pytest.mark.parametrize(("stored_s", "warned"), [(0.007, True), (0.0095, False), (0.02, False)])
 def test_a_pass_says_so_where_engine_and_reference_both_became_slower(stored_s, warned):
     machine = Machine({1: 0.0})
-    judge = SpeedJudge(Trial(RULES, machine.clock), {P50: 0.05, P99: 0.1}, {})
+    judge = SpeedJudge(SequentialTest(RULES, machine.clock), {P50: 0.05, P99: 0.1}, {})
     standard = Comparison({(1, P50): Anchor()}, {1: stored_s}, Judgement(Verdict.NO_BASELINE))
     rig: Any = machine
     speed = judge.judge(rig, [1], standard, "engine")[1].speed

@@ -7,11 +7,11 @@ from enginegate.accuracy.limits import Limits, limits_for
 from enginegate.accuracy.records import Accuracy
 from enginegate.accuracy.retrieval import Retrieval, shortened
 from enginegate.accuracy.stability import Determinism, Invariance
-from enginegate.accuracy.user_texts import OwnData, OwnTexts
+from enginegate.accuracy.user_texts import UserData, UserTexts
 from enginegate.accuracy.worst import WorstText
 
 __all__ = [
-    "Accuracy", "Deltas", "Determinism", "EmbeddingJudge", "Invariance", "Limits", "OwnData",
-    "OwnTexts", "Retrieval", "WorstText", "check_sane", "limits_for", "read_collection",
+    "Accuracy", "Deltas", "Determinism", "EmbeddingJudge", "Invariance", "Limits", "Retrieval",
+    "UserData", "UserTexts", "WorstText", "check_sane", "limits_for", "read_collection",
     "read_pairs", "shortened",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from enginegate.accuracy.retrieval import Names, Retrieval, Vectors, compare_ran
 from enginegate.accuracy.rules import judge_accuracy
 from enginegate.accuracy.stability import Probe, allowed_change, largest, probe_stability
 from enginegate.accuracy.sts import Sts
-from enginegate.accuracy.user_texts import OwnTexts
+from enginegate.accuracy.user_texts import UserTexts
 from enginegate.accuracy.worst import worst_texts
 from enginegate.engines import Embeddings, Engine, embed_all
 from enginegate.errors import EmbeddingError
@@ -37,7 +37,7 @@ class EmbeddingJudge:
     expected: Embeddings
     limits: Limits
     precision: Precision
-    own: OwnTexts | None = None
+    own: UserTexts | None = None
 
     def judge(self, found: Embeddings, engine: Engine | None = None) -> Accuracy:
         """All that is known of an engine's embeddings, float32 [texts, dim]; FAIL if not sane.

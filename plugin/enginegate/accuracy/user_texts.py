@@ -16,7 +16,7 @@ from enginegate.models import Batch
 
 
 @dataclass(frozen=True)
-class OwnData:
+class UserData:
     """What the user gave.
 
     Attributes:
@@ -37,7 +37,7 @@ class OwnData:
 
 
 @dataclass(frozen=True)
-class OwnTexts:
+class UserTexts:
     """The same, tokenised for a model and embedded by the reference.
 
     Attributes:
@@ -46,7 +46,7 @@ class OwnTexts:
         expected: the reference's embeddings of them, float32 [texts, dim].
     """
 
-    data: OwnData
+    data: UserData
     batch: Batch
     expected: Array
 

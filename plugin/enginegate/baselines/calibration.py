@@ -12,7 +12,7 @@ from enginegate.baselines.store import CALIBRATION
 from enginegate.errors import BaselineError
 from enginegate.files import locked, parse_json, readable_json, write_atomic
 from enginegate.results import Result
-from enginegate.speed import FLOOR_S, P50, POWER, Anchor, Question, Rules, Trial
+from enginegate.speed import FLOOR_S, P50, POWER, Anchor, Question, Rules, SequentialTest
 from enginegate.verdicts import Verdict
 
 REPLICATES = 24
@@ -134,7 +134,7 @@ def play(
         return {batch: Drawn(rng.choice(log_ratios)) for batch in batches}
 
     question = Question(anchor or Anchor(), limit, scale_s=1.0)
-    outcome = Trial(rules, lambda: now_s).run(measure, [1], {(1, P50): question})
+    outcome = SequentialTest(rules, lambda: now_s).run(measure, [1], {(1, P50): question})
     return outcome.findings[1, P50].judgement.verdict
 
 

@@ -5,7 +5,7 @@ from enginegate.engines.api import (
     ONNX_FILE,
     PLAN_FILE,
     Backend,
-    Demand,
+    BuildHints,
     Embeddings,
     Engine,
     Executed,
@@ -36,7 +36,7 @@ from enginegate.engines.registry import (
 from enginegate.engines.saved import engines_of, save_engine, saved_engine
 
 __all__ = [
-    "EMBEDDED_AT_ONCE", "HEADER", "ONNX_FILE", "PLAN_FILE", "Backend", "Built", "Demand",
+    "EMBEDDED_AT_ONCE", "HEADER", "ONNX_FILE", "PLAN_FILE", "Backend", "BuildHints", "Built",
     "Embeddings", "Engine", "Executed", "GpuTimes", "Keeping", "Keeps", "Kernel", "Profile",
     "Profiles", "TritonModel", "advice", "build_engine", "call_s", "check_installed",
     "check_shape", "choose_best", "embed_all", "engines_of", "execution_flags", "findings",

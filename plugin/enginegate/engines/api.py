@@ -68,7 +68,7 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class Phased(Protocol):
+class ReportsPhases(Protocol):
     """An engine that tells where the time of its calls goes; optional."""
 
     mode: str
@@ -141,7 +141,7 @@ class Profiles(Protocol):
 
 
 @dataclass(frozen=True)
-class Demand:
+class BuildHints:
     """What is known before an engine is built, for backends that build for it.
 
     Attributes:
@@ -163,10 +163,10 @@ class Demand:
 
 
 @runtime_checkable
-class Demanding(Protocol):
+class SupportsBuildHints(Protocol):
     """A backend whose engines are built for given batch sizes."""
 
-    def for_demand(self, demand: Demand) -> Backend:
+    def for_demand(self, demand: BuildHints) -> Backend:
         """A backend that builds for it."""
 
 

@@ -11,13 +11,13 @@ from enginegate.engines.api import (
     EXPECTED_TYPES,
     ONNX_FILE,
     Backend,
-    Demand,
-    Demanding,
+    BuildHints,
     Embeddings,
     Engine,
     Executed,
     Keeping,
     Keeps,
+    SupportsBuildHints,
     embed_all,
 )
 from enginegate.engines.measure import median_call_s
@@ -41,7 +41,7 @@ _RECIPE = 2  # raise when the same key would build another engine
 _CHOICE_RULES = 2  # raise when the same embeddings would be accepted otherwise
 _CHOICE_BATCH = 8
 _CHOICE_CALLS = 9
-_NO_DEMAND = Demand()
+_NO_DEMAND = BuildHints()
 
 Accept = Callable[[Embeddings], tuple[str, ...]]
 
@@ -91,7 +91,7 @@ def build_engine(
     variant: Variant,
     model: Exported,
     workload: Workload,
-    demand: Demand = _NO_DEMAND,
+    demand: BuildHints = _NO_DEMAND,
     keep: Sequence[str] | None = None,
 ) -> Built:
     """Build a variant of one precision, or take it from the store. Raises EngineError.
@@ -113,15 +113,15 @@ def build_engine(
             raise EngineError(f"{name} cannot build {variant.id}: {error}") from error
 
     key = _key(name, variant, model, workload, kept)
-    if isinstance(backend, Demanding):
+    if isinstance(backend, SupportsBuildHints):
         key["demand"] = demand.key
     entry = store.get_or_build("engine", key, build)
     notes = (entry.note,) if entry.note else ()
     return Built(variant, variant.precision, name, entry, notes, kept)
 
 
-def _meeting(demand: Demand, backend: Backend) -> Backend:
-    return backend.for_demand(demand) if isinstance(backend, Demanding) else backend
+def _meeting(demand: BuildHints, backend: Backend) -> Backend:
+    return backend.for_demand(demand) if isinstance(backend, SupportsBuildHints) else backend
 
 
 def _write(

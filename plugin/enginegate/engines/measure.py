@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from enginegate.engines.api import Engine, Phased
+from enginegate.engines.api import Engine, ReportsPhases
 from enginegate.engines.phases import GpuTimes, Phases, median_phases
 from enginegate.models import Batch
 
@@ -28,7 +28,7 @@ def call_s(engine: Engine, batch: Batch) -> float:
 
 def gpu_times(engine: Engine, inputs: Mapping[int, Batch]) -> GpuTimes | None:
     """Phases of an engine on a GPU by batch size; None for one that does not tell."""
-    if not isinstance(engine, Phased):
+    if not isinstance(engine, ReportsPhases):
         return None
     phases = {size: median_phases(_phases(engine, batch)) for size, batch in inputs.items()}
     return GpuTimes(engine.mode, phases)

@@ -17,7 +17,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from enginegate.engines.api import ONNX_FILE, Demand, Executed
+from enginegate.engines.api import ONNX_FILE, BuildHints, Executed
 from enginegate.engines.onnxruntime import (
     Event,
     OnnxRuntime,
@@ -42,7 +42,7 @@ UNSEEN = "unseen"  # inside TensorRT's own subgraphs
 class OnnxRuntimeCuda:
     """The CUDA provider. TF32 is off unless it is allowed; the provider has it on by default."""
 
-    demand: Demand = field(default_factory=Demand)
+    demand: BuildHints = field(default_factory=BuildHints)
     offers: tuple[Precision, ...] = (Precision.FP32, Precision.FP16, Precision.BF16)
     provider: str = _CUDA
 
@@ -51,7 +51,7 @@ class OnnxRuntimeCuda:
         gpu = first_gpu()
         return f"onnxruntime-gpu {ort.__version__} {self.provider} on {gpu.name}, {gpu.driver}"
 
-    def for_demand(self, demand: Demand) -> "OnnxRuntimeCuda":
+    def for_demand(self, demand: BuildHints) -> "OnnxRuntimeCuda":
         """A backend that builds for these batch sizes."""
         return OnnxRuntimeCuda(demand)
 
@@ -92,7 +92,7 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
     offers: tuple[Precision, ...] = (Precision.FP32, Precision.FP16, Precision.INT8)
     provider: str = _TENSORRT
 
-    def for_demand(self, demand: Demand) -> "OnnxRuntimeTensorRt":
+    def for_demand(self, demand: BuildHints) -> "OnnxRuntimeTensorRt":
         """A backend that builds for these batch sizes."""
         return OnnxRuntimeTensorRt(demand)
 
@@ -130,7 +130,7 @@ def _converted(
     return {"output": model.output}
 
 
-def _shapes(model: Exported, demand: Demand) -> dict[str, str]:
+def _shapes(model: Exported, demand: BuildHints) -> dict[str, str]:
     """The optimisation profile, `input_ids:1x1,attention_mask:1x1` for the smallest shapes."""
     length = model.spec.seq_len
     shapes = {
@@ -152,7 +152,7 @@ def _flags(precision: Precision) -> dict[str, str]:
     }
 
 
-def _caches(demand: Demand) -> dict[str, str]:
+def _caches(demand: BuildHints) -> dict[str, str]:
     if demand.timings is None:
         return {}
     folder = str(demand.timings / "onnxruntime")

@@ -24,7 +24,7 @@ from enginegate.serving.records import Analysis, Capacity, Level, Load, OpenLeve
 from enginegate.serving.served import ServedEngine
 from enginegate.serving.triton.client import statistics
 from enginegate.serving.triton.environment import Progress
-from enginegate.speed import CANDIDATE, SENTINEL, YARDSTICK, Arm, Rig, Turn
+from enginegate.speed import CANDIDATE, CONTROL, SECOND_CONTROL, Arm, Rig, Turn
 from enginegate.verdicts import Judgement
 
 _OPEN_S, _MOST_OPEN_S = 5.0, 20.0  # of one open-loop level
@@ -182,7 +182,7 @@ def served_rig(served: ServedEngine, levels: Sequence[int], rng: random.Random) 
 
     @contextlib.contextmanager
     def open_arms(_levels: Sequence[int], order: random.Random) -> Iterator[Mapping[str, Arm]]:
-        names = [CANDIDATE, YARDSTICK, SENTINEL]
+        names = [CANDIDATE, CONTROL, SECOND_CONTROL]
         order.shuffle(names)
         served.load_anew(names)
         arms: dict[str, Arm] = {}

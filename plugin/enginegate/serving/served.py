@@ -18,7 +18,7 @@ from enginegate.serving.triton.client import check_model, embed_served
 from enginegate.serving.triton.environment import Progress, ServerEnvironment, server_environment
 from enginegate.serving.triton.repository import served_as, write_engine, write_reference
 from enginegate.serving.triton.server import Server, serve
-from enginegate.speed import CANDIDATE, SENTINEL, YARDSTICK
+from enginegate.speed import CANDIDATE, CONTROL, SECOND_CONTROL
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class ServedEngine:
     def write_yardsticks(self) -> None:
         """Put two copies of what to compare with into the server's repository."""
         root, source = self.started.repository, self.source
-        for name in (YARDSTICK, SENTINEL):
+        for name in (CONTROL, SECOND_CONTROL):
             write_model(root, name, source, source.beside, self.deployment)
 
     @property

@@ -32,7 +32,7 @@ from enginegate.session.finish import finish_run
 from enginegate.session.preparation import Preparation, Progress, Reference, context_of
 from enginegate.session.recorder import Recorder
 from enginegate.session.served import load_engine, serve_engine, served_result
-from enginegate.speed import Measured, Rig, Rules, SpeedJudge, Trial, gating_rules
+from enginegate.speed import Measured, Rig, Rules, SequentialTest, SpeedJudge, gating_rules
 from enginegate.variants import Variant
 from enginegate.verdicts import exit_status
 
@@ -176,7 +176,7 @@ def open_session(
     rules = gating_rules(options.replicates, options.max_time_s)
 
     def judge(replicates: int) -> SpeedJudge:
-        trial = Trial(replace(rules, replicates=replicates), time.monotonic)
+        trial = SequentialTest(replace(rules, replicates=replicates), time.monotonic)
         return SpeedJudge(trial, options.allowed, recorder.evidence)
 
     prepare = Preparation(options, progress)

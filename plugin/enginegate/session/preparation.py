@@ -15,8 +15,8 @@ import numpy as np
 
 from enginegate.accuracy import (
     EmbeddingJudge,
-    OwnData,
-    OwnTexts,
+    UserData,
+    UserTexts,
     check_sane,
     limits_for,
     read_collection,
@@ -26,8 +26,8 @@ from enginegate.cache import Store
 from enginegate.config import Options
 from enginegate.engines import (
     EMBEDDED_AT_ONCE,
+    BuildHints,
     Built,
-    Demand,
     Embeddings,
     Engine,
     build_engine,
@@ -58,9 +58,9 @@ from enginegate.models import (
 from enginegate.results import Context
 from enginegate.speed import (
     CANDIDATE,
+    CONTROL,
     METHOD,
-    SENTINEL,
-    YARDSTICK,
+    SECOND_CONTROL,
     OpenArm,
     Rig,
     local_arm,
@@ -93,7 +93,7 @@ class Preparation:
         self._progress = progress
         self.store = Store(options.engine_cache)
         self._texts = read_texts(options.workload)
-        self._own = OwnData(
+        self._own = UserData(
             read_collection(options.workload) if options.workload else None,
             read_pairs(options.sts) if options.sts else None,
         )
@@ -121,7 +121,7 @@ class Preparation:
         check_sane(embeddings, f"the reference of {model.spec.name}")
         return Reference(engine, embeddings)
 
-    def own_texts(self, model: Exported, reference: Reference) -> OwnTexts | None:
+    def own_texts(self, model: Exported, reference: Reference) -> UserTexts | None:
         """The user's own data, embedded by the reference; None if there is none."""
         if not self._own.texts:
             return None
@@ -130,7 +130,7 @@ class Preparation:
         with self._progress(f"reference of {model.spec.name} on {len(self._own.texts)} own texts"):
             expected = self._reference_embeddings(reference.engine, model, batch)
         check_sane(expected, f"the reference of {model.spec.name}")
-        return OwnTexts(self._own, batch, expected)
+        return UserTexts(self._own, batch, expected)
 
     def _reference_embeddings(self, engine: Engine, model: Exported, batch: Batch) -> Embeddings:
         key = {
@@ -254,8 +254,8 @@ class Preparation:
         yardstick = arm(beside, options.against_python)
         openers = {
             CANDIDATE: arm(built, sys.executable),
-            YARDSTICK: yardstick,
-            SENTINEL: yardstick,
+            CONTROL: yardstick,
+            SECOND_CONTROL: yardstick,
         }
         replicate_s = options.measure_s * len(options.batches) / options.replicates
         open_all = functools.partial(open_arms, openers, workload)
@@ -264,10 +264,10 @@ class Preparation:
         return Rig(open_all, replicate_s, rng, watch_self=here, watch_gpu=gpu)
 
 
-def demand_of(options: Options) -> Demand:
+def demand_of(options: Options) -> BuildHints:
     """Batch sizes that a run gives to its engines."""
     served = options.serve.deployment.max_batch_size if options.serve else 1
-    return Demand(
+    return BuildHints(
         usual_batch=max(options.batches),
         largest_batch=max(*options.batches, served, EMBEDDED_AT_ONCE),
         tf32=options.tf32,

@@ -4,15 +4,31 @@ from enginegate.speed.arms import Arm, LocalArm, OpenArm, Turn, local_arm, open_
 from enginegate.speed.change import describe
 from enginegate.speed.judge import Comparison, SpeedJudge, paired
 from enginegate.speed.records import Measured, Speed
-from enginegate.speed.sequential import FLOOR_S, METRICS, P50, Question, Rules, Trial, gating_rules
+from enginegate.speed.sequential import (
+    FLOOR_S,
+    METRICS,
+    P50,
+    Question,
+    Rules,
+    SequentialTest,
+    gating_rules,
+)
 from enginegate.speed.stats import POWER, Anchor, Change, Errors, anchor_of, bounds, change_of
-from enginegate.speed.timing import CANDIDATE, METHOD, SENTINEL, YARDSTICK, Compared, Rig, Samples
+from enginegate.speed.timing import (
+    CANDIDATE,
+    CONTROL,
+    METHOD,
+    SECOND_CONTROL,
+    Compared,
+    Rig,
+    Samples,
+)
 from enginegate.speed.worker import own_paths, remote_arm
 
 __all__ = [
-    "CANDIDATE", "FLOOR_S", "METHOD", "METRICS", "P50", "POWER", "SENTINEL", "YARDSTICK", "Anchor",
-    "Arm", "Change", "Compared", "Comparison", "Errors", "LocalArm", "Measured", "OpenArm",
-    "Question", "Rig", "Rules", "Samples", "Speed", "SpeedJudge", "Trial", "Turn", "anchor_of",
-    "bounds", "change_of", "describe", "gating_rules", "local_arm", "open_arms", "own_paths",
-    "paired", "remote_arm",
+    "CANDIDATE", "CONTROL", "FLOOR_S", "METHOD", "METRICS", "P50", "POWER", "SECOND_CONTROL",
+    "Anchor", "Arm", "Change", "Compared", "Comparison", "Errors", "LocalArm", "Measured",
+    "OpenArm", "Question", "Rig", "Rules", "Samples", "SequentialTest", "Speed", "SpeedJudge",
+    "Turn", "anchor_of", "bounds", "change_of", "describe", "gating_rules", "local_arm",
+    "open_arms", "own_paths", "paired", "remote_arm",
 ]  # fmt: skip

@@ -12,8 +12,8 @@ from enginegate.speed.sequential import (
     Key,
     Outcome,
     Question,
-    Trial,
-    judge_sentinel,
+    SequentialTest,
+    judge_second_control,
     values_of,
 )
 from enginegate.speed.stats import Anchor, alarm_share, quantile, quantile_interval
@@ -57,7 +57,7 @@ class SpeedJudge:
         evidence: e-values by cell, carried from run to run.
     """
 
-    trial: Trial
+    trial: SequentialTest
     limits: Mapping[str, float]
     evidence: Evidence
 
@@ -79,7 +79,7 @@ class SpeedJudge:
             for (batch, metric), anchor in comparison.anchors.items()
         }
         outcome = self.trial.run(rig.replicate, batches, questions)
-        fault = judge_sentinel(_sentinel(outcome), self.limits[P50])
+        fault = judge_second_control(_sentinel(outcome), self.limits[P50])
         if name and not fault:
             self._remember(name, outcome, comparison)
         speeds = {

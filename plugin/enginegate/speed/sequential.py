@@ -22,7 +22,7 @@ from enginegate.speed.stats import (
     replicates_to_decide,
     visible_slowdown,
 )
-from enginegate.speed.timing import CANDIDATE, YARDSTICK, Replicate, Samples
+from enginegate.speed.timing import CANDIDATE, CONTROL, Replicate, Samples
 from enginegate.verdicts import Judgement, Verdict
 
 P50, P99 = "p50", "p99"
@@ -107,7 +107,7 @@ class Outcome:
     findings: Mapping[Key, Finding]
 
 
-class Trial:
+class SequentialTest:
     """Judges variants one after the other, sharing the alarm error of the run among suspects."""
 
     def __init__(self, rules: Rules, clock: Callable[[], float]) -> None:
@@ -225,7 +225,7 @@ def values_of(replicates: Sequence[Replicate], metric: str) -> list[float]:
 
 
 def _too_few_calls(replicates: Sequence[Replicate]) -> str:
-    fewest = min(sum(len(r.calls(arm)) for r in replicates) for arm in (CANDIDATE, YARDSTICK))
+    fewest = min(sum(len(r.calls(arm)) for r in replicates) for arm in (CANDIDATE, CONTROL))
     if fewest >= FEWEST_FOR_P99:
         return ""
     return f"{fewest} calls tell no p99: {FEWEST_FOR_P99} are needed"
@@ -245,7 +245,7 @@ def _open(finding: Finding) -> Finding:
     return Finding(finding.change, Judgement(Verdict.UNDECIDED, (reason,)), finding.errors)
 
 
-def judge_sentinel(log_ratios: Sequence[float], limit: float) -> str:
+def judge_second_control(log_ratios: Sequence[float], limit: float) -> str:
     """Refuse a measurement in which two copies of the yardstick differ; empty if they do not.
 
     Fires where the whole interval of their ratio is beyond half of the limit.

@@ -18,7 +18,7 @@ import numpy as np
 from enginegate.machine import Condition, disturbance
 from enginegate.speed.arms import Arm, Turn
 
-CANDIDATE, YARDSTICK, SENTINEL = "candidate", "yardstick", "sentinel"
+CANDIDATE, CONTROL, SECOND_CONTROL = "candidate", "yardstick", "sentinel"
 METHOD = "mirrored blocks"
 TURN_S = 0.02  # timed part of a turn, one call at least
 SETTLE_S = 0.02  # untimed part
@@ -52,13 +52,13 @@ class Block:
 
         Two copies halve what the luck of one yardstick's instantiation adds to the ratio.
         """
-        copies = [math.log(self.seconds(a)) for a in (YARDSTICK, SENTINEL) if a in self.turns]
+        copies = [math.log(self.seconds(a)) for a in (CONTROL, SECOND_CONTROL) if a in self.turns]
         return math.log(self.seconds(CANDIDATE)) - sum(copies) / len(copies)
 
     @property
     def sentinel_log_ratio(self) -> float:
         """Log of the second copy's seconds / the first one's."""
-        return math.log(self.seconds(SENTINEL) / self.seconds(YARDSTICK))
+        return math.log(self.seconds(SECOND_CONTROL) / self.seconds(CONTROL))
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Replicate:
 
     def tail_log_ratio(self) -> float:
         """Log of the p99 of the candidate's calls / the yardstick's p99, of equally many calls."""
-        arms = (self.calls(CANDIDATE), self.calls(YARDSTICK))
+        arms = (self.calls(CANDIDATE), self.calls(CONTROL))
         count = min(map(len, arms))
         candidate, yardstick = (float(np.quantile(calls[:count], _TAIL)) for calls in arms)
         return math.log(candidate / yardstick)
@@ -102,7 +102,7 @@ class Samples:
     @property
     def sentinel_log_ratios(self) -> list[float]:
         """Log of (second yardstick / yardstick) of each replicate that measured it."""
-        watched = (r for r in self.replicates if SENTINEL in r.blocks[0].turns)
+        watched = (r for r in self.replicates if SECOND_CONTROL in r.blocks[0].turns)
         return [replicate.sentinel_log_ratio() for replicate in watched]
 
     @property
@@ -118,7 +118,7 @@ class Samples:
     @property
     def yardstick_s(self) -> list[float]:
         """All timed calls of the yardstick, in seconds."""
-        return [s for replicate in self.replicates for s in replicate.calls(YARDSTICK)]
+        return [s for replicate in self.replicates for s in replicate.calls(CONTROL)]
 
     @property
     def disturbances(self) -> list[str]:
@@ -183,7 +183,7 @@ class Rig:
     def _blocks(
         self, arms: Mapping[str, Arm], batch: int, cell_s: float, *, watched: bool
     ) -> Replicate:
-        order = [name for name in arms if name != SENTINEL or watched]
+        order = [name for name in arms if name != SECOND_CONTROL or watched]
         self.rng.shuffle(order)
         call_s = {name: min(arms[name].run(batch, SETTLE_S)) for name in order}
         start = time.perf_counter()

@@ -76,8 +76,8 @@ def repaired(
     except EngineError as error:
         return _noted(built, f"repair: not possible: {error}"), None
     reference_s = _reference_s(model, workload, threads)
-    workshop = RepairSearch(rebuilder, reference, reference_s, accept)
-    repair = search(workshop, read_layers(model.onnx), built)
+    repairs = RepairSearch(rebuilder, reference, reference_s, accept)
+    repair = search(repairs, read_layers(model.onnx), built)
     if not repair.configuration:
         said = "repair: no set of layers kept in fp32 brings it within its limits"
         return _noted(built, said), repair
@@ -85,21 +85,21 @@ def repaired(
     return dataclasses.replace(again, notes=(*built.notes, *again.notes)), repair
 
 
-def search(workshop: RepairSearch, layers: Sequence[Layer], built: Built) -> Repair:
+def search(repairs: RepairSearch, layers: Sequence[Layer], built: Built) -> Repair:
     """The fewest layers to keep, those first that repair most for what they cost."""
-    before, rebuilder = workshop.attempt(()), workshop.rebuilder
-    few = workshop.reference[:BLAME_TEXTS]
+    before, rebuilder = repairs.attempt(()), repairs.rebuilder
+    few = repairs.reference[:BLAME_TEXTS]
     blamed = rank(layers, rebuilder.keeping.touched, rebuilder.embed, few, every=True)
-    order = by_worth(layers, blamed, workshop.whole)
-    kept = fewest(order, lambda some: workshop.attempt(some).enough) or ()
-    after = workshop.attempt(kept)
+    order = by_worth(layers, blamed, repairs.whole)
+    kept = fewest(order, lambda some: repairs.attempt(some).enough) or ()
+    after = repairs.attempt(kept)
     return Repair(
         kept=after.kept,
         recovered_share=after.recovered_share,
         speedup_before=before.speedup,
         speedup_after=after.speedup,
         configuration=_configuration(built, after.kept) if kept else "",
-        steps=tuple(sorted(workshop.steps.values(), key=lambda step: len(step.kept))),
+        steps=tuple(sorted(repairs.steps.values(), key=lambda step: len(step.kept))),
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from enginegate.engines.api import PLAN_FILE, Demand, Embeddings, Executed, check_shape
+from enginegate.engines.api import PLAN_FILE, BuildHints, Embeddings, Executed, check_shape
 from enginegate.engines.phases import Phases
 from enginegate.engines.quantize import (
     copy_onnx,
@@ -57,7 +57,7 @@ class TensorRtEngine:
 class TensorRt:
     """Builds plans for CUDA's device 0."""
 
-    demand: Demand = field(default_factory=Demand)
+    demand: BuildHints = field(default_factory=BuildHints)
     offers: tuple[Precision, ...] = (
         Precision.FP32,
         Precision.FP16,
@@ -70,7 +70,7 @@ class TensorRt:
         gpu = first_gpu()
         return f"tensorrt {runtime_version()} on {gpu.name}, driver {gpu.driver}"
 
-    def for_demand(self, demand: Demand) -> "TensorRt":
+    def for_demand(self, demand: BuildHints) -> "TensorRt":
         """A backend that builds for these batch sizes."""
         return TensorRt(demand, self.offers)
 
