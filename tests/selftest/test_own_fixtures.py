@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 
 import pytest
+from faulty import FaultyEngine
 
 from enginegate.engines import register
 from enginegate.speed import LocalArm, Rig
@@ -26,7 +27,7 @@ def rig(enginegate, built, exported, workload, reference):
     def open_arms(batches, rng):
         inputs = {size: workload.batch(size) for size in batches}
         with built.load(workload, threads=1) as engine:
-            plain = getattr(engine, "engine", engine)
+            plain = FaultyEngine(engine.engine, "")  # with the same scale of time
             arms = {"candidate": engine, "yardstick": plain, "sentinel": plain}
             yield {name: LocalArm(found, inputs) for name, found in arms.items()}
 
