@@ -175,7 +175,7 @@ class Desk:
         except ServingError:
             self.log = self.log_tail()
             if self.server:
-                self.server.check_alive()
+                self.server.check_alive(failed=True)
             raise
 
     def log_tail(self) -> str:
