@@ -14,6 +14,7 @@ from enginegate.speed import timing
 from enginegate.variants import Precision
 
 BUSY_S = 0.002
+PACE_S = 0.02  # of a served call, in sleep: other jobs do not lengthen it
 
 
 class FaultyEngine:
@@ -39,12 +40,13 @@ class FaultyEngine:
             os.kill(os.getppid(), signal.SIGKILL)
         if self._fault == "served: slow batches of 2 to 4" and len(embeddings) in (2, 3, 4):
             time.sleep(0.05)
+        time.sleep({"served: slow": 3 * PACE_S, "served: pace": PACE_S}.get(self._fault, 0.0))
         return embeddings + 1 if self._fault == "served: other embeddings" else embeddings
 
     def _slowdown(self):
         self._calls += 1
         tail = 3.0 if self._calls % 20 == 0 else 1.0
-        return {"slow": 1.4, "served: slow": 2.0, "slow tail": tail}.get(self._fault, 1.0)
+        return {"slow": 1.4, "slow tail": tail}.get(self._fault, 1.0)
 
 
 class Faulty(OnnxRuntime):
@@ -54,7 +56,7 @@ class Faulty(OnnxRuntime):
     def load(self, folder, properties, probe, threads):
         fault = os.environ.get("PLANTED_FAULT", "")
         if fault.startswith("served: ") and "/candidate/" not in str(folder):
-            fault = ""  # a yardstick
+            fault = "served: pace" if fault == "served: slow" else ""  # a yardstick
         if fault == "served: does not load" and "triton_python_backend_utils" in sys.modules:
             raise RuntimeError("planted: it does not load")
         with super().load(folder, properties, probe, threads) as engine:

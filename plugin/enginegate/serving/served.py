@@ -170,7 +170,7 @@ class EngineServer:
         except ServingError:
             self.log = self.log_tail()
             if self.server:
-                self.server.check_alive()
+                self.server.check_alive(failed=True)
             raise
 
     def log_tail(self) -> str:

@@ -30,6 +30,7 @@ START_S = 60.0
 _ATTEMPTS = 4
 _POLL_S = 0.1
 _STOP_WAIT_S = 10.0
+_TOLD_S = 3.0  # longest that the supervisor takes to tell of a server that has just ended
 
 WriteModels = Callable[[Path], Sequence[str]]
 
@@ -54,9 +55,10 @@ class _Supervisor:
             )
         return int(answer["started"])
 
-    def ended(self) -> int | None:
-        """Status of a server that ended by itself, or None."""
-        if self._status is None and select.select([_pipe(self._process.stdout)], [], [], 0)[0]:
+    def ended(self, wait_s: float = 0.0) -> int | None:
+        """Status of a server that ended by itself, or None if that is not told in `wait_s`."""
+        stdout = _pipe(self._process.stdout)
+        if self._status is None and select.select([stdout], [], [], wait_s)[0]:
             self._status = int(self._answer()["ended"])
         return self._status
 
@@ -121,9 +123,12 @@ class Server:
         """Unload a model and wait until it is gone. Raises ServingError."""
         unload_model(self.http, model, timeout_s)
 
-    def check_alive(self) -> None:
-        """Raise ServingError, with the end of its log, if the server has ended."""
-        status = self._supervisor.ended()
+    def check_alive(self, *, failed: bool = False) -> None:
+        """Raise ServingError, with the end of its log, if the server has ended.
+
+        Where it `failed` to answer it may have ended a moment ago: that is waited for.
+        """
+        status = self._supervisor.ended(_TOLD_S if failed else 0.0)
         if status is not None:
             raise ServingError(f"the server ended with status {status}. {self.reason()}")
 
