@@ -271,8 +271,9 @@ def test_open_loop_says_when_requests_waited_for_a_connection():
         found = generator.open(100, Arrivals.CONSTANT, 0.5, 1, most_connections=2)
     assert found.held
     assert found.unanswered == 0
-    assert found.latencies_s.max() > found.latencies_from_send_s[6:].min()
-    assert len(found.latencies_s) == 50
+    assert len(found.latencies_s) == len(found.latencies_from_send_s) == 50
+    # 30 were due in the stall, all but two waited for its end: 4 s together
+    assert found.latencies_s.sum() - found.latencies_from_send_s.sum() > 2
 
 
 @pytest.mark.parametrize(("fault", "words"), [("error", "ran out of memory"), ("wrong", "differs")])
