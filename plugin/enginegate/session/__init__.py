@@ -153,8 +153,8 @@ class Session:
         comparison = self.comparisons.of(result, batches, rig.compared)
         key = self.comparisons.evidence_key(result, rig.compared)
         found = judge.judge(rig, batches, comparison, key)
-        named_cells = {(result.variant.id, batch): one for batch, one in found.items()}
-        self.recorder.measured.update(named_cells)
+        name = result.variant.id
+        self.recorder.measured |= {(name, batch): one for batch, one in found.items()}
         speeds = (*self.recorder.latest(result).speeds, *(one.speed for one in found.values()))
         self.recorder.update(result, speeds=speeds)
 
