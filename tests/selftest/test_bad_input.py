@@ -131,7 +131,7 @@ BROKEN = {
     "a merge conflict": lambda text: text + "<<<<<<< HEAD\n",
     "cut short": lambda text: text[: len(text) // 2],
     "a future schema": lambda text: text.replace('"schema": 2', '"schema": 99'),
-    "schema 1 in name only": lambda text: text.replace('"schema": 2', '"schema": 1'),
+    "schema 1": lambda text: text.replace('"schema": 2', '"schema": 1'),
     "a negative ratio": lambda text: text.replace('"p50": [ ', '"p50": [ -1, ', 1),
     "a negative time": lambda text: text.replace('"p50_s": ', '"p50_s": -', 1),
     "not a number": lambda text: text.replace('"p50": [ ', '"p50": [ NaN, ', 1),
@@ -140,7 +140,8 @@ BROKEN = {
 SAID = {
     "50 MB of junk": "50 MB, a baseline has at most 16 MB",
     "a merge conflict": "line * is a merge conflict marker: resolve it first",
-    "a future schema": "written by a newer enginegate: schema 99, this one reads up to 2*",
+    "a future schema": "written by a newer enginegate: schema 99, this one reads 2; upgrade*",
+    "schema 1": "written by an older enginegate: schema 1, this one reads 2; it must be measured*",
     "a negative time": "$.variants*.p50_s: -* is less than or equal to the minimum of 0",
     "not a number": "NaN is not JSON",
 }
@@ -155,7 +156,8 @@ def test_a_corrupt_baseline_is_one_clear_error_and_is_not_overwritten(project, f
     result = project.judge("-k", "fp32-1")
     result.assert_outcomes(failed=1, deselected=3)
     said = SAID.get(fault, "*")
-    result.stdout.fnmatch_lines([f"baseline *tiny.json is not valid ({said}*git checkout*"])
+    expected = f"baseline *tiny.json is not valid ({said}*git checkout*--refresh-baselines"
+    result.stdout.fnmatch_lines([expected])
     assert result.ret == Exit.ERROR
     refreshed = project.judge("--refresh-baselines")
     assert refreshed.ret != 0

@@ -168,22 +168,6 @@ def test_sessions_are_kept_from_the_oldest_and_the_newest(project):
     assert len(dates) == 6
 
 
-def test_a_baseline_of_schema_1_is_read_and_incomparable(project):
-    project.judge("--refresh-baselines")
-    content = json.loads(project.baseline().read_text())
-    variant = content["variants"]["faulty-fp32"]
-    old = {"candidate_s": [0.002, 0.002], "reference_s": [0.001, 0.001]}
-    variant |= {"date": "2026-01-01", "cells": {"1": [old, old], "4": [old, old]}}
-    del variant["context"]["method"], variant["context"]["against"]
-    project.baseline().write_text(json.dumps({**content, "schema": 1}))
-    result = project.judge()
-    assert result.ret == 0
-    result.stdout.fnmatch_lines(["*incomparable: method was rounds, is mirrored blocks"])
-    project.judge("--refresh-baselines")
-    assert json.loads(project.baseline().read_text())["schema"] == 2
-    project.judge("--require-baseline").assert_outcomes(passed=4)
-
-
 def test_a_slow_tail_is_found_where_there_are_calls_enough(project):
     many = ("--measure-s=600", "--replicates=8", "--max-time-per-variant=3000")
     project.judge("--refresh-baselines", *many)

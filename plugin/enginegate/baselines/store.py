@@ -10,7 +10,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from enginegate.baselines.migration import SCHEMA, migrate
 from enginegate.errors import BaselineError
 from enginegate.files import locked, parse_json, readable_json, write_atomic
 from enginegate.machine import Machine, library_versions
@@ -19,6 +18,7 @@ from enginegate.serving import Load, StoredLoad
 from enginegate.speed import Speed
 
 CALIBRATION = "calibration.json"
+SCHEMA = 2
 _DIGITS = 5
 _COMPARED = ("method", "workload_sha256", "seq_len", "threads", "reference", "deployment")
 _KEPT_SESSIONS = 6  # the oldest, so that many small slips add up in sight, and the newest
@@ -154,7 +154,7 @@ def write_content(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_content(path: Path) -> Any:
-    """The validated content of a file in the newest schema, or None if there is none.
+    """The validated content of a file, or None if there is none.
 
     Raises BaselineError.
     """
@@ -172,7 +172,8 @@ def parse_content(path: Path, text: str) -> Any:
 
     try:
         _refuse_conflict(text)
-        content = migrate(parse_json(text))
+        content = parse_json(text)
+        _refuse_other_schema(content)
         jsonschema.validate(content, _schema())
     except ValueError as error:
         raise _invalid(path, str(error)) from error
@@ -191,6 +192,16 @@ def _refuse_conflict(text: str) -> None:
     for number, line in enumerate(text.splitlines(), start=1):
         if line.startswith(("<<<<<<<", ">>>>>>>")):
             raise ValueError(f"line {number} is a merge conflict marker: resolve it first")
+
+
+def _refuse_other_schema(content: Any) -> None:
+    version = content.get("schema") if isinstance(content, Mapping) else None
+    if isinstance(version, int) and version != SCHEMA:
+        writer = "a newer" if version > SCHEMA else "an older"
+        remedy = "upgrade pytest-enginegate" if version > SCHEMA else "it must be measured anew"
+        raise ValueError(
+            f"written by {writer} enginegate: schema {version}, this one reads {SCHEMA}; {remedy}"
+        )
 
 
 def _invalid(path: Path, reason: str) -> BaselineError:
