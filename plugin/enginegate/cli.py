@@ -36,6 +36,7 @@ from enginegate.report import (
     compare_engines,
     cost_line,
     device_line,
+    plot_history,
     read_sweep_csv,
     report_files,
     roofline_rows,
@@ -82,7 +83,7 @@ def command_parser() -> argparse.ArgumentParser:
     remove.set_defaults(run=_prune)
     history = commands.add_parser("history", help="change points of what --history noted")
     history.add_argument("model")
-    history.add_argument("--plot", type=Path, help="draw it into this .png or .svg")
+    history.add_argument("--plot", type=Path, metavar="FILE", help="draw it on this HTML page")
     history.set_defaults(run=_history)
     sweep = commands.add_parser("sweep", help="cliffs and saturation in a CSV file of sweeps")
     sweep.add_argument("file", type=Path, help=f"columns {','.join(CSV_COLUMNS)}")
@@ -145,9 +146,7 @@ def _history(given: argparse.Namespace) -> Iterator[str]:
     series = read_history(given.root, given.model)
     yield from describe_history(series)
     if given.plot:
-        from enginegate.report import plot_history
-
-        plot_history(series, given.plot)
+        plot_history(given.model, series, given.plot)
         yield f"drew {given.plot}"
 
 

@@ -90,10 +90,16 @@ def test_history_is_kept_when_asked_for_and_shows_a_step(project, capsys, monkey
     slower = {**note, "log_ratio": note["log_ratio"] + 0.1}
     path.write_text("".join(json.dumps(n) + "\n" for n in [*[note] * 8, *[slower] * 8]))
     capsys.readouterr()
-    told = lines(capsys, "history", "tiny", "--plot", "history.svg")
+    told = lines(capsys, "history", "tiny", "--plot", "history.html")
     assert told[0].endswith("batch 1: 16 runs, {0} to {0}".format(note["date"][:10]))
     assert told[1].startswith("  +10.5% from ")
-    assert (project.path / "history.svg").read_text().startswith("<?xml")
+    page = (project.path / "history.html").read_text()
+    assert page.count("<figure") == 1
+    assert "tiny: 1 change of speed" in page
+    assert "Dashed: where it changed" in page
+    assert main(["history", "tiny", "--plot", "history.svg"]) == 1
+    assert "an HTML page: name it history.html" in capsys.readouterr().err
+    assert not (project.path / "history.svg").exists()
 
 
 def test_a_broken_line_of_history_is_named(project, capsys, monkeypatch):

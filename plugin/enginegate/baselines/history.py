@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from enginegate.errors import BaselineError
 from enginegate.files import locked, parse_json, write_atomic
@@ -116,31 +115,26 @@ def _read(path: Path) -> Iterator[Note]:
 def change_points(values: Sequence[float]) -> list[int]:
     """Indices at which the mean of `values` changes.
 
-    PELT (Killick et al. 2012, JASA 107) on the squared error, as in `ruptures`; the penalty is
-    3 s² log n with s from the successive differences, so that a step does not widen it.
+    Optimal partitioning (Jackson et al. 2005, IEEE Signal Processing Letters 12): the segments with
+    the smallest sum of squared errors and penalties. A penalty is 3 s² log n with s from the
+    successive differences, so that a step does not widen it.
     """
-    if len(values) < 2 * _FEWEST:
+    count = len(values)
+    if count < 2 * _FEWEST:
         return []
-    ruptures, array = _ruptures(), _column(values)
-    penalty = _PENALTY * _noise(values) ** 2 * math.log(len(values))
-    found = ruptures.Pelt(model="l2", min_size=_FEWEST, jump=1).fit(array).predict(pen=penalty)
-    return [int(index) for index in found[:-1]]
+    penalty = _PENALTY * _noise(values) ** 2 * math.log(count)
+    sums = [0.0, *itertools.accumulate(values)]
+    squares = [0.0, *itertools.accumulate(value * value for value in values)]
 
+    def cost(start: int, end: int) -> float:
+        mean = (sums[end] - sums[start]) / (end - start)
+        return squares[end] - squares[start] - mean * (sums[end] - sums[start]) + penalty
 
-def _ruptures() -> Any:
-    try:
-        import ruptures
-    except ModuleNotFoundError as error:
-        raise BaselineError(
-            "change points need ruptures: pip install 'pytest-enginegate[history]'"
-        ) from error
-    return ruptures
-
-
-def _column(values: Sequence[float]) -> Any:
-    import numpy as np
-
-    return np.asarray(values, dtype=np.float64).reshape(-1, 1)
+    best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}  # cost and starts up to an index
+    for end in range(_FEWEST, count + 1):
+        starts = [start for start in best if start <= end - _FEWEST]
+        best[end] = min((best[s][0] + cost(s, end), [*best[s][1], s]) for s in starts)
+    return best[count][1][1:]
 
 
 def _noise(values: Sequence[float]) -> float:

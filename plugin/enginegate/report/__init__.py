@@ -1,8 +1,13 @@
 """A run's JSON report to something people look at: a page of records, then HTML, Markdown, text."""
 
 from enginegate.report.github import annotations
-from enginegate.report.output import append_summary, report_files, run_html, run_markdown
-from enginegate.report.plots import plot_history
+from enginegate.report.output import (
+    append_summary,
+    plot_history,
+    report_files,
+    run_html,
+    run_markdown,
+)
 from enginegate.report.render.drawing import check_drawable
 from enginegate.report.saved_run import render_json
 from enginegate.report.table import described, spent_line

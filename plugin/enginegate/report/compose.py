@@ -1,13 +1,14 @@
 """From saved runs to a page: which sections there are, and in which order."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from enginegate.baselines import Series, describe_history
 from enginegate.report.decision import Decision, decide
 from enginegate.report.numbers import counted, listed
 from enginegate.report.page import Chart, Matrix, Page, Section
 from enginegate.report.saved_run import SavedRun
-from enginegate.report.sections.changes import against_baseline, over_time
+from enginegate.report.sections.changes import against_baseline, history_chart, over_time
 from enginegate.report.sections.embeddings import distributions, rankings, worst_texts
 from enginegate.report.sections.hardware import bound_tables, cost_tables, rooflines
 from enginegate.report.sections.layers import blame_charts, repairs
@@ -43,6 +44,21 @@ def compose(run: SavedRun, baselines: Path | None) -> Page:
         changed=tuple(changed_rows(run.results)),
         unchanged="No engine is called slower, faster or wrong.",
         details=tuple(all_rows(run.results)),
+    )
+
+
+def compose_history(model: str, series: Sequence[Series]) -> Page:
+    """The page of what --history noted of a model: a chart for each series, and its steps."""
+    said = tuple(line.strip() for line in describe_history(series))
+    charts = tuple(history_chart(found.title, found.title, [found]) for found in series)
+    lead = ("A step is one of the time beside the reference's: + is slower.",)
+    return Page(
+        title="How has its speed developed?",
+        headline=f"{model}: {counted(len(said) - len(series), 'change')} of speed",
+        subtitle="Beside the reference, as --history noted it run by run.",
+        matrix=Matrix((), ()),
+        sections=(Section("history", "Speed over the runs", lead, said, charts=charts),),
+        source="the history beside the baselines",
     )
 
 

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from enginegate.baselines import Series
 from enginegate.errors import ReportError
 from enginegate.files import write_atomic
 from enginegate.report.compare import Source, comparison
-from enginegate.report.compose import compose
+from enginegate.report.compose import compose, compose_history
 from enginegate.report.figures import MARK, Figures, parse_figures
 from enginegate.report.page import Page
 from enginegate.report.published import compose_figures
@@ -64,6 +65,14 @@ def _page(sources: Sequence[Source], baselines: Path) -> Page:
     page = compose_figures(newest) if isinstance(newest, Figures) else compose(newest, baselines)
     compared = comparison(newest, older)
     return page if compared.is_empty else replace(page, sections=(compared, *page.sections))
+
+
+def plot_history(model: str, series: Sequence[Series], path: Path) -> None:
+    """Write the page of a model's history. Raises ReportError."""
+    if path.suffix != ".html":
+        raise ReportError(f"a history is drawn on an HTML page: name it {path.stem}.html")
+    if problem := _problem(path, render_html, compose_history(model, series)):
+        raise ReportError(problem)
 
 
 def _problem(path: Path, render: Callable[[Page], str], page: Page) -> str:

@@ -110,6 +110,7 @@ class Page:
         changed: the rows that say something new.
         unchanged: what to say where there are none.
         details: every row.
+        source: what it was made from.
     """
 
     title: str
@@ -121,3 +122,4 @@ class Page:
     changed: tuple[Table, ...] = ()
     unchanged: str = ""
     details: tuple[Table, ...] = ()
+    source: str = "the JSON report of the run"

@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from enginegate.baselines import Note, Series, read_history
+from enginegate.baselines import Note, Series, change_points, read_history
 from enginegate.errors import BaselineError
 from enginegate.report.numbers import times
 from enginegate.report.page import Chart, Table
 from enginegate.report.render.drawing import titled
 from enginegate.report.saved_run import SavedRun
 from enginegate.report.sections.forest import Compared, forest
-from enginegate.report.sections.vega import Spec, colour, number
+from enginegate.report.sections.vega import Spec, colour, layer, number
 from enginegate.report.table import engine_name, milliseconds
 from enginegate.results import Result
 from enginegate.speed import Change, Speed, describe
@@ -51,7 +51,8 @@ def over_time(run: SavedRun, baselines: Path) -> Iterator[Chart]:
             continue
         known = [found for found in _largest_batch(series) if len(found.notes) > 1]
         if known:
-            yield _history(shown, known)
+            title = titled(shown, "speed over the runs on this machine")
+            yield history_chart(title, titled(shown, "history"), known)
 
 
 def _largest_batch(series: Sequence[Series]) -> Iterator[Series]:
@@ -65,23 +66,31 @@ def _named(note: Note) -> str:
     return f"{precision_of(note.variant)}{served}"
 
 
-def _history(model: str, series: Sequence[Series]) -> Chart:
-    notes = [note for found in series for note in found.notes]
+def history_chart(title: str, caption: str, series: Sequence[Series]) -> Chart:
+    """The speed over the runs, a line per series, with dashes where it changed."""
     rows = tuple(
         (n.date[:16], n.commit, _named(n), str(n.batch), times(math.exp(-n.log_ratio)))
-        for n in notes
+        for found in series
+        for n in found.notes
     )
-    header = ("date", "commit", "engine", "batch", "speed to reference")
+    steps = [step for found in series for step in _steps(found)]
+    dashed = " Dashed: where it changed." if steps else ""
     return Chart(
-        title=titled(model, "speed over the runs on this machine"),
-        reading="One point a run, oldest first; up is faster than the reference.",
-        spec=_history_spec(series),
-        table=Table(titled(model, "history"), header, rows),
+        title=title,
+        reading=f"One point a run, oldest first; up is faster than the reference.{dashed}",
+        spec=_history_spec(series, steps),
+        table=Table(caption, ("date", "commit", "engine", "batch", "speed to reference"), rows),
         height=240,
     )
 
 
-def _history_spec(series: Sequence[Series]) -> Spec:
+def _steps(found: Series) -> Iterator[dict[str, object]]:
+    """Places between two runs where the level changed."""
+    for index in change_points([note.log_ratio for note in found.notes]):
+        yield {"run": index + 0.5, "name": _named(found.notes[0])}
+
+
+def _history_spec(series: Sequence[Series], steps: Sequence[Spec]) -> Spec:
     values = [
         {
             "run": number_of_run,
@@ -96,13 +105,18 @@ def _history_spec(series: Sequence[Series]) -> Spec:
     last = max(len(found.notes) for found in series)
     ticks = list(range(1, last + 1, 1 + last // _TICKS))
     runs = {"scale": {"zero": False}, "axis": {"format": "d", "values": ticks}}
+    x = number("run", "run", **runs)
+    line = {
+        "x": x,
+        "y": number("speed", "times as fast as the reference", scale={"zero": False}),
+        "description": {"field": "said"},
+    }
+    dashes = {"data": {"values": steps}, **layer("rule", {"x": x}, strokeDash=[4, 4])}
     return {
         "data": {"values": values},
-        "mark": {"type": "line", "point": {"filled": True, "size": 60}},
-        "encoding": {
-            "x": number("run", "run", **runs),
-            "y": number("speed", "times as fast as the reference"),
-            "color": colour(names),
-            "description": {"field": "said"},
-        },
+        "encoding": {"color": colour(names)},
+        "layer": [
+            layer("line", line, point={"filled": True, "size": 60}),
+            *([dashes] if steps else []),
+        ],
     }
