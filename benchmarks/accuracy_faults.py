@@ -26,9 +26,8 @@ import numpy as np
 from planted import faults
 from planting import MODELS, Embed, Fault, Subject, quantised, subject_of
 
-from enginegate.accuracy.judge import EmbeddingJudge
+from enginegate.accuracy.judge import Accuracy, EmbeddingJudge
 from enginegate.accuracy.limits import DEFAULT_LIMITS
-from enginegate.accuracy.records import Accuracy
 from enginegate.engines.api import embed_all
 from enginegate.engines.build import build_engine
 from enginegate.models.workload import _SENTENCE, CALIBRATION_TEXTS, EVALUATION_TEXTS

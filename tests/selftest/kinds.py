@@ -4,13 +4,11 @@ import dataclasses
 import math
 
 from enginegate.accuracy.bootstrap import Interval
+from enginegate.accuracy.judge import Accuracy
+from enginegate.accuracy.labels import NdcgChange, Sts
 from enginegate.accuracy.limits import DEFAULT_LIMITS
-from enginegate.accuracy.ndcg import NdcgChange
-from enginegate.accuracy.records import Accuracy
-from enginegate.accuracy.retrieval import FalseNeighbour, Retrieval
+from enginegate.accuracy.retrieval import FalseNeighbour, Retrieval, WorstText
 from enginegate.accuracy.stability import Determinism, Invariance, Offender
-from enginegate.accuracy.sts import Sts
-from enginegate.accuracy.worst import WorstText
 from enginegate.config.serving import Arrivals, Deployment, Slo
 from enginegate.diagnostics.layers.records import Blamed, Repair, Step
 from enginegate.engines.phases import GpuTimes, Phases

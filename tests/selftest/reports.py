@@ -5,8 +5,8 @@ import json
 import math
 
 from enginegate.accuracy.deltas import Deltas
+from enginegate.accuracy.judge import Accuracy
 from enginegate.accuracy.limits import DEFAULT_LIMITS
-from enginegate.accuracy.records import Accuracy
 from enginegate.config.serving import Deployment
 from enginegate.machine.fingerprint import Machine
 from enginegate.report.saved_run import render_json

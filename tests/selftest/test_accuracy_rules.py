@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from enginegate.accuracy.deltas import compare, violations
+from enginegate.accuracy.judge import judge_accuracy
 from enginegate.accuracy.limits import DEFAULT_LIMITS, limits_for
-from enginegate.accuracy.rules import judge_accuracy
 from enginegate.errors import EmbeddingError, OptionError
 from enginegate.variants import Precision
 from enginegate.verdicts import Verdict

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from enginegate.accuracy.collection import Collection, Pairs, read_collection, read_pairs
+from enginegate.accuracy.labels import compare_pairs, sts_violations
 from enginegate.accuracy.limits import DEFAULT_LIMITS
 from enginegate.accuracy.retrieval import rank_violations, unsure
-from enginegate.accuracy.sts import compare_pairs, sts_violations
 from enginegate.accuracy.user_texts import UserData, UserTexts
 from enginegate.errors import WorkloadError
 from enginegate.models.workload import read_texts

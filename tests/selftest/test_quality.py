@@ -6,9 +6,9 @@ from scipy import stats
 
 from enginegate.accuracy.bootstrap import mean_interval, paired_interval
 from enginegate.accuracy.deltas import compare
-from enginegate.accuracy.judge import EmbeddingJudge
+from enginegate.accuracy.judge import EmbeddingJudge, judge_accuracy
+from enginegate.accuracy.labels import compare_ndcg, ndcg
 from enginegate.accuracy.limits import DEFAULT_LIMITS
-from enginegate.accuracy.ndcg import compare_ndcg, ndcg
 from enginegate.accuracy.retrieval import (
     FalseNeighbour,
     Names,
@@ -20,7 +20,6 @@ from enginegate.accuracy.retrieval import (
     similarities,
     unsure,
 )
-from enginegate.accuracy.rules import judge_accuracy
 from enginegate.models.workload import Workload
 from enginegate.variants import Precision
 from enginegate.verdicts import Verdict

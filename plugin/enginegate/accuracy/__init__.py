@@ -2,13 +2,11 @@
 
 from enginegate.accuracy.collection import read_collection, read_pairs
 from enginegate.accuracy.deltas import Deltas, check_sane
-from enginegate.accuracy.judge import EmbeddingJudge
+from enginegate.accuracy.judge import Accuracy, EmbeddingJudge
 from enginegate.accuracy.limits import Limits, limits_for
-from enginegate.accuracy.records import Accuracy
-from enginegate.accuracy.retrieval import Retrieval, shortened
+from enginegate.accuracy.retrieval import Retrieval, WorstText, shortened
 from enginegate.accuracy.stability import Determinism, Invariance
 from enginegate.accuracy.user_texts import UserData, UserTexts
-from enginegate.accuracy.worst import WorstText
 
 __all__ = [
     "Accuracy", "Deltas", "Determinism", "EmbeddingJudge", "Invariance", "Limits", "Retrieval",

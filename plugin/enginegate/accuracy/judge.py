@@ -1,17 +1,31 @@
 """Judging the embeddings of one variant after the other: how far off, and what that does."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 
-from enginegate.accuracy.deltas import check_sane, compare, cosines_of
+from enginegate.accuracy.deltas import Deltas, check_sane, compare, cosines_of, violations
+from enginegate.accuracy.labels import Sts, sts_violations
 from enginegate.accuracy.limits import DEFAULT_LIMITS, Limits
-from enginegate.accuracy.records import Accuracy
-from enginegate.accuracy.retrieval import Names, Retrieval, Vectors, compare_rankings, similarities
-from enginegate.accuracy.rules import judge_accuracy
-from enginegate.accuracy.stability import Probe, allowed_change, largest, probe_stability
-from enginegate.accuracy.sts import Sts
+from enginegate.accuracy.retrieval import (
+    Names,
+    Retrieval,
+    Vectors,
+    WorstText,
+    compare_rankings,
+    rank_violations,
+    similarities,
+    unsure,
+    worst_texts,
+)
+from enginegate.accuracy.stability import (
+    Determinism,
+    Invariance,
+    Probe,
+    allowed_change,
+    largest,
+    probe_stability,
+)
 from enginegate.accuracy.user_texts import UserTexts
-from enginegate.accuracy.worst import worst_texts
 from enginegate.engines import Embeddings, Engine, embed_all
 from enginegate.errors import EmbeddingError
 from enginegate.models import Workload, token_counts
@@ -19,6 +33,40 @@ from enginegate.variants import Precision
 from enginegate.verdicts import Judgement, Verdict
 
 _TIGHT = DEFAULT_LIMITS[Precision.FP16]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What is known of the embeddings of one variant.
+
+    Attributes:
+        deltas: None where the embeddings were not sane; nothing else is known then.
+        limits: how far they may be off.
+        judgement: on the deltas and the rankings.
+        cosines: of each text's two vectors, in the order of the texts.
+        retrieval: what a search finds by them.
+        worst_texts: the texts that lost most.
+        sts: agreement with labelled pairs; None without --sts, and of a served engine.
+        invariance: whether an embedding depends on its batch; None for a served engine.
+        determinism: whether the same input gives the same; None for a served engine.
+    """
+
+    deltas: Deltas | None
+    limits: Limits
+    judgement: Judgement
+    cosines: tuple[float, ...] = ()
+    retrieval: Retrieval | None = None
+    worst_texts: tuple[WorstText, ...] = ()
+    invariance: Invariance | None = None
+    determinism: Determinism | None = None
+    sts: Sts | None = None
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Reasons why it may not ship; empty if it may."""
+        judged = self.judgement.reasons if self.judgement.verdict is Verdict.FAIL else ()
+        unstable = self.invariance.broken if self.invariance else ""
+        return (*judged, unstable) if unstable else judged
 
 
 @dataclass(frozen=True)
@@ -103,3 +151,39 @@ class EmbeddingJudge:
         probe = Probe(engine.embed, workload.evaluation, workload.texts, workload.mask)
         invariance, determinism = probe_stability(probe, allowed)
         return replace(accuracy, invariance=invariance, determinism=determinism)
+
+
+def judge_accuracy(
+    deltas: Deltas,
+    limits: Limits,
+    tight: Limits,
+    retrieval: Retrieval | None = None,
+    sts: Sts | None = None,
+) -> Judgement:
+    """FAIL beyond `limits`, FLAGGED within them but beyond the `tight` ones, else PASS.
+
+    A limit on rankings or on labelled pairs is broken where the whole interval says so, or by a
+    single text; one that the interval holds is given as a reason, and decides nothing.
+    """
+    held = unsure(retrieval, limits) if retrieval else ()
+    if broken := _broken(deltas, retrieval, sts, limits):
+        return Judgement(Verdict.FAIL, (*broken, *held))
+    if loose := _broken(deltas, retrieval, sts, tight):
+        return Judgement(Verdict.FLAGGED, (_within(limits, loose), *loose, *held))
+    return Judgement(Verdict.PASS, held)
+
+
+def _broken(
+    deltas: Deltas, retrieval: Retrieval | None, sts: Sts | None, limits: Limits
+) -> tuple[str, ...]:
+    ranks = rank_violations(retrieval, limits) if retrieval else ()
+    pairs = sts_violations(sts, limits) if sts else ()
+    return (*violations(deltas, limits), *ranks, *pairs)
+
+
+def _within(limits: Limits, loose: Sequence[str]) -> str:
+    """The own limits of what is beyond tighter ones, each of which begins with its name."""
+    beyond = {text.partition(" ")[0] for text in loose}
+    own = ((name, value) for name, value in asdict(limits).items() if name in beyond)
+    allowed = ", ".join(f"{name} {value:g}" for name, value in own)
+    return f"within its own looser limits ({allowed}), beyond those of fp16"

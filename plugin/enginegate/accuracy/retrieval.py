@@ -13,13 +13,14 @@ from scipy import stats
 
 from enginegate.accuracy.bootstrap import Interval, Values, mean_interval
 from enginegate.accuracy.deltas import Array
+from enginegate.accuracy.labels import NdcgChange, spearman
 from enginegate.accuracy.limits import Limits
-from enginegate.accuracy.ndcg import NdcgChange
 
 NEAR = 10  # neighbours that a user looks at
 _SAME = 1e-6  # float32 vectors cannot tell cosines apart that are nearer
 _TIED = 1e-12  # float64 cosines of equal vectors
 _MOST_LISTED = 10
+_NEIGHBOURS = 3  # told of each of the worst texts
 _RANKED = ("recall_at_1", "recall_at_10", "spearman")
 
 
@@ -90,6 +91,27 @@ class Retrieval:
     ndcg_at_10: NdcgChange | None = None
 
 
+@dataclass(frozen=True)
+class WorstText:
+    """A text whose embedding is far off.
+
+    Attributes:
+        index: among the evaluation texts.
+        text: as it was before it was cut.
+        tokens: that the model saw, padding not counted.
+        cosine: of its two vectors.
+        neighbours_before: the three nearest other texts by the reference, nearest first.
+        neighbours_after: the same by the engine.
+    """
+
+    index: int
+    text: str
+    tokens: int
+    cosine: float
+    neighbours_before: tuple[str, ...]
+    neighbours_after: tuple[str, ...]
+
+
 def similarities(vectors: Vectors) -> Values:
     """Cosines [queries, documents] in float64; without documents, of each to all others in order.
 
@@ -116,15 +138,15 @@ def nearest(similar: Values, count: int) -> npt.NDArray[np.intp]:
 
 def compare_rankings(found: Values, expected: Values, names: Names) -> Retrieval:
     """Agreement of an engine's similarities with the reference's, both [queries, documents]."""
-    spearman = _rank_correlation(stats.rankdata(found, axis=1), stats.rankdata(expected, axis=1))
+    correlations = _spearman(found, expected)
     kendall = np.array([_kendall(*rows) for rows in zip(found, expected, strict=True)])
     return Retrieval(
         recall_at_1=mean_interval(recall(found, expected, 1)),
         recall_at_10=mean_interval(recall(found, expected, NEAR)),
-        spearman=mean_interval(spearman),
+        spearman=mean_interval(correlations),
         kendall=mean_interval(kendall),
-        spearman_worst=float(spearman.min()),
-        worst_query=names.queries[int(spearman.argmin())],
+        spearman_worst=float(correlations.min()),
+        worst_query=names.queries[int(correlations.argmin())],
         false_ties=count_false_ties(found, expected),
         false_neighbours=_false_neighbours(found, expected, names),
         queries=found.shape[0],
@@ -144,13 +166,10 @@ def recall(found: Values, expected: Values, count: int) -> Values:
     return share
 
 
-def _rank_correlation(a: Values, b: Values) -> Values:
-    """Pearson correlation of two rows of ranks; 0 where one row is all ties, 1 where both are."""
-    a, b = (x - x.mean(axis=1, keepdims=True) for x in (a, b))
-    power = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-    both_tied = (~a.any(axis=1) & ~b.any(axis=1)).astype(np.float64)
-    shared = (a * b).sum(axis=1)
-    return np.where(power > 0, shared / np.where(power > 0, power, 1), both_tied)
+def _spearman(a: Values, b: Values) -> Values:
+    """Spearman's correlation of two rows; 0 where one is all ties, 1 where both are."""
+    both_tied = (np.ptp(a, axis=1) == 0) & (np.ptp(b, axis=1) == 0)
+    return np.where(both_tied, 1.0, spearman(a, b))
 
 
 def _kendall(a: Values, b: Values) -> float:
@@ -182,6 +201,28 @@ def _false_neighbours(found: Values, expected: Values, names: Names) -> tuple[Fa
             names.document(row, int(now[row])),
         )
         for row in gravest
+    )
+
+
+def worst_texts(
+    cosines: Values, found: Array, expected: Array, texts: Sequence[str], tokens: Sequence[int]
+) -> tuple[WorstText, ...]:
+    """Up to ten texts with the smallest cosines [texts], smallest first.
+
+    `found` and `expected` are the engine's and the reference's vectors [texts, dim].
+    """
+    names = Names(texts)
+    before, after = (nearest(similarities(Vectors(v)), _NEIGHBOURS) for v in (expected, found))
+    return tuple(
+        WorstText(
+            index=row,
+            text=texts[row],
+            tokens=tokens[row],
+            cosine=float(cosines[row]),
+            neighbours_before=tuple(names.document(row, int(column)) for column in before[row]),
+            neighbours_after=tuple(names.document(row, int(column)) for column in after[row]),
+        )
+        for row in map(int, np.argsort(cosines, kind="stable")[:_MOST_LISTED])
     )
 
 

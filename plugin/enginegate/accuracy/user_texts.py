@@ -9,9 +9,8 @@ import numpy.typing as npt
 from enginegate.accuracy.bootstrap import Values
 from enginegate.accuracy.collection import Collection, Pairs
 from enginegate.accuracy.deltas import Array, cosines_of
-from enginegate.accuracy.ndcg import compare_ndcg
+from enginegate.accuracy.labels import Sts, compare_ndcg, compare_pairs
 from enginegate.accuracy.retrieval import Names, Retrieval, Vectors, compare_rankings, similarities
-from enginegate.accuracy.sts import Sts, compare_pairs
 from enginegate.models import Batch
 
 
