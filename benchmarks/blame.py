@@ -25,8 +25,7 @@ from planted import faults
 from planting import MODELS, Fault, Subject, subject_of, write_edited
 
 from enginegate.diagnostics.layers.rebuild import BLAME_TEXTS, Rebuilder
-from enginegate.diagnostics.layers.records import Blamed
-from enginegate.diagnostics.layers.search import rank
+from enginegate.diagnostics.layers.search import Blamed, rank
 from enginegate.engines import Keeping
 from enginegate.engines.graphs import keeping_in
 from enginegate.engines.onnxruntime import run_onnx

@@ -10,7 +10,8 @@ from enginegate.accuracy.limits import DEFAULT_LIMITS
 from enginegate.accuracy.retrieval import FalseNeighbour, Retrieval, WorstText
 from enginegate.accuracy.stability import Determinism, Invariance, Offender
 from enginegate.config.serving import Arrivals, Deployment, Slo
-from enginegate.diagnostics.layers.records import Blamed, Repair, Step
+from enginegate.diagnostics.layers.repair import Repair, Step
+from enginegate.diagnostics.layers.search import Blamed
 from enginegate.engines.phases import GpuTimes, Phases
 from enginegate.engines.profile import Kernel
 from enginegate.serving.records import Capacity, Latency, OpenLevel, SearchEnd

@@ -9,9 +9,8 @@ import pytest
 
 from enginegate.accuracy.deltas import compare
 from enginegate.cache import Store
-from enginegate.diagnostics.layers.records import Blamed
 from enginegate.diagnostics.layers.repair import repaired
-from enginegate.diagnostics.layers.search import by_worth, fewest
+from enginegate.diagnostics.layers.search import Blamed, by_worth, fewest
 from enginegate.engines import Executed, Profiles
 from enginegate.engines.api import embed_all
 from enginegate.engines.build import build_engine, execution_flags

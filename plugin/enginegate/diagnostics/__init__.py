@@ -1,8 +1,8 @@
 """Why it is so; never a verdict."""
 
 from enginegate.diagnostics.layers.diagnosis import blamed, profiled
-from enginegate.diagnostics.layers.records import Blamed, Repair, Step
-from enginegate.diagnostics.layers.repair import repaired
+from enginegate.diagnostics.layers.repair import Repair, Step, repaired
+from enginegate.diagnostics.layers.search import Blamed
 from enginegate.diagnostics.roofline.ceilings import measured_device
 from enginegate.diagnostics.roofline.device import ELEMENT_BYTES, Device, read_profile
 from enginegate.diagnostics.roofline.flops import (

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from enginegate.diagnostics.layers.rebuild import BLAME_TEXTS, Rebuilder, rebuilder_of
-from enginegate.diagnostics.layers.records import Blamed
-from enginegate.diagnostics.layers.search import ROUNDING, Array, damage, rank
+from enginegate.diagnostics.layers.search import ROUNDING, Array, Blamed, damage, rank
 from enginegate.engines import Built, Profile, Profiles, get_backend
 from enginegate.errors import EngineError
 from enginegate.models import Exported, Layer, Workload, read_layers

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from enginegate.diagnostics.layers.rebuild import BLAME_TEXTS, Rebuilder, rebuilder_of
-from enginegate.diagnostics.layers.records import Repair, Step
 from enginegate.diagnostics.layers.search import Array, by_worth, damage, fewest, rank
 from enginegate.engines import Built, Embeddings, Engine, embed_all, median_call_s, open_reference
 from enginegate.errors import EngineError
@@ -16,6 +15,43 @@ _BATCH, _CALLS = 8, 9
 
 Accept = Callable[[Embeddings, Engine], tuple[str, ...]]
 Build = Callable[[Sequence[str]], Built]
+
+
+@dataclass(frozen=True)
+class Step:
+    """An engine that was tried on the way to a repair.
+
+    Attributes:
+        kept: layers in fp32.
+        recovered_share: share of the damage that is gone.
+        speedup: time of the reference / its own.
+        enough: whether it is within the limits.
+    """
+
+    kept: tuple[str, ...]
+    recovered_share: float
+    speedup: float
+    enough: bool
+
+
+@dataclass(frozen=True)
+class Repair:
+    """The fewest layers to keep in fp32, found by search.
+
+    Attributes:
+        kept: their names; empty where no set of layers is enough.
+        recovered_share: share of the damage that goes with them.
+        speedup_before, speedup_after: time of the reference / the engine's, at batch 8.
+        configuration: lines for pyproject.toml that keep them; empty where none is enough.
+        steps: what was tried, fewest layers first.
+    """
+
+    kept: tuple[str, ...]
+    recovered_share: float
+    speedup_before: float
+    speedup_after: float
+    configuration: str
+    steps: tuple[Step, ...]
 
 
 @dataclass

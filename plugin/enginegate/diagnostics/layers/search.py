@@ -1,11 +1,11 @@
 """Which layers do the damage, and the fewest to keep in fp32: pure, given what embeds the texts."""
 
 from collections.abc import Callable, Iterable, Sequence, Set
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from enginegate.diagnostics.layers.records import Blamed
 from enginegate.models import Layer, grouped, nodes_of
 
 Array = npt.NDArray[np.floating]
@@ -14,6 +14,25 @@ Embed = Callable[[frozenset[str]], Array]
 _WORTH_REFINING = 0.25  # of what the best group repairs
 _LEAST_COST = 0.01
 ROUNDING = 1e-10  # a damage of fp32's own rounding; fp16's is a thousand times as much
+
+
+@dataclass(frozen=True)
+class Blamed:
+    """What one layer does to the embeddings.
+
+    Attributes:
+        layer: its name.
+        kind: its most telling operation.
+        position: its place in the order of execution, from 0.
+        local_error: the damage when only this layer runs as in the engine, all others in fp32.
+        repaired_share: share of the engine's damage that goes when only this layer runs in fp32.
+    """
+
+    layer: str
+    kind: str
+    position: int
+    local_error: float
+    repaired_share: float
 
 
 def damage(found: Array, reference: Array) -> float:

@@ -59,12 +59,7 @@ def _per_input(flops: int) -> Rule:
 
 
 def _variadic(node: Node) -> Work:
-    """Sum, Max, Min, Mean of several tensors."""
-    return Work(other=(len(node.given) - 1) * node.outputs[0].elements)
-
-
-def _clip(node: Node) -> Work:
-    """One comparison for each bound that is there."""
+    """Sum, Max, Min of several tensors; of Clip, a comparison for each bound that is there."""
     return Work(other=(len(node.given) - 1) * node.outputs[0].elements)
 
 
@@ -79,15 +74,14 @@ def _gemm(node: Node) -> Work:
     left, right = node.given[:2]
     inner = left.sizes[0 if node.attributes.get("transA") else -1]
     weighted = left.constant or right.constant
-    product = _product(node.outputs[0], inner, weighted=weighted)
-    return _with_bias(product, node, bias=2)
+    return _with_bias(_product(node.outputs[0], inner, weighted=weighted), node)
 
 
 def _conv(node: Node) -> Work:
     """Weights [out, in / groups, *kernel]: their size / out multiply-adds for each output."""
     weights = node.given[1]
     inner = math.prod(weights.sizes[1:])
-    return _with_bias(_product(node.outputs[0], inner, weighted=weights.constant), node, bias=2)
+    return _with_bias(_product(node.outputs[0], inner, weighted=weights.constant), node)
 
 
 def _product(output: Tensor, inner: int, *, weighted: bool) -> Work:
@@ -95,9 +89,9 @@ def _product(output: Tensor, inner: int, *, weighted: bool) -> Work:
     return Work(matmul=2 * macs, thop=macs if weighted else 0)
 
 
-def _with_bias(product: Work, node: Node, bias: int) -> Work:
-    has_bias = len(node.given) > bias
-    added = node.outputs[0].elements if has_bias else 0
+def _with_bias(product: Work, node: Node) -> Work:
+    """A third input is the bias."""
+    added = node.outputs[0].elements if len(node.given) > 2 else 0  # noqa: PLR2004
     return Work(product.matmul, added, product.thop)
 
 
@@ -132,11 +126,10 @@ _RULES: Mapping[str, Rule] = MappingProxyType(
     {
         **dict.fromkeys(_MOVING.split(), _nothing),
         **dict.fromkeys(_ONE_EACH.split(), _per_output(1)),
-        **dict.fromkeys(("Max", "Min", "Sum"), _variadic),
+        **dict.fromkeys(("Clip", "Max", "Min", "Sum"), _variadic),
         **dict.fromkeys(("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin"), _per_input(1)),
         **dict.fromkeys(("ReduceL2", "ReduceSumSquare"), _per_input(2)),
         "ArgMax": _per_input(1),
-        "Clip": _clip,
         "Sigmoid": _per_output(4),  # negate, exp, add, divide
         "Softplus": _per_output(3),  # exp, add, log
         "LeakyRelu": _per_output(2),  # compare, multiply
