@@ -29,7 +29,7 @@ from enginegate.engines.onnxruntime import run_onnx
 from enginegate.models.export import export_model, tokenize_with
 from enginegate.models.spec import SHIPPED
 from enginegate.models.workload import make_workload, read_texts
-from enginegate.report.terminal import aligned
+from enginegate.report.text import aligned
 from enginegate.report.wording.roofline import cost_line, device_line
 from enginegate.variants import Precision, Variant
 

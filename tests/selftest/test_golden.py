@@ -30,14 +30,12 @@ from enginegate.config.options import Options
 from enginegate.config.serving import Deployment
 from enginegate.gate import ERROR, Gate
 from enginegate.report.compose import compose
-from enginegate.report.github import annotations
-from enginegate.report.output import report_files, run_markdown
+from enginegate.report.output import annotations, report_files, run_markdown
 from enginegate.report.render.html import render_html
 from enginegate.report.render.markdown import render_markdown
-from enginegate.report.render.plain import render_page_text
 from enginegate.report.saved_run import parse_run, render_json
 from enginegate.report.table import spent_line
-from enginegate.report.terminal import aligned, render_text, summary_lines
+from enginegate.report.text import aligned, render_page_text, render_text, summary_lines
 from enginegate.session.finish import RunOutput
 from enginegate.session.recorder import Recorder
 from enginegate.speed.records import Measured

@@ -1,7 +1,7 @@
 """A run's JSON report to something people look at: a page of records, then HTML, Markdown, text."""
 
-from enginegate.report.github import annotations
 from enginegate.report.output import (
+    annotations,
     append_summary,
     plot_history,
     report_files,
@@ -11,7 +11,7 @@ from enginegate.report.output import (
 from enginegate.report.render.drawing import check_drawable
 from enginegate.report.saved_run import render_json
 from enginegate.report.table import described, spent_line
-from enginegate.report.terminal import aligned, render_text, summary_lines
+from enginegate.report.text import aligned, render_text, summary_lines
 from enginegate.report.wording.roofline import (
     TRAFFIC,
     cost_line,

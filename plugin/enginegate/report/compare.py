@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from enginegate.report.figures import Figures
-from enginegate.report.numbers import NOTHING, loss, short, whole
+from enginegate.report.numbers import NOTHING, loss, milliseconds, short, whole
 from enginegate.report.page import Chart, Row, Section, Table
 from enginegate.report.saved_run import SavedRun
 from enginegate.report.sections.forest import Compared, forest
 from enginegate.report.sections.sweeps import largest
-from enginegate.report.table import engine_name, milliseconds
+from enginegate.report.table import engine_name
 from enginegate.results import Result
 from enginegate.speed import Change, Errors, Speed, anchor_of, change_of, describe
 

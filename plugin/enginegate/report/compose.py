@@ -1,49 +1,72 @@
 """From saved runs to a page: which sections there are, and in which order."""
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from enginegate.baselines import Series, describe_history
-from enginegate.report.decision import Decision, decide
+from enginegate.report.decision import decide
 from enginegate.report.numbers import counted, listed
-from enginegate.report.page import Chart, Matrix, Page, Section
+from enginegate.report.page import Chart, Decision, Matrix, Page, Section, Table
 from enginegate.report.saved_run import SavedRun
 from enginegate.report.sections.changes import against_baseline, history_chart, over_time
 from enginegate.report.sections.embeddings import distributions, rankings, worst_texts
 from enginegate.report.sections.hardware import bound_tables, cost_tables, rooflines
 from enginegate.report.sections.layers import blame_charts, repairs
-from enginegate.report.sections.overview import all_rows, changed_rows
 from enginegate.report.sections.proof import proof
 from enginegate.report.sections.sweeps import Sweep, load_charts, what_sweeps_say
 from enginegate.report.sections.tradeoff import speed_against_quality
+from enginegate.report.table import HEADER, sections
 from enginegate.report.wording.sweeps import cliff_lines
+from enginegate.results import Result
 from enginegate.variants import Precision
+from enginegate.verdicts import Verdict
 
+_QUIET = (Verdict.PASS, Verdict.NO_BASELINE, Verdict.INCOMPARABLE, Verdict.NOT_MEASURED)
 _WORDS = {Decision.SHIP: "may ship", Decision.HOLD: "on hold", Decision.BLOCK: "blocked"}
 
 
 def compose(run: SavedRun, baselines: Path | None) -> Page:
     """The page of a run. `baselines` is the folder that holds the history; None for none."""
     matrix = matrix_of(run)
-    sections = (
+    parts = (
         proof(run),
-        _speed(run),
+        Section("speed", "Speed against quality", charts=tuple(speed_against_quality(run))),
         _load(run),
-        _hardware(run),
-        _embeddings(run),
-        _layers(run),
-        _changes(run, baselines),
+        Section(
+            anchor="hardware",
+            title="What the hardware allows",
+            charts=tuple(rooflines(run)),
+            tables=(*cost_tables(run), *bound_tables(run)),
+        ),
+        Section(
+            anchor="embeddings",
+            title="How near the embeddings are",
+            charts=tuple(distributions(run)),
+            tables=(*rankings(run), *worst_texts(run)),
+        ),
+        Section(
+            anchor="layers",
+            title="Which layers do the damage",
+            charts=tuple(blame_charts(run)),
+            tables=tuple(repairs(run)),
+        ),
+        Section(
+            anchor="change",
+            title="Change against the baseline",
+            charts=(*against_baseline(run), *(over_time(run, baselines) if baselines else ())),
+        ),
     )
     return Page(
         title="May these engines ship?",
         headline=headline(matrix),
         subtitle=_subtitle(run),
         matrix=matrix,
-        sections=tuple(section for section in sections if not section.is_empty),
+        sections=tuple(part for part in parts if not part.is_empty),
         said=tuple(_said(run)),
-        changed=tuple(changed_rows(run.results)),
+        changed=tuple(_changed_rows(run.results)),
         unchanged="No engine is called slower, faster or wrong.",
-        details=tuple(all_rows(run.results)),
+        details=tuple(_all_rows(run.results)),
     )
 
 
@@ -86,35 +109,6 @@ def _subtitle(run: SavedRun) -> str:
     return f"{listed(run.models)} on {run.machine.cpu}, {processors}"
 
 
-def _speed(run: SavedRun) -> Section:
-    charts = tuple(speed_against_quality(run))
-    return Section("speed", "Speed against quality", charts=charts)
-
-
-def _changes(run: SavedRun, baselines: Path | None) -> Section:
-    past = over_time(run, baselines) if baselines else ()
-    charts = (*against_baseline(run), *past)
-    return Section("change", "Change against the baseline", charts=charts)
-
-
-def _hardware(run: SavedRun) -> Section:
-    tables = (*cost_tables(run), *bound_tables(run))
-    return Section(
-        "hardware", "What the hardware allows", charts=tuple(rooflines(run)), tables=tables
-    )
-
-
-def _embeddings(run: SavedRun) -> Section:
-    charts = tuple(distributions(run))
-    tables = (*rankings(run), *worst_texts(run))
-    return Section("embeddings", "How near the embeddings are", charts=charts, tables=tables)
-
-
-def _layers(run: SavedRun) -> Section:
-    charts, tables = tuple(blame_charts(run)), tuple(repairs(run))
-    return Section("layers", "Which layers do the damage", charts=charts, tables=tables)
-
-
 def _load(run: SavedRun) -> Section:
     charts: list[Chart] = []
     said: list[str] = []
@@ -139,3 +133,26 @@ def _said(run: SavedRun) -> Iterator[str]:
         for sweep in sweeps:
             for cliff in sweep.analysis.cliffs:
                 yield f"{model} {sweep.name}: {'; '.join(cliff_lines(cliff))}"
+
+
+def _all_rows(results: Sequence[Result]) -> Iterator[Table]:
+    """A table per model, as the terminal shows it, and its notes."""
+    for section in sections(results):
+        yield Table(f"{section.title}: all figures", HEADER, section.rows)
+        if section.notes:
+            yield Table(
+                f"{section.title}: notes", ("note",), tuple((note,) for note in section.notes)
+            )
+
+
+def _changed_rows(results: Sequence[Result]) -> Iterator[Table]:
+    """The rows of engines that are called slower, faster, undecided or wrong."""
+    for model, members in groupby(results, key=lambda result: result.variant.model):
+        changed = [result for result in members if _has_changed(result)]
+        for section in sections(changed):
+            yield Table(f"{model}: what changed", HEADER, section.rows)
+
+
+def _has_changed(result: Result) -> bool:
+    wrong = result.embedding_verdict is Verdict.FAIL
+    return wrong or result.speed_verdict not in _QUIET

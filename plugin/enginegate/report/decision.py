@@ -1,23 +1,12 @@
 """From verdicts to what to do: ship, hold or block, with the reason in words. Pure."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterator, Sequence
 
+from enginegate.report.page import GRAVEST, Decided, Decision
 from enginegate.report.table import engine_name, worst_change
 from enginegate.results import Result
 from enginegate.verdicts import Verdict
 
-
-class Decision(StrEnum):
-    """What to do with an engine."""
-
-    SHIP = "ship"
-    HOLD = "hold"
-    BLOCK = "block"
-
-
-_ORDER = (Decision.BLOCK, Decision.HOLD, Decision.SHIP)
 _SPEED = {
     Verdict.REGRESSED: (Decision.BLOCK, "slower than its baseline"),
     Verdict.INVALID: (Decision.HOLD, "the measurement refutes itself, measure again"),
@@ -28,36 +17,17 @@ _SPEED = {
 }
 
 
-@dataclass(frozen=True)
-class Decided:
-    """A decision.
-
-    Attributes:
-        decision: what to do.
-        reason: the first of the gravest reasons, in a few words; of SHIP all of them.
-        details: all reasons with their figures.
-    """
-
-    decision: Decision
-    reason: str
-    details: tuple[str, ...]
-
-
 def decide(results: Sequence[Result]) -> Decided:
     """The gravest decision over the engines of one model and precision, in process and served.
 
     BLOCK where embeddings are beyond their limits or an engine regressed. HOLD where another type
     ran than was asked for, or the comparison is missing or unsure. SHIP otherwise.
     """
-    found = list(_merged(finding for result in results for finding in _findings(result)))
-    gravest = min((decision for decision, _, _ in found), key=_ORDER.index)
+    found = list(dict.fromkeys(f for result in results for f in _findings(result)))
+    gravest = min((decision for decision, _, _ in found), key=GRAVEST.index)
     reasons = dict.fromkeys(reason for decision, reason, _ in found if decision is gravest)
     shown = list(reasons) if gravest is Decision.SHIP else list(reasons)[:1]
     return Decided(gravest, ", ".join(shown), tuple(f"{why}: {what}" for _, why, what in found))
-
-
-def _merged(findings: Iterable[tuple[Decision, str, str]]) -> Iterator[tuple[Decision, str, str]]:
-    return iter(dict.fromkeys(findings))
 
 
 def _findings(result: Result) -> Iterator[tuple[Decision, str, str]]:

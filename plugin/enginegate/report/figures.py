@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from enginegate.errors import ReportError, ServingError
-from enginegate.report.decision import Decided, Decision
 from enginegate.report.numbers import percent, short
+from enginegate.report.page import Decided, Decision
 from enginegate.report.saved_run import check_against
 from enginegate.report.sections.sweeps import Sweep
 from enginegate.report.wording.sweeps import ALIKE, read_sweep_csv, throughput_ratios

@@ -35,6 +35,13 @@ def short(number: float | None) -> str:
     return NOTHING if _unknown(number) else f"{float(number or 0.0):.3g}"
 
 
+def milliseconds(seconds: float | None) -> str:
+    """Three significant digits of a time in milliseconds; a dash where it is not known."""
+    if seconds is None or math.isnan(seconds):
+        return NOTHING
+    return f"{1000 * seconds:#.3g}".rstrip(".")
+
+
 def span(low: float | None, high: float | None) -> str:
     """`1.02 to 1.09`."""
     return f"{short(low)} to {short(high)}"

@@ -1,7 +1,7 @@
-"""From JSON reports to the files that are asked for: one path for a run and for saved ones."""
+"""From JSON reports to the files that are asked for, one path for all; and to a GitHub job."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +15,12 @@ from enginegate.report.page import Page
 from enginegate.report.published import compose_figures
 from enginegate.report.render.html import render_html
 from enginegate.report.render.markdown import render_markdown
-from enginegate.report.render.plain import render_page_text
 from enginegate.report.saved_run import decode_run, parse_object, parse_run, read_text
+from enginegate.report.text import render_page_text
+from enginegate.verdicts import Verdict
 
 SUMMARY = "GITHUB_STEP_SUMMARY"
+_SILENT = (Verdict.PASS, Verdict.IMPROVED, Verdict.NOT_MEASURED)
 _THIS_RUN = "the report of this run"
 
 
@@ -91,3 +93,20 @@ def append_summary(make: Callable[[], str]) -> None:
     if path := os.environ.get(SUMMARY):
         with Path(path).open("a", encoding="utf-8") as stream:
             stream.write(f"{make()}\n")
+
+
+def annotations(
+    notices: Iterable[tuple[Verdict, str, bool]], problems: Iterable[str]
+) -> Iterator[str]:
+    """Workflow commands: an error for what failed, a warning for what is to be known."""
+    if os.environ.get("GITHUB_ACTIONS") != "true":
+        return
+    for verdict, text, failed in notices:
+        if failed or verdict not in _SILENT:
+            yield _command("error" if failed else "warning", f"enginegate: {verdict}", text)
+    yield from (_command("error", "enginegate", problem) for problem in problems)
+
+
+def _command(level: str, title: str, text: str) -> str:
+    escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return f"::{level} title={title}::{escaped}"

@@ -5,11 +5,36 @@ Every text may come from a stranger's model or corpus: renderers escape all of t
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
-from enginegate.report.decision import Decided, Decision
-
 Row = tuple[str, ...]
+
+
+class Decision(StrEnum):
+    """What to do with an engine."""
+
+    SHIP = "ship"
+    HOLD = "hold"
+    BLOCK = "block"
+
+
+GRAVEST = (Decision.BLOCK, Decision.HOLD, Decision.SHIP)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A decision.
+
+    Attributes:
+        decision: what to do.
+        reason: the first of the gravest reasons, in a few words; of SHIP all of them.
+        details: all reasons with their figures.
+    """
+
+    decision: Decision
+    reason: str
+    details: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -92,8 +117,7 @@ class Matrix:
     def gravest(self) -> Decision | None:
         """The gravest decision; None if there is none."""
         found = {cell.decision for _, _, cell in self.decisions}
-        order = (Decision.BLOCK, Decision.HOLD, Decision.SHIP)
-        return next((decision for decision in order if decision in found), None)
+        return next((decision for decision in GRAVEST if decision in found), None)
 
 
 @dataclass(frozen=True)

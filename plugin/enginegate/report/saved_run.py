@@ -5,16 +5,16 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from enginegate.errors import ReportError
 from enginegate.files import parse_json, readable_json
 from enginegate.machine import Machine, library_versions
-from enginegate.report.terminal import REPORT_SCHEMA, _result
 from enginegate.results import Result
 
+REPORT_SCHEMA = 4
 _UNPRINTABLE = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -183,3 +183,19 @@ def render_json(
             "rooflines": dict(rooflines),
         }
     )
+
+
+def _result(result: Result) -> dict[str, Any]:
+    record: dict[str, Any] = _finite(asdict(result))
+    record["embedding_verdict"] = result.embedding_verdict
+    record["speed_verdict"] = result.speed_verdict
+    return record
+
+
+def _finite(value: Any) -> Any:
+    """The value with infinite and unknown numbers as None, which JSON can say."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

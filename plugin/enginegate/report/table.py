@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from enginegate.config import Deployment
+from enginegate.report.numbers import NOTHING, milliseconds
+from enginegate.report.page import Row, Table
 from enginegate.report.wording.accuracy import accuracy_lines, embedding_notes
 from enginegate.report.wording.layers import (
-    Table,
     blame_table,
     configuration_table,
     repair_lines,
@@ -36,12 +37,11 @@ HEADER = (
     "embeddings",
     "speed",
 )
-_NOTHING = "-"
 _TOLD = 0.02  # a smaller share of the time is not told
 
 
 @dataclass(frozen=True)
-class Section:
+class ModelTable:
     """The table of one model: what its figures go with, a row per variant, and explanations.
 
     `layers` are the tables of --blame and --repair.
@@ -49,16 +49,16 @@ class Section:
 
     title: str
     facts: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[Row, ...]
     notes: tuple[str, ...]
     layers: tuple[Table, ...] = ()
 
 
-def sections(results: Iterable[Result]) -> Iterator[Section]:
+def sections(results: Iterable[Result]) -> Iterator[ModelTable]:
     """One section per model, in order of appearance."""
     for model, group in groupby(results, key=lambda result: result.variant.model):
         members = list(group)
-        yield Section(
+        yield ModelTable(
             title=model,
             facts=_facts(members[0]),
             rows=tuple(_row(result) for result in members),
@@ -90,18 +90,18 @@ def _facts(result: Result) -> tuple[str, ...]:
     )
 
 
-def _row(result: Result) -> tuple[str, ...]:
+def _row(result: Result) -> Row:
     deltas = result.accuracy.deltas if result.accuracy else None
     _, last = _ends(result)
     asked = result.variant.precision
     return (
         engine_name(result.variant),
         result.ran if asked != Precision.BEST else f"{result.ran} ({result.chosen})",
-        f"{deltas.max_abs:.1e}" if deltas else _NOTHING,
-        f"{deltas.cosine_worst:.6f}" if deltas else _NOTHING,
+        f"{deltas.max_abs:.1e}" if deltas else NOTHING,
+        f"{deltas.cosine_worst:.6f}" if deltas else NOTHING,
         _recall(result),
         *(_loaded(result.load) if result.load else _timed(result)),
-        f"{last.yardstick_ratio:.2f}" if last and not result.context.against else _NOTHING,
+        f"{last.yardstick_ratio:.2f}" if last and not result.context.against else NOTHING,
         worst_change(result),
         _sees(result),
         str(result.embedding_verdict),
@@ -117,15 +117,15 @@ def engine_name(variant: Variant) -> str:
 def _recall(result: Result) -> str:
     """The share of the ten nearest texts that is kept."""
     retrieval = result.accuracy.retrieval if result.accuracy else None
-    return f"{retrieval.recall_at_10.value:.3f}" if retrieval else _NOTHING
+    return f"{retrieval.recall_at_10.value:.3f}" if retrieval else NOTHING
 
 
 def _timed(result: Result) -> tuple[str, str, str]:
     first, last = _ends(result)
     return (
-        milliseconds(first.p50_s) if first else _NOTHING,
-        milliseconds(first.p99_s[1] if first.p99_s else None) if first else _NOTHING,
-        f"{last.texts_per_s:.0f}" if last else _NOTHING,
+        milliseconds(first.p50_s) if first else NOTHING,
+        milliseconds(first.p99_s[1] if first.p99_s else None) if first else NOTHING,
+        f"{last.texts_per_s:.0f}" if last else NOTHING,
     )
 
 
@@ -151,24 +151,17 @@ def _ends(result: Result) -> tuple[Speed | None, Speed | None]:
     return (ordered[0], ordered[-1]) if ordered else (None, None)
 
 
-def milliseconds(seconds: float | None) -> str:
-    """Three significant digits of a time in milliseconds; a dash where it is not known."""
-    if seconds is None or math.isnan(seconds):
-        return _NOTHING
-    return f"{1000 * seconds:#.3g}".rstrip(".")
-
-
 def worst_change(result: Result) -> str:
     """The change that is slowest over the batch sizes."""
     changes = [speed.change for speed in result.speeds if speed.change]
-    return describe(max(changes, key=lambda change: change.ratio)) if changes else _NOTHING
+    return describe(max(changes, key=lambda change: change.ratio)) if changes else NOTHING
 
 
 def _sees(result: Result) -> str:
     """The smallest slowdown that would have been found at every batch size."""
     changes = [speed.change for speed in result.speeds if speed.change]
     visible = max((change.visible for change in changes), default=math.inf)
-    return f"{visible:.1%}" if changes and math.isfinite(visible) else _NOTHING
+    return f"{visible:.1%}" if changes and math.isfinite(visible) else NOTHING
 
 
 def _merged(notes: Iterable[tuple[str, str]]) -> Iterator[str]:
@@ -263,7 +256,7 @@ def latency_lines(result: Result) -> Iterator[str]:
         yield from map(level_line, result.load.levels)
     for speed in sorted(result.speeds, key=lambda speed: speed.batch):
         tail = speed.tail_judgement.verdict if speed.tail_judgement else Verdict.NOT_MEASURED
-        p99 = " … ".join(map(milliseconds, speed.p99_s)) if speed.p99_s else _NOTHING
+        p99 = " … ".join(map(milliseconds, speed.p99_s)) if speed.p99_s else NOTHING
         beside = result.context.against or "reference"
         where = f"{result.variant.model} {engine_name(result.variant)} {result.cell} {speed.batch}"
         yield (

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+from enginegate.report.numbers import milliseconds
 from enginegate.report.page import Chart, Row, Table
 from enginegate.report.sections.vega import Spec, number
-from enginegate.report.table import milliseconds
 from enginegate.serving import Breakdown, Level
 
 _PARTS = ("compute", "queue", "network", "client")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from enginegate.baselines import Note, Series, change_points, read_history
 from enginegate.errors import BaselineError
-from enginegate.report.numbers import times
+from enginegate.report.numbers import milliseconds, times
 from enginegate.report.page import Chart, Table
 from enginegate.report.render.drawing import titled
 from enginegate.report.saved_run import SavedRun
 from enginegate.report.sections.forest import Compared, forest
 from enginegate.report.sections.vega import Spec, colour, layer, number
-from enginegate.report.table import engine_name, milliseconds
+from enginegate.report.table import engine_name
 from enginegate.results import Result
 from enginegate.speed import Change, Speed, describe
 from enginegate.variants import SERVED, precision_of

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from enginegate.report.numbers import NOTHING, times, whole
+from enginegate.report.numbers import NOTHING, milliseconds, times, whole
 from enginegate.report.page import Chart, Row, Table
 from enginegate.report.render.drawing import titled
 from enginegate.report.sections.breakdown import parts_of_time
 from enginegate.report.sections.vega import Spec, colour, decades, layer, number, points
-from enginegate.report.table import milliseconds
 from enginegate.report.wording.sweeps import analysis_lines, compare_engines
 from enginegate.serving import Analysis, Level
 
