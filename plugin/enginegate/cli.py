@@ -15,7 +15,7 @@ from enginegate.baselines import (
     show_rows,
 )
 from enginegate.cache import Store
-from enginegate.config import default_cache
+from enginegate.config import default_cache, number
 from enginegate.diagnostics import (
     ELEMENT_BYTES,
     Device,
@@ -69,13 +69,14 @@ def command_parser() -> argparse.ArgumentParser:
     actions = commands.add_parser("baselines", help="stored measurements").add_subparsers(
         required=True
     )
-    actions.add_parser("list", help="a line per variant").set_defaults(run=_list)
+    listed = actions.add_parser("list", help="a line per variant")
+    listed.set_defaults(run=lambda given: aligned(list_rows(given.root)))
     show = actions.add_parser("show", help="the figures of a model")
     show.add_argument("model")
-    show.set_defaults(run=_show)
+    show.set_defaults(run=lambda given: aligned(show_rows(given.root, given.model)))
     diff = actions.add_parser("diff", help="what changed since a git revision")
     diff.add_argument("revision", nargs="?", default="HEAD")
-    diff.set_defaults(run=_diff)
+    diff.set_defaults(run=lambda given: aligned(diff_rows(given.root, given.revision)))
     remove = actions.add_parser("prune", help="remove machines, models or variants")
     for name in ("machine", "model", "variant"):
         remove.add_argument(f"--{name}", default="", help="only of this one")
@@ -107,18 +108,6 @@ def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     report.add_argument("--markdown", type=Path, help="write a pull-request comment")
     report.add_argument("--text", action="store_true", help="print it, also beside files")
     report.set_defaults(run=_report)
-
-
-def _list(given: argparse.Namespace) -> Iterator[str]:
-    return aligned(list_rows(given.root))
-
-
-def _show(given: argparse.Namespace) -> Iterator[str]:
-    return aligned(show_rows(given.root, given.model))
-
-
-def _diff(given: argparse.Namespace) -> Iterator[str]:
-    return aligned(diff_rows(given.root, given.revision))
 
 
 def _prune(given: argparse.Namespace) -> Iterator[str]:
@@ -167,9 +156,9 @@ def add_roofline(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def roofline_lines(given: argparse.Namespace) -> Iterator[str]:
     """The lines that the command prints. Raises OptionError, ModelError or EngineError."""
-    batches = _counts(given.batches)
+    batches = [number("--batches", word, int) for word in given.batches.split(",")]
     cost = cost_of(given.model, given.output)
-    yield cost_line(given.model.name, cost, _positive("seq-len", given.seq_len))
+    yield cost_line(given.model.name, cost, number("--seq-len", given.seq_len, int))
     device = read_profile(given.device_profile) if given.device_profile else _here(given)
     yield device_line(device)
     traffic = Traffic(given.traffic)
@@ -191,7 +180,7 @@ def _here(given: argparse.Namespace) -> Device:
     built = [p for p in backend.offers if backend.stand_in(p) is None]
     wanted = _wanted(given.precision) or built
     engines = {str(p): (name, p) for p in built if p in wanted}
-    return measured_device(Store(default_cache()), engines, _positive("threads", given.threads))
+    return measured_device(Store(default_cache()), engines, number("--threads", given.threads, int))
 
 
 def _wanted(text: str) -> list[str]:
@@ -203,16 +192,3 @@ def _wanted(text: str) -> list[str]:
 
 def _sizes(device: Device) -> str:
     return ", ".join(f"{ELEMENT_BYTES[name]} ({name})" for name in device.peaks_per_s)
-
-
-def _counts(text: str) -> Sequence[int]:
-    words = text.split(",")
-    if not all(word.strip().isdecimal() for word in words):
-        raise OptionError(f"--batches {text!r} is not a list of whole numbers such as {_BATCHES}")
-    return [_positive("batches", int(word)) for word in words]
-
-
-def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise OptionError(f"--{name} {value} is not 1 or more")
-    return value

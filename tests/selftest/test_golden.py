@@ -495,9 +495,8 @@ def test_there_is_no_golden_file_that_nothing_is_compared_with():
 
 def test_the_example_comes_back_from_its_records_with_every_figure():
     run, whole = example(), example().whole
-    given = (run.machine, run.condition, run.seed)
-    rest = (whole["allowed"], whole["costs"], whole["rooflines"])
-    again = json.loads(render_json(run.results, *given, *rest))
+    rest = (whole[name] for name in ("condition", "seed", "allowed", "costs", "rooflines"))
+    again = json.loads(render_json(run.results, run.machine, *rest))
     assert holds(again["results"], whole["results"])
 
 

@@ -6,7 +6,6 @@ from enginegate.baselines.calibration import (
     calibration_lines,
     save_calibration,
 )
-from enginegate.baselines.comparison import stored
 from enginegate.baselines.history import (
     Note,
     Series,
@@ -23,6 +22,5 @@ from enginegate.baselines.store import Baseline, Baselines
 __all__ = [
     "REPLICATES", "Baseline", "Baselines", "Note", "Series", "append_history", "calibrate_results",
     "calibration_lines", "change_points", "describe_history", "diff_rows", "list_rows", "offer",
-    "prune", "read_history", "refresh_baselines", "save_calibration", "show_rows", "stored",
-    "unjudged",
+    "prune", "read_history", "refresh_baselines", "save_calibration", "show_rows", "unjudged",
 ]  # fmt: skip

@@ -4,12 +4,12 @@ import datetime
 import itertools
 import json
 import math
-import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 
+from enginegate.baselines.inspect import git
 from enginegate.errors import BaselineError
 from enginegate.files import locked, parse_json, write_atomic
 from enginegate.results import Result
@@ -82,12 +82,10 @@ def _notes(result: Result, commit: str) -> Iterator[Note]:
 
 
 def _commit(folder: Path) -> str:
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    except FileNotFoundError:
+        return git(folder, "describe", "--always", "--dirty").strip()
+    except BaselineError:
         return ""
-    return found.stdout.strip()
 
 
 def read_history(root: Path, model: str) -> list[Series]:

@@ -71,10 +71,10 @@ def diff_rows(root: Path, revision: str) -> Iterator[Row]:
         "is",
         "change of ratio",
     )
-    known = _git(root, "ls-tree", "-r", "--name-only", revision, ".").splitlines()
+    known = git(root, "ls-tree", "-r", "--name-only", revision, ".").splitlines()
     for name in sorted({*known, *(p.relative_to(root).as_posix() for p in _files(root))}):
         if _is_baseline(Path(name)):
-            old = _git(root, "show", f"{revision}:./{name}") if name in known else ""
+            old = git(root, "show", f"{revision}:./{name}") if name in known else ""
             before = parse_content(Path(f"{revision}:{name}"), old) if old else None
             yield from _differences(Path(name), before, read_content(root / name))
 
@@ -138,9 +138,13 @@ def _variants(content: Any) -> list[tuple[str, Any]]:
     return sorted(content["variants"].items()) if content else []
 
 
-def _git(root: Path, *arguments: str) -> str:
+def git(root: Path, *arguments: str) -> str:
+    """What git says in a folder. Raises BaselineError where it fails or is not installed."""
     command = ["git", *arguments]
-    found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
+    try:
+        found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
+    except FileNotFoundError as error:
+        raise BaselineError(f"cannot run git in {root}: {error.strerror}") from error
     if found.returncode != 0:
         raise BaselineError(f"git {' '.join(arguments)}: {found.stderr.strip()}")
     return found.stdout

@@ -1,40 +1,39 @@
 """No silent green: what had a baseline and was not judged against it in this run."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from enginegate.baselines.store import Baseline, Baselines
-from enginegate.config import Options
 from enginegate.results import Result
 from enginegate.serving import StoredLoad
-from enginegate.variants import SERVED, precision_of
+from enginegate.variants import SERVED, Precision, precision_of
 
 
-def unjudged(baselines: Baselines, results: Iterable[Result], options: Options) -> Iterator[str]:
+def unjudged(
+    baselines: Baselines,
+    results: Iterable[Result],
+    models: Collection[str],
+    left_out: Collection[str],
+    precisions: Collection[Precision],
+    *,
+    served: bool,
+) -> Iterator[str]:
     """Name what is stored on this machine for what was asked, and was not judged.
 
-    Raises BaselineError.
+    Of the models with a file, those not `left_out` are expected, and in any case those of `models`
+    and those judged: a model that nothing defines any more was renamed. Raises BaselineError.
     """
     by_model: dict[str, list[Result]] = {}
     for result in results:
         by_model.setdefault(result.variant.model, []).append(result)
-    for model in _expected(baselines, options, by_model):
+    for model in baselines.models():
+        if model in left_out and model not in models and model not in by_model:
+            continue
         judged = {result.variant.key: result for result in by_model.get(model, [])}
         for key, baseline in baselines.load(model).items():
-            asked = precision_of(key) in options.precisions
-            if asked and (options.serve or not key.endswith(SERVED)):
+            asked = precision_of(key) in precisions
+            if asked and (served or not key.endswith(SERVED)):
                 name = f"{model}-{key}"
                 yield from (f"{name}: {why}" for why in _faults(key, baseline, judged))
-
-
-def _expected(baselines: Baselines, options: Options, by_model: Iterable[str]) -> Iterator[str]:
-    """Models with a file: those judged, those asked for, and those that nothing defines any more.
-
-    A model that --model left out is not expected, one that was renamed is.
-    """
-    named = {*by_model, *options.models}
-    for model in baselines.models():
-        if model in named or (model not in options.specs and not options.models_narrowed):
-            yield model
 
 
 def _faults(key: str, baseline: Baseline, judged: dict[str, Result]) -> Iterator[str]:

@@ -2,55 +2,61 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from enginegate.baselines.store import Baseline, Baselines, Update
-from enginegate.config import Options
 from enginegate.results import Result
 from enginegate.speed import describe
 from enginegate.verdicts import Refresh, Verdict
 
-ACCEPT = Path(".enginegate", "accept")
 _CHANGED = (Verdict.IMPROVED, Verdict.REGRESSED)
 
 
 def refresh_baselines(
-    baselines: Baselines, results: Sequence[Result], options: Options, *, interrupted: bool
+    baselines: Baselines,
+    results: Sequence[Result],
+    needed: Collection[int],
+    which: Refresh,
+    *,
+    regressed: bool,
+    dry_run: bool,
 ) -> Iterator[str]:
-    """Write what may become a baseline; say old to new, or why not."""
-    if interrupted:
-        yield "baselines: the run was interrupted, none was written"
-        return
+    """Write what may become a baseline; say old to new, or why not.
+
+    `needed` are the batch sizes that a baseline must have; `regressed` lets one regress.
+    """
     for model in dict.fromkeys(result.variant.model for result in results):
         old = baselines.load(model)
         members = [result for result in results if result.variant.model == model]
-        kept = {r.variant.key: _why_kept(r, old.get(r.variant.key), options) for r in members}
+        there = old.keys() if which is Refresh.MISSING else ()
+        kept = {r.variant.key: _why_kept(r, needed, there, regressed=regressed) for r in members}
         updates = [
             Update(r, replace=_replaces(r, old.get(r.variant.key)))
             for r in members
             if not kept[r.variant.key]
         ]
-        if updates and not options.dry_run:
+        if updates and not dry_run:
             yield f"baselines: wrote {os.path.relpath(baselines.save(model, updates))}"
         for result in members:
             key = result.variant.key
             yield _line(result, old.get(key), kept[key])
 
 
-def _why_kept(result: Result, before: Baseline | None, options: Options) -> str:
+def _why_kept(
+    result: Result, needed: Collection[int], there: Collection[str], *, regressed: bool
+) -> str:
     """The reason why a variant must not be written; empty if it may."""
     measured = {speed.batch for speed in result.speeds}
     if not result.embeddings_passed:
         return f"embeddings: {result.embedding_verdict}"
-    needed = set() if result.variant.served else set(options.batches)
-    if not measured or not measured >= needed:
+    if not measured or not (result.variant.served or measured >= set(needed)):
         return f"only {result.cell} {sorted(measured)} was measured"
-    if before is not None and options.refresh is Refresh.MISSING:
+    if result.variant.key in there:
         return "it is there"
     if result.speed_verdict is Verdict.INVALID:
         return "the measurement is invalid"
-    if result.speed_verdict is Verdict.REGRESSED and not options.accept_regressions:
+    if result.speed_verdict is Verdict.REGRESSED and not regressed:
         return "it regressed; --accept-regressions writes it all the same"
     return ""
 
@@ -75,15 +81,12 @@ def _line(result: Result, before: Baseline | None, kept: str) -> str:
     return f"baselines: {before.date} -> now  {name}: {changes or 'not comparable'}; {action}"
 
 
-def offer(
-    baselines: Baselines, results: Sequence[Result], options: Options, *, interrupted: bool
-) -> Iterator[str]:
-    """Write the file that would accept a regressed variant beside the baselines."""
-    place = options.rootpath / ACCEPT
+def offer(baselines: Baselines, results: Sequence[Result], place: Path) -> Iterator[str]:
+    """Write the files that would accept regressed variants into a folder, emptied before."""
     shutil.rmtree(place, ignore_errors=True)
     regressed = [r for r in results if r.speed_verdict is Verdict.REGRESSED and r.speeds]
     worse = [result for result in regressed if result.embeddings_passed]
-    if options.beside or interrupted or not worse:
+    if not worse:
         return
     for model in dict.fromkeys(result.variant.model for result in worse):
         updates = [Update(r, replace=True) for r in worse if r.variant.model == model]

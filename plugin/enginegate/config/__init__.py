@@ -11,8 +11,9 @@ from enginegate.config.serving import (
     ServeOptions,
     Slo,
 )
+from enginegate.config.settings import number
 
 __all__ = [
     "Arrivals", "Deployment", "Driver", "Endpoint", "Options", "Protocol", "ServeOptions", "Slo",
-    "add_options", "default_cache",
+    "add_options", "default_cache", "number",
 ]  # fmt: skip

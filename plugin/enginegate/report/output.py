@@ -10,9 +10,8 @@ from enginegate.errors import ReportError
 from enginegate.files import write_atomic
 from enginegate.report.compare import Source, comparison
 from enginegate.report.compose import compose, compose_history
-from enginegate.report.figures import MARK, Figures, parse_figures
+from enginegate.report.figures import MARK, Figures, compose_figures, parse_figures
 from enginegate.report.page import Page
-from enginegate.report.published import compose_figures
 from enginegate.report.render.html import render_html
 from enginegate.report.render.markdown import render_markdown
 from enginegate.report.saved_run import decode_run, parse_object, parse_run, read_text

@@ -25,9 +25,6 @@ class SavedRun:
     Attributes:
         name: where it was read from, in a word.
         machine: that measured.
-        condition: of the machine when the run began; None where unknown.
-        versions: of the libraries.
-        seed: of order and placement.
         results: the engines.
         whole: the report itself, for fields that a run may lack; numbers that JSON cannot say are
             None there and NaN in `results`.
@@ -35,9 +32,6 @@ class SavedRun:
 
     name: str
     machine: Machine
-    condition: Mapping[str, Any]
-    versions: Mapping[str, str]
-    seed: int
     results: tuple[Result, ...]
     whole: Mapping[str, Any]
 
@@ -82,9 +76,6 @@ def decode_run(whole: Mapping[str, Any], name: str, where: str) -> SavedRun:
     return SavedRun(
         name=name,
         machine=_decode(whole["machine"], Machine, where),
-        condition=whole["condition"],
-        versions=whole["versions"],
-        seed=whole["seed"],
         results=_decode(whole["results"], tuple[Result, ...], where),
         whole=whole,
     )

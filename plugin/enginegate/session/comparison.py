@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from enginegate.baselines import Baseline, Baselines, stored
+from enginegate.baselines import Baseline, Baselines
 from enginegate.config import Options
 from enginegate.engines import Built
 from enginegate.files import sha256_of_json
@@ -12,7 +12,7 @@ from enginegate.models import Exported
 from enginegate.results import Result
 from enginegate.serving import Load
 from enginegate.session.preparation import Preparation
-from enginegate.speed import Compared, Comparison, paired
+from enginegate.speed import METRICS, Compared, Comparison, anchor_of, paired
 from enginegate.variants import Variant
 from enginegate.verdicts import GateLevel, Judgement, Verdict
 
@@ -44,7 +44,7 @@ class Comparisons:
         if beside and self.options.gate is not GateLevel.OFF:
             return self._paired(batches, compared)
         baseline, missing = self.baseline_of(result)
-        return stored(baseline, batches) if baseline else Comparison({}, {}, missing)
+        return _stored(baseline, batches) if baseline else Comparison({}, {}, missing)
 
     def _paired(self, batches: Sequence[int], compared: Compared | None) -> Comparison:
         if compared and compared.control:
@@ -94,6 +94,16 @@ class Comparisons:
         engines = [compared.candidate, compared.control]
         about = sha256_of_json([asdict(result.context), limits, engines])[:16]
         return f"{result.variant.id}@{about}"
+
+
+def _stored(baseline: Baseline, batches: Sequence[int]) -> Comparison:
+    """The sessions of a stored baseline."""
+    known = [batch for batch in batches if batch in baseline.cells]
+    ratios = {(b, metric): baseline.log_ratios(b, metric) for b in known for metric in METRICS}
+    anchors = {key: anchor_of(found) for key, found in ratios.items() if found}
+    scales_s = {batch: baseline.cells[batch][-1].p50_s for batch in known}
+    lacking = Judgement(Verdict.NO_BASELINE, ("no such batch size in it",))
+    return Comparison(anchors, scales_s, lacking)
 
 
 def compared(built: Built, control: Built | None) -> Compared:

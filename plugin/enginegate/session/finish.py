@@ -1,9 +1,10 @@
 """What a run leaves behind: lost checks reported, baselines, calibration, history, reports."""
 
+import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,8 @@ from enginegate.verdicts import GateLevel, Refresh, Verdict
 if TYPE_CHECKING:
     from enginegate.session import Session
 
+ACCEPT = Path(".enginegate", "accept")
+
 
 def finish_run(session: "Session", *, interrupted: bool, narrowed: str) -> None:
     """Write baselines and reports; what cannot be written is one of the recorder's problems."""
@@ -72,52 +75,64 @@ class RunOutput:
 
     def look_for_missing(self, results: Sequence[Result], narrowed: str) -> None:
         """Report what had a baseline and was not judged, unless the run was narrowed."""
-        if self.options.gate is not GateLevel.OFF and not self.options.save_engines:
-            self._attempt(lambda: self._look_for_missing(results, narrowed))
-
-    def _look_for_missing(self, results: Sequence[Result], narrowed: str) -> None:
-        if narrowed and self.baselines.models():
-            self.recorder.lines.append(
-                f"not looked for lost checks: the run was narrowed by {narrowed}"
-            )
-        if narrowed:
+        options, lines = self.options, self.recorder.lines
+        if options.gate is GateLevel.OFF or options.save_engines:
             return
-        found = list(unjudged(self.baselines, results, self.options))
-        self.recorder.lines += [f"not judged: {line}" for line in found]
-        if found and self.options.fails(Verdict.NO_BASELINE):
-            self.recorder.fail(Verdict.NO_BASELINE)
+        with self._noting_problems():
+            if narrowed and self.baselines.models():
+                lines.append(f"not looked for lost checks: the run was narrowed by {narrowed}")
+            found = [] if narrowed else list(self._missing(results))
+            lines += [f"not judged: {line}" for line in found]
+            if found and options.fails(Verdict.NO_BASELINE):
+                self.recorder.fail(Verdict.NO_BASELINE)
+
+    def _missing(self, results: Sequence[Result]) -> Iterator[str]:
+        options, served = self.options, bool(self.options.serve)
+        left_out = self.baselines.models() if options.models_narrowed else options.specs
+        asked = (options.models, left_out, options.precisions)
+        return unjudged(self.baselines, results, *asked, served=served)
 
     def settle_baselines(self, results: Sequence[Result], *, interrupted: bool) -> None:
         """Refresh them, or offer what would accept a regression; append the history."""
-        if not self.options.save_engines and not self.options.calibrate:
-            self._attempt(lambda: self._settle(results, interrupted=interrupted))
-
-    def _settle(self, results: Sequence[Result], *, interrupted: bool) -> None:
-        if self.options.history and not self.options.beside:
-            machine = self.baselines.machine.id
-            append_history(results, self.baselines.root, machine, self.options.rootpath)
-        settle = refresh_baselines if self.options.refresh is not Refresh.NONE else offer
-        self.recorder.lines += settle(
-            self.baselines, results, self.options, interrupted=interrupted
-        )
+        options = self.options
+        if options.save_engines or options.calibrate:
+            return
+        with self._noting_problems():
+            if options.history and not options.beside:
+                machine = self.baselines.machine.id
+                append_history(results, self.baselines.root, machine, options.rootpath)
+            if options.refresh is Refresh.NONE:
+                shown = () if interrupted or options.beside else results
+                self.recorder.lines += offer(self.baselines, shown, options.rootpath / ACCEPT)
+            elif interrupted:
+                self.recorder.lines.append("baselines: the run was interrupted, none was written")
+            else:
+                self.recorder.lines += refresh_baselines(
+                    self.baselines,
+                    results,
+                    options.batches,
+                    options.refresh,
+                    regressed=options.accept_regressions,
+                    dry_run=options.dry_run,
+                )
 
     def calibrate(self, results: Sequence[Result], rules: Rules, seed: int) -> None:
         """With --calibrate, say and store what the gate is worth here."""
-        if self.options.calibrate:
-            self._attempt(lambda: self._calibrate(results, rules, seed))
-
-    def _calibrate(self, results: Sequence[Result], rules: Rules, seed: int) -> None:
-        spent_s = self.recorder.measured_s
-        found = calibrate_results(results, self.options.max_slowdown, rules, spent_s, seed)
-        self.recorder.lines += calibration_lines(found)
-        if found:
-            folder = self.baselines.root / self.baselines.machine.id
-            path = save_calibration(folder, found, dataclasses.asdict(rules))
-            self.recorder.lines.append(f"calibration: wrote {os.path.relpath(path)}")
+        if not self.options.calibrate:
+            return
+        with self._noting_problems():
+            spent_s = self.recorder.measured_s
+            found = calibrate_results(results, self.options.max_slowdown, rules, spent_s, seed)
+            self.recorder.lines += calibration_lines(found)
+            if found:
+                folder = self.baselines.root / self.baselines.machine.id
+                path = save_calibration(folder, found, dataclasses.asdict(rules))
+                self.recorder.lines.append(f"calibration: wrote {os.path.relpath(path)}")
 
     def compare_with_ceilings(self, results: Sequence[Result], costs: ModelCosts) -> None:
         """With --roofline, say what the machine allows and how much of it was reached."""
-        self._attempt(lambda: self.recorder.lines.extend(costs.roofline_lines(results)))
+        with self._noting_problems():
+            self.recorder.lines.extend(costs.roofline_lines(results))
 
     def write_reports(
         self, results: Sequence[Result], condition: Mapping[str, Any], seed: int, costs: ModelCosts
@@ -136,19 +151,19 @@ class RunOutput:
         }
         for path, make in makers.items():
             if path:
-                self._attempt(functools.partial(_write, path, make))
+                with self._noting_problems():
+                    write_atomic(path, make())
         if results:
-            self._attempt(lambda: append_summary(lambda: run_markdown(report())))
+            with self._noting_problems():
+                append_summary(lambda: run_markdown(report()))
 
-    def _attempt(self, action: Callable[[], None]) -> None:
+    @contextlib.contextmanager
+    def _noting_problems(self) -> Iterator[None]:
+        """What fails inside is noted, and keeps nothing else from being written."""
         try:
-            action()
+            yield
         except EngineGateError as error:
             self.recorder.problems.append(str(error))
         except OSError as error:
             named = f"cannot write {error.filename}: {error.strerror}"
             self.recorder.problems.append(named if error.filename else str(error))
-
-
-def _write(path: Path, make: Callable[[], str]) -> None:
-    write_atomic(path, make())

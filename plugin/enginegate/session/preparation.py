@@ -163,15 +163,23 @@ class Preparation:
         """
         with self._progress(f"engine {variant.id}"):
             if variant.precision is not Precision.BEST:
-                built = build_engine(
-                    self.store, variant, model, workload, demand_of(self._options), keep
-                )
+                built = self._engine(self.store, variant, model, workload, keep)
             else:
                 built = self._best(variant, model, workload, reference)
         if self._options.save_engines:
             named = dataclasses.replace(variant, model=model.spec.name)
             save_engine(built, named, self._options.save_engines)
         return built
+
+    def _engine(
+        self,
+        store: Store,
+        variant: Variant,
+        model: Exported,
+        workload: Workload,
+        keep: Sequence[str] | None = None,
+    ) -> Built:
+        return build_engine(store, variant, model, workload, demand_of(self._options), keep)
 
     def rebuilds(self, built: Built, model: Exported, workload: Workload) -> Iterator[Embeddings]:
         """Evaluation embeddings of the same engine built anew, as often as --rebuilds says."""
@@ -182,10 +190,7 @@ class Preparation:
                 self._progress(f"build {number + 2} of {variant.id}"),
                 tempfile.TemporaryDirectory(prefix="enginegate-") as folder,
             ):
-                store = Store(Path(folder))
-                again = build_engine(
-                    store, variant, model, workload, demand_of(self._options), kept
-                )
+                again = self._engine(Store(Path(folder)), variant, model, workload, kept)
                 with again.load(workload, self._options.threads) as engine:
                     found = embed_all(engine, workload.evaluation)
             yield found
@@ -194,17 +199,11 @@ class Preparation:
         self, variant: Variant, model: Exported, workload: Workload, reference: Reference
     ) -> Built:
         limits = limits_for(Precision.BEST, model.spec.limits)
-        candidates = {
-            precision: build_engine(
-                self.store,
-                dataclasses.replace(variant, precision=precision),
-                model,
-                workload,
-                demand_of(self._options),
-            )
-            for precision in get_backend(variant.backend).offers
+        offers = get_backend(variant.backend).offers
+        named = {
+            precision: dataclasses.replace(variant, precision=precision) for precision in offers
         }
-
+        candidates = {p: self._engine(self.store, v, model, workload) for p, v in named.items()}
         expected = reference.embeddings
         accept = EmbeddingJudge(workload, expected, limits, Precision.BEST).refusals
         threads = self._options.threads

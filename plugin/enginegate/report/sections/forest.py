@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from enginegate.report.page import Chart, Row, Table
-from enginegate.report.sections.vega import Spec, colour, layer, number, points
+from enginegate.report.sections.vega import Spec, colour, labels, layer, number, points
 from enginegate.speed import Change, describe
 
 _ROW_HEIGHT = 26  # pixels
 _BEYOND = 1.1
 _LEAST, _MOST = 0.5, 2.0
-_LETTER = 7  # pixels of a label, so that the widest font has room
 
 Ends = tuple[float, float]
 
@@ -85,7 +84,7 @@ def _spec(rows: Sequence[Compared], limit: float | None) -> Spec:
     bar = {"x": low, "x2": {"field": "high"}, "color": ink}
     return {
         "data": {"values": _values(rows)},
-        "encoding": {"y": _labels(rows)},
+        "encoding": {"y": labels("label", [row.label for row in rows])},
         "layer": [
             layer("rule", {"x": {"datum": 0}, "y": None}),
             *([] if limit is None else [_limit(limit)]),
@@ -98,9 +97,3 @@ def _spec(rows: Sequence[Compared], limit: float | None) -> Spec:
 def _limit(limit: float) -> Spec:
     ends = {"x": {"datum": 100 * limit}, "y": None}
     return layer("rule", ends, color="var(--limit)", strokeDash=[5, 3])
-
-
-def _labels(rows: Sequence[Compared]) -> Spec:
-    room = _LETTER * max(len(row.label) for row in rows)
-    axis = {"labelLimit": 0, "ticks": False, "minExtent": room}
-    return {"field": "label", "type": "nominal", "sort": None, "title": None, "axis": axis}

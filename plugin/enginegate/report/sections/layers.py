@@ -6,13 +6,12 @@ from typing import Any
 from enginegate.report.numbers import percent, short, times
 from enginegate.report.page import Chart, Row, Table
 from enginegate.report.saved_run import SavedRun
-from enginegate.report.sections.vega import Spec, colour, number
+from enginegate.report.sections.vega import Spec, colour, labels, number
 from enginegate.report.table import engine_name
 from enginegate.results import Result
 
 _SHOWN = 12
 _ROW_HEIGHT = 24  # pixels
-_LETTER = 7  # pixels
 _LETTERS = 26
 
 
@@ -41,7 +40,7 @@ def _row(layer: Mapping[str, Any]) -> Row:
 
 
 def _spec(precision: str, blamed: Sequence[Mapping[str, Any]]) -> Spec:
-    labels = _labels([layer["layer"] for layer in blamed])
+    ends = _ends([layer["layer"] for layer in blamed])
     values = [
         {
             "layer": label,
@@ -49,15 +48,14 @@ def _spec(precision: str, blamed: Sequence[Mapping[str, Any]]) -> Spec:
             "name": precision,
             "said": f"{layer['layer']}: repairs {percent(layer['repaired_share'])}",
         }
-        for label, layer in zip(labels, blamed, strict=True)
+        for label, layer in zip(ends, blamed, strict=True)
     ]
-    axis = {"labelLimit": 0, "ticks": False, "minExtent": _LETTER * max(map(len, labels))}
     shares = {"format": "%", "tickCount": 5}
     return {
         "data": {"values": values},
         "mark": {"type": "bar"},
         "encoding": {
-            "y": {"field": "layer", "type": "nominal", "sort": None, "title": None, "axis": axis},
+            "y": labels("layer", ends),
             "x": number("share", "repaired share of the damage", axis=shares),
             "color": colour([precision], legend=False),
             "description": {"field": "said"},
@@ -65,7 +63,7 @@ def _spec(precision: str, blamed: Sequence[Mapping[str, Any]]) -> Spec:
     }
 
 
-def _labels(names: Sequence[str]) -> list[str]:
+def _ends(names: Sequence[str]) -> list[str]:
     """The ends of long names, for which a phone has room; numbered where they are alike."""
     ends = [name if len(name) <= _LETTERS else f"…{name[1 - _LETTERS :]}" for name in names]
     return [f"{n} {end}" if ends.count(end) > 1 else end for n, end in enumerate(ends, start=1)]

@@ -81,8 +81,8 @@ def _machine(run: SavedRun) -> Iterator[Table]:
         ("instruction sets", ", ".join(machine.isa) or NOTHING),
         ("system", machine.system),
         ("folder of its baselines", machine.id),
-        *((name, _state(run.condition.get(key))) for key, name in _CONDITION.items()),
-        ("seed of order and placement", str(run.seed)),
+        *((name, _state(run.whole["condition"].get(key))) for key, name in _CONDITION.items()),
+        ("seed of order and placement", str(run.whole["seed"])),
     ]
     yield Table("The machine, and its state at the start", ("", "value"), tuple(rows), folded=True)
 
@@ -103,5 +103,5 @@ def _state(value: object) -> str:
 
 
 def _versions(run: SavedRun) -> Table:
-    rows = tuple(sorted(run.versions.items()))
+    rows = tuple(sorted(run.whole["versions"].items()))
     return Table("Versions", ("library", "version"), rows, folded=True)

@@ -8,6 +8,7 @@ Spec = dict[str, Any]
 
 _ROOM = 1.3  # factor beside the outermost points of a logarithmic axis
 _FOR_NAMES = 0.2
+_LETTER = 7  # pixels of a label, so that the widest font has room
 _INK = {"fp32": "--fp32", "fp16": "--fp16", "bf16": "--bf16", "int8": "--int8", "best": "--best"}
 _SHAPES = {"fp32": "circle", "fp16": "square", "bf16": "diamond", "int8": "triangle-up"}
 
@@ -30,18 +31,28 @@ def number(field: str, title: str, **other: Any) -> Spec:
 
 def colour(names: Sequence[str], *, legend: bool = True) -> Spec:
     """A channel that gives the precision in `name` its colour, on every picture the same."""
-    inks = [f"var({_INK.get(_precision(name), '--other')})" for name in names]
-    scale = {"domain": list(names), "range": inks}
-    channel = {"field": "name", "type": "nominal", "scale": scale}
-    return channel if legend else {**channel, "legend": None}
+    return _by_name(
+        names, [f"var({_INK.get(_precision(n), '--other')})" for n in names], legend=legend
+    )
 
 
 def shape(names: Sequence[str], *, legend: bool = True) -> Spec:
     """A channel of point shapes, so that colour is never the only difference."""
-    found = [_SHAPES.get(_precision(name), "cross") for name in names]
-    scale = {"domain": list(names), "range": found}
+    return _by_name(
+        names, [_SHAPES.get(_precision(name), "cross") for name in names], legend=legend
+    )
+
+
+def _by_name(names: Sequence[str], shown: Sequence[str], *, legend: bool) -> Spec:
+    scale = {"domain": list(names), "range": list(shown)}
     channel = {"field": "name", "type": "nominal", "scale": scale}
     return channel if legend else {**channel, "legend": None}
+
+
+def labels(field: str, names: Sequence[str]) -> Spec:
+    """A channel of rows with room for the longest name."""
+    axis = {"labelLimit": 0, "ticks": False, "minExtent": _LETTER * max(map(len, names))}
+    return {"field": field, "type": "nominal", "sort": None, "title": None, "axis": axis}
 
 
 def _precision(name: str) -> str:
