@@ -19,7 +19,7 @@ from enginegate.diagnostics.roofline.flops import (
     true_flops,
 )
 from enginegate.diagnostics.roofline.polynomial import Polynomial, fit
-from enginegate.diagnostics.roofline.records import cost_as_json
+from enginegate.diagnostics.roofline.roofline import cost_as_json
 from enginegate.errors import ModelError
 from enginegate.report.wording.roofline import cost_line
 

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from enginegate.report.compose import compose
-from enginegate.report.render.drawing import draw_both
+from enginegate.report.render.html import draw_both
 from enginegate.report.saved_run import decode_run
 from enginegate.speed.stats import Change
 

@@ -14,8 +14,7 @@ from enginegate.diagnostics.roofline.ceilings import cache_sizes, measured_devic
 from enginegate.diagnostics.roofline.device import Device, Memory, read_profile
 from enginegate.diagnostics.roofline.flops import BACKBONE, HEAD, Cost, Layer, cost_of
 from enginegate.diagnostics.roofline.polynomial import Polynomial
-from enginegate.diagnostics.roofline.records import engine_as_json
-from enginegate.diagnostics.roofline.roofline import Roofline, Setting, Traffic
+from enginegate.diagnostics.roofline.roofline import Roofline, Setting, Traffic, engine_as_json
 from enginegate.errors import EngineError, OptionError
 from enginegate.report.wording.roofline import roofline_line
 from enginegate.variants import Precision

@@ -25,46 +25,14 @@ UNNAMED_MODEL = "model"  # the plan's name for a model that only a `model` fixtu
 class Options:
     """Everything a user can set; the command line wins over `[tool.enginegate]`.
 
+    Each attribute is the value of an option, as the option's help in `arguments` says, but for:
+
     Attributes:
-        precisions: what to judge; empty means that the plugin does nothing.
-        backend: name of the backend, or `auto`.
-        models: names of the models to judge.
-        models_narrowed: whether --model named them.
+        models_narrowed: whether --model named the models.
         specs: every model definition by name.
-        workload: file of texts, or None for the default corpus.
-        sts: labelled pairs of texts, or None.
-        rebuilds: further builds of each engine, to see how they differ.
-        threads: threads an engine may use.
-        tf32: fp32 engines on a GPU may multiply in TF32, which flags them.
-        batches: batch sizes to time.
-        replicates: times that all engines are loaded anew at first.
-        measure_s: seconds to spend on each batch size at first.
-        max_time_s: seconds for one variant, further measuring of suspects included.
-        max_slowdown: largest change of the median that passes, 0.05 for 5 %.
-        max_slowdown_p99: the same of the 99th percentile.
-        gate: which verdicts fail.
-        strict: a flag fails its test.
-        require_baseline: a missing or incomparable baseline fails its test.
-        refresh: which baselines to write.
-        dry_run: say what would be written, and write nothing.
-        accept_regressions: a regressed variant may overwrite its baseline.
-        against: git revision or folder of saved engines to measure beside; empty for stored ones.
-        against_python: interpreter with the libraries to measure beside; empty for this one.
-        save_engines: folder to save the built engines in, or None.
-        calibrate: measure every engine beside itself, to learn what the gate is worth.
-        seed: of the order and the placement in memory; None for another one in every run.
-        history: append the figures to the history.
-        blame: say which layers do the damage.
-        repair: of a variant beyond its limits, keep the fewest layers in fp32 that it takes.
+        strict: pytest's own; a flag fails its test.
         rootpath: pytest's root folder.
-        baselines: folder of the baselines.
-        engine_cache: folder of exported models and built engines.
-        report_text: file for the text report, or None.
-        report_json: file for the JSON report, or None.
-        report_html: file for the page, or None.
-        report_markdown: file for the pull-request comment, or None.
         serve: how to serve and load the engines; None for not at all.
-        roofline: measure the machine's ceilings and compare the speeds with them.
     """
 
     precisions: tuple[Precision, ...]

@@ -14,8 +14,15 @@ from enginegate.diagnostics.roofline.flops import (
     thop_flops,
     true_flops,
 )
-from enginegate.diagnostics.roofline.records import Count, cost_as_json, engine_as_json
-from enginegate.diagnostics.roofline.roofline import Point, Roofline, Setting, Traffic
+from enginegate.diagnostics.roofline.roofline import (
+    Count,
+    Point,
+    Roofline,
+    Setting,
+    Traffic,
+    cost_as_json,
+    engine_as_json,
+)
 
 __all__ = [
     "BACKBONE", "ELEMENT_BYTES", "HEAD", "Blamed", "Cost", "Count", "Device", "Layer", "Point",

@@ -8,7 +8,7 @@ from enginegate.report.output import (
     run_html,
     run_markdown,
 )
-from enginegate.report.render.drawing import check_drawable
+from enginegate.report.render.html import check_drawable
 from enginegate.report.saved_run import render_json
 from enginegate.report.table import described, spent_line
 from enginegate.report.text import aligned, render_text, summary_lines

@@ -7,14 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, shape_inference
+from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx.reference import ReferenceEvaluator
 
-from enginegate.diagnostics.roofline.folding import fold_shapes
 from enginegate.diagnostics.roofline.polynomial import Point
 from enginegate.errors import ModelError
 
 Shape = tuple[int | None, ...]
+Values = dict[str, npt.NDArray[np.generic]]
 
 _MOST_INDICES = 1 << 16  # integers up to this many are kept, floats up to one: they make shapes
 _INTEGERS = frozenset([TensorProto.INT64, TensorProto.INT32])
@@ -22,6 +25,11 @@ _FLOATS = frozenset(
     [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE]
 )
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_SHAPE = "Shape"
+_ARITHMETIC = """
+    Add Cast Concat Constant ConstantOfShape Div Equal Expand Gather Identity Max Min Mod Mul Range
+    ReduceProd Reshape Shape Size Slice Squeeze Sub Unsqueeze Where
+"""
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ class Graph:
         for value in bound.graph.input:
             _bind(value, point, self.path)
         try:
-            inferred = _infer(fold_shapes(_infer(bound)))
+            inferred = _infer(_fold_shapes(_infer(bound)))
         except shape_inference.InferenceError as error:
             raise ModelError(
                 f"{self.path} does not fit together at batch {point[0]}, sequence {point[1]}: "
@@ -223,3 +231,51 @@ def _scope(node: onnx.NodeProto) -> str:
         return str(modules[-1]) if modules and modules[-1] else name
     folders = name.strip("/").split("/")[:-1]
     return ".".join(folders) or name
+
+
+def _fold_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with sizes, and what is made of sizes and constants alone, as constants.
+
+    `model` carries its inferred shapes; they are dropped, for another inference.
+    """
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    sizes = {
+        value.name: np.array([d.dim_value for d in value.type.tensor_type.shape.dim], np.int64)
+        for value in (*model.graph.value_info, *model.graph.input)
+        if _known(value)
+    }
+    left = [node for node in model.graph.node if not _fold(node, values, sizes)]
+    return _with_constants(model, left, values)
+
+
+def _known(value: onnx.ValueInfoProto) -> bool:
+    kind = value.type.tensor_type
+    return kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim)
+
+
+def _fold(node: onnx.NodeProto, values: Values, sizes: Mapping[str, npt.NDArray[np.int64]]) -> bool:
+    """Add what the node gives to `values` if that is known; whether it was."""
+    if node.op_type == _SHAPE and node.input[0] in sizes:
+        ends = {attribute.name: attribute.i for attribute in node.attribute}
+        wanted = slice(ends.get("start"), ends.get("end"))
+        values[node.output[0]] = sizes[node.input[0]][wanted]
+        return True
+    if node.domain or node.op_type not in _ARITHMETIC.split():
+        return False
+    if not all(name in values for name in node.input if name):
+        return False
+    given = {name: values[name] for name in node.input if name}
+    found = ReferenceEvaluator(node).run(None, given)
+    values |= dict(zip(node.output, map(np.asarray, found), strict=True))
+    return True
+
+
+def _with_constants(
+    model: onnx.ModelProto, nodes: list[onnx.NodeProto], values: Values
+) -> onnx.ModelProto:
+    folded = onnx.ModelProto()
+    folded.CopyFrom(model)
+    del folded.graph.node[:], folded.graph.initializer[:], folded.graph.value_info[:]
+    folded.graph.node.extend(nodes)
+    folded.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in values.items())
+    return folded

@@ -9,10 +9,9 @@ from enginegate.baselines import Note, Series, change_points, read_history
 from enginegate.errors import BaselineError
 from enginegate.report.numbers import milliseconds, times
 from enginegate.report.page import Chart, Table
-from enginegate.report.render.drawing import titled
 from enginegate.report.saved_run import SavedRun
 from enginegate.report.sections.forest import Compared, forest
-from enginegate.report.sections.vega import Spec, colour, layer, number
+from enginegate.report.sections.vega import Spec, colour, layer, number, titled
 from enginegate.report.table import engine_name
 from enginegate.results import Result
 from enginegate.speed import Change, Speed, describe

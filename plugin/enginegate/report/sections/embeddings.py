@@ -5,9 +5,8 @@ from typing import Any
 
 from enginegate.report.numbers import NOTHING, interval, loss, short, whole
 from enginegate.report.page import Chart, Row, Table
-from enginegate.report.render.drawing import titled
 from enginegate.report.saved_run import SavedRun
-from enginegate.report.sections.vega import Spec, colour, number, powers_of_ten
+from enginegate.report.sections.vega import Spec, colour, number, powers_of_ten, titled
 from enginegate.report.table import engine_name
 from enginegate.results import Result
 

@@ -5,9 +5,8 @@ from typing import Any
 
 from enginegate.report.numbers import NOTHING, milliseconds, percent, short, whole
 from enginegate.report.page import Chart, Row, Table
-from enginegate.report.render.drawing import titled
 from enginegate.report.saved_run import SavedRun
-from enginegate.report.sections.vega import Spec, colour, decades, layer, points, shape
+from enginegate.report.sections.vega import Spec, colour, decades, layer, points, shape, titled
 
 _PARTS = ("total", "backbone", "head")
 _CONVENTIONS = {"true": "all arithmetic", "matmul": "multiply-adds alone", "thop": "as thop counts"}

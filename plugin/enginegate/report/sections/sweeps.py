@@ -7,11 +7,9 @@ from typing import Any
 
 from enginegate.report.numbers import NOTHING, milliseconds, times, whole
 from enginegate.report.page import Chart, Row, Table
-from enginegate.report.render.drawing import titled
-from enginegate.report.sections.breakdown import parts_of_time
-from enginegate.report.sections.vega import Spec, colour, decades, layer, number, points
+from enginegate.report.sections.vega import Spec, colour, decades, layer, number, points, titled
 from enginegate.report.wording.sweeps import analysis_lines, compare_engines
-from enginegate.serving import Analysis, Level
+from enginegate.serving import Analysis, Breakdown, Level
 
 _FEW = 12  # levels: more are drawn with smaller points
 _HEADER = ("engine", "concurrency", "texts/s", "mean ms", "p50 ms", "p99 ms", "windows", "marks")
@@ -20,6 +18,13 @@ _RING = {
     "value": "var(--card)",
 }
 _DIAMOND = {"condition": {"test": "datum.slow", "value": "diamond"}, "value": "circle"}
+_PARTS = ("compute", "queue", "network", "client")
+_READING = (
+    "Mean milliseconds of a request: computing, waiting in the server's queue, in the client that "
+    "makes the load, and all the rest: network and the server's front end."
+)
+
+Parts = tuple[int, Breakdown]
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ def load_charts(model: str, sweeps: Sequence[Sweep]) -> Iterator[Chart]:
     yield _over(model, sweeps, "throughput")
     yield _over(model, sweeps, "latency")
     for sweep in sweeps:
-        yield from parts_of_time(titled(model, sweep.name), sweep.levels)
+        yield from _parts_of_time(titled(model, sweep.name), sweep.levels)
 
 
 def _table(model: str, sweeps: Sequence[Sweep]) -> Table:
@@ -213,3 +218,56 @@ def what_sweeps_say(sweeps: Sequence[Sweep]) -> Iterator[str]:
         yield from (f"{sweep.name}: {line}" for line in analysis_lines(sweep.analysis))
     if len(sweeps) > 1:
         yield from compare_engines({sweep.name: sweep.levels for sweep in sweeps})
+
+
+def _parts_of_time(engine: str, levels: Sequence[Level]) -> Iterator[Chart]:
+    """A chart, if the server told; stacked bars by concurrency."""
+    known = [(level.concurrency, level.breakdown) for level in levels if level.breakdown]
+    if known:
+        rows = tuple(_parts_row(*parts) for parts in known)
+        header = ("concurrency", *_PARTS, "together")
+        yield Chart(
+            title=f"{engine}, where a request's time goes",
+            reading=_READING,
+            spec=_parts_spec(known),
+            table=Table(f"{engine}, mean milliseconds of a request", header, rows),
+            height=240,
+            small=True,
+        )
+
+
+def _seconds(parts: Breakdown) -> dict[str, float]:
+    seconds = (parts.compute_s, parts.queue_s, parts.network_s, parts.client_s)
+    return dict(zip(_PARTS, seconds, strict=True))
+
+
+def _parts_row(concurrency: int, parts: Breakdown) -> Row:
+    found = _seconds(parts).values()
+    return (str(concurrency), *map(milliseconds, found), milliseconds(sum(found)))
+
+
+def _parts_spec(known: Sequence[Parts]) -> Spec:
+    values = [
+        {
+            "concurrency": concurrency,
+            "part": part,
+            "ms": 1e3 * max(0.0, seconds),
+            "order": _PARTS.index(part),
+            "said": f"concurrency {concurrency}, {part}: {milliseconds(seconds)} ms",
+        }
+        for concurrency, parts in known
+        for part, seconds in _seconds(parts).items()
+    ]
+    scale = {"domain": list(_PARTS), "range": [f"var(--{part})" for part in _PARTS]}
+    upright = {"labelAngle": 0, "labelOverlap": True}
+    return {
+        "data": {"values": values},
+        "mark": {"type": "bar"},
+        "encoding": {
+            "x": {"field": "concurrency", "type": "ordinal", "axis": upright},
+            "y": number("ms", "ms"),
+            "color": {"field": "part", "type": "nominal", "scale": scale},
+            "order": number("order", ""),
+            "description": {"field": "said"},
+        },
+    }

@@ -9,7 +9,6 @@ from typing import Any
 from enginegate.accuracy import Deltas
 from enginegate.report.numbers import listed, loss, span, times, whole
 from enginegate.report.page import Chart, Table
-from enginegate.report.render.drawing import titled
 from enginegate.report.saved_run import SavedRun
 from enginegate.report.sections.vega import (
     Spec,
@@ -19,6 +18,7 @@ from enginegate.report.sections.vega import (
     points,
     powers_of_ten,
     shape,
+    titled,
 )
 from enginegate.results import Result
 from enginegate.speed import Errors, Speed, bounds

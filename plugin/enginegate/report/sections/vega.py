@@ -13,6 +13,11 @@ _INK = {"fp32": "--fp32", "fp16": "--fp16", "bf16": "--bf16", "int8": "--int8", 
 _SHAPES = {"fp32": "circle", "fp16": "square", "bf16": "diamond", "int8": "triangle-up"}
 
 
+def titled(model: str, title: str) -> str:
+    """The title of a chart of one of several models, or of the only one, which is then empty."""
+    return f"{model}: {title}" if model else title[:1].upper() + title[1:]
+
+
 def layer(mark: str, encoding: Spec, **style: Any) -> Spec:
     """One layer of a picture."""
     return {"mark": {"type": mark, **style}, "encoding": encoding}
