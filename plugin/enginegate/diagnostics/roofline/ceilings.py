@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from enginegate.cache import Store
 from enginegate.diagnostics.roofline.device import Device, Memory
-from enginegate.engines import Engine, get_backend, needs_gpu
+from enginegate.engines import get_backend, needs_gpu
 from enginegate.errors import EngineError
 from enginegate.files import sha256_of
 from enginegate.machine import this_machine
-from enginegate.models import Batch, Exported, Kind, ModelSpec
+from enginegate.models import Exported, Kind, ModelSpec
 from enginegate.variants import Precision
 
 _RECIPE = 1  # raise when the same ceiling would be measured otherwise
@@ -84,16 +85,13 @@ def _measure_peak(folder: Path, backend: str, precision: Precision, threads: int
     runtime = get_backend(backend)
     properties = runtime.build(model, precision, inputs[_ROWS[0]], folder)
     with runtime.load(folder, properties, inputs[_ROWS[0]], threads) as engine:
-        rates = [_flops(rows) / _fastest_s(engine, batch) for rows, batch in inputs.items()]
-    return max(rates)
+        return max(
+            _flops(rows) / fastest_s(partial(engine.embed, batch)) for rows, batch in inputs.items()
+        )
 
 
 def _flops(rows: int) -> int:
     return 2 * rows * _PRODUCTS * _WIDTH * _WIDTH
-
-
-def _fastest_s(engine: Engine, batch: Batch) -> float:
-    return fastest_s(lambda: engine.embed(batch))
 
 
 def fastest_s(call: Callable[[], object]) -> float:
@@ -138,18 +136,14 @@ def _memory(store: Store, threads: int) -> tuple[Memory, ...]:
     caches = cache_sizes(_CACHES)
 
     def measure(_folder: Path) -> Mapping[str, Any]:
-        sizes = [*(size // 2 for size in caches.values()), _main_size(caches)]
+        beyond = max(_LARGEST, 4 * max(caches.values(), default=0))  # bytes that no cache holds
+        sizes = [*(size // 2 for size in caches.values()), beyond]
         return {"bytes_per_s": [read_rate(size, threads) for size in sizes]}
 
     rates = store.get_or_build("ceiling", _key(threads, memory=str(caches)), measure).properties
     names = [*caches.items(), ("DRAM", float("inf"))]
     levels = zip(names, rates["bytes_per_s"], strict=True)
     return tuple(Memory(name, size, rate) for (name, size), rate in levels)
-
-
-def _main_size(caches: Mapping[str, int]) -> int:
-    """Bytes that no cache holds."""
-    return max(_LARGEST, 4 * max(caches.values(), default=0))
 
 
 def cache_sizes(folder: Path) -> dict[str, int]:

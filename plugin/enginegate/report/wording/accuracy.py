@@ -17,19 +17,14 @@ def embedding_notes(accuracy: Accuracy) -> Iterator[str]:
         yield f"embeddings fail: {accuracy.invariance.broken}"
     if accuracy.determinism and accuracy.determinism.rebuilds:
         yield _determinism_line(accuracy.determinism)
-    yield from own_notes(accuracy)
-    if judgement.verdict is Verdict.FAIL and accuracy.worst_texts:
-        yield _worst(accuracy.worst_texts[0])
-
-
-def own_notes(accuracy: Accuracy) -> Iterator[str]:
-    """Notes on the user's own judgements."""
     found = accuracy.retrieval
     if found and found.ndcg_at_10:
         searched = f"{found.queries} queries over {found.documents} documents"
         yield f"{searched}: {found.ndcg_at_10.words}"
     if accuracy.sts:
         yield f"labelled pairs: {accuracy.sts.words}"
+    if judgement.verdict is Verdict.FAIL and accuracy.worst_texts:
+        yield _worst(accuracy.worst_texts[0])
 
 
 def accuracy_lines(accuracy: Accuracy) -> Iterator[str]:
