@@ -118,14 +118,17 @@ def test_a_profile_is_read(tmp_path):
 
 LAST = {"name": "memory", "bytes_per_s": 1e11}
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "an unknown key": ({"peak": 1}, r"the profile has the keys .* it needs"),
-    "a negative peak": ({"peaks_per_s": {"fp32": -1}}, r"fp32 = -1 is not a positive number"),
-    "a peak in words": ({"peaks_per_s": {"fp32": "1e12"}}, r"fp32 = '1e12' is not a positive"),
-    "an unknown precision": ({"peaks_per_s": {"fp64": 1e12}}, r"peaks_per_s needs FLOP/s of fp32"),
-    "no peak": ({"peaks_per_s": {}}, r"peaks_per_s needs FLOP/s of fp32"),
-    "no memory": ({"memory": []}, r"memory needs a list of levels"),
-    "no bandwidth": ({"memory": [{"name": "memory"}]}, r"a level of memory has the keys"),
-    "a bandwidth of 0": ({"memory": [{**LAST, "bytes_per_s": 0}]}, r"bytes_per_s of memory = 0 is"),
+    "an unknown key": ({"peak": 1}, r"\$: Additional properties .*'peak'"),
+    "a negative peak": ({"peaks_per_s": {"fp32": -1}}, r"\$\.peaks_per_s\.fp32: -1 is less than"),
+    "a peak in words": ({"peaks_per_s": {"fp32": "1e12"}}, r"fp32: '1e12' is not of type"),
+    "an unknown precision": ({"peaks_per_s": {"fp64": 1e12}}, r"'fp64' is not one of .*fp32"),
+    "no peak": ({"peaks_per_s": {}}, r"\$\.peaks_per_s: {} should be non-empty"),
+    "no memory": ({"memory": []}, r"\$\.memory: \[\] should be non-empty"),
+    "no bandwidth": ({"memory": [{"name": "memory"}]}, r"\[0\]: 'bytes_per_s' is a required"),
+    "a bandwidth of 0": (
+        {"memory": [{**LAST, "bytes_per_s": 0}]},
+        r"memory\[0\]\.bytes_per_s: 0 is less",
+    ),
     "a last level that ends": (
         {"memory": [{**LAST, "capacity_bytes": 1e9}]},
         r"the last has no capacity_bytes",
@@ -141,8 +144,33 @@ def test_a_wrong_profile_is_an_error_that_says_what(fault, tmp_path):
         read_profile(write(tmp_path, **changes))
 
 
+@pytest.mark.parametrize(
+    ("name", "rate", "message"),
+    [
+        ("a.toml", "nan", "nan is no finite number"),
+        ("a.json", "1e999", "inf is greater than the maximum"),
+        ("b.toml", "true", "True is not of type 'number'"),
+    ],
+)
+def test_a_rate_that_is_no_number_is_refused(tmp_path, name, rate, message):
+    path = write(tmp_path)
+    text = path.read_text().replace(str(PROFILE["peaks_per_s"]["fp32"]), "RATE", 1)
+    if name.endswith("toml"):
+        text = 'name = "a"\nsource = "b"\npeaks_per_s = {fp32 = RATE}\n'
+        text += 'memory = [{name = "m", bytes_per_s = 1e9}]\n'
+    (tmp_path / name).write_text(text.replace("RATE", rate))
+    with pytest.raises(OptionError, match=message):
+        read_profile(tmp_path / name)
+
+
 def test_a_profile_that_cannot_be_read_is_an_error(tmp_path):
-    for name, text in {"a.toml": "name =", "a.json": "{", "b.json": "[1]", "c.json": "NaN"}.items():
+    for name, text in {
+        "a.toml": "name =",
+        "b.toml": "x = nan",
+        "a.json": "{",
+        "b.json": "[1]",
+        "c.json": "NaN",
+    }.items():
         (tmp_path / name).write_text(text)
         with pytest.raises(OptionError, match=name):
             read_profile(tmp_path / name)

@@ -4,6 +4,8 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,8 +14,6 @@ from enginegate.errors import OptionError
 from enginegate.files import parse_json
 
 ELEMENT_BYTES: Mapping[str, int] = MappingProxyType({"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1})
-_KEYS = frozenset({"name", "source", "peaks_per_s", "memory"})
-_MEMORY_KEYS = frozenset({"name", "capacity_bytes", "bytes_per_s"})
 
 
 @dataclass(frozen=True)
@@ -76,65 +76,42 @@ def _finite(value: float) -> float | None:
 
 
 def read_profile(path: Path) -> Device:
-    """A device from a JSON or TOML file: `name`, `source`, `peaks_per_s`, `memory`.
+    """A device from a JSON or TOML file, as `profile.schema.json` describes it.
 
     Raises OptionError for whatever is wrong in it.
     """
     content = _content(path)
-    _refuse_keys(content, _KEYS, path, "the profile")
-    peaks = content["peaks_per_s"]
-    if not isinstance(peaks, Mapping) or not peaks or set(peaks) - set(ELEMENT_BYTES):
-        raise OptionError(f"{path}: peaks_per_s needs FLOP/s of {', '.join(ELEMENT_BYTES)}")
-    levels = content["memory"]
-    if not isinstance(levels, list) or not levels:
-        raise OptionError(f"{path}: memory needs a list of levels, the smallest first")
-    return Device(
-        name=str(content["name"]),
-        source=str(content["source"]),
-        peaks_per_s={name: _rate(path, name, value) for name, value in peaks.items()},
-        memory=_levels(path, levels),
+    levels = tuple(
+        Memory(m["name"], float(m.get("capacity_bytes") or math.inf), float(m["bytes_per_s"]))
+        for m in content["memory"]
     )
-
-
-def _content(path: Path) -> Mapping[str, Any]:
-    read = tomllib.loads if path.suffix == ".toml" else parse_json
-    try:
-        content = read(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # each decoder raises its own ValueError
-        raise OptionError(f"cannot read the device profile {path}: {error}") from error
-    if not isinstance(content, Mapping):
-        raise OptionError(f"{path} is not a table of {', '.join(sorted(_KEYS))}")
-    return content
-
-
-def _levels(path: Path, levels: list[Any]) -> tuple[Memory, ...]:
-    for level in levels:
-        if not isinstance(level, Mapping):
-            raise OptionError(f"{path}: a level of memory is a table, not {level!r}")
-        _refuse_keys({"capacity_bytes": None, **level}, _MEMORY_KEYS, path, "a level of memory")
-    found = tuple(_level(path, level) for level in levels)
-    sizes = [level.capacity_bytes for level in found]
-    if sizes != sorted(sizes) or len(set(sizes)) < len(sizes) or math.isfinite(sizes[-1]):
+    sizes = [level.capacity_bytes for level in levels]
+    if sizes != sorted(set(sizes)) or math.isfinite(sizes[-1]):
         raise OptionError(
             f"{path}: levels of memory go from small to large, and the last has no capacity_bytes"
         )
-    return found
+    peaks = {name: float(peak) for name, peak in content["peaks_per_s"].items()}
+    return Device(content["name"], content["source"], peaks, levels)
 
 
-def _level(path: Path, level: Mapping[str, Any]) -> Memory:
-    name = str(level["name"])
-    held = level.get("capacity_bytes")
-    capacity = math.inf if held is None else _rate(path, f"capacity_bytes of {name}", held)
-    return Memory(name, capacity, _rate(path, f"bytes_per_s of {name}", level["bytes_per_s"]))
+def _content(path: Path) -> Mapping[str, Any]:
+    import jsonschema
+
+    toml = partial(tomllib.loads, parse_float=_finite_float)
+    read = toml if path.suffix == ".toml" else parse_json
+    schema = resources.files("enginegate.diagnostics.roofline").joinpath("profile.schema.json")
+    try:
+        content: Mapping[str, Any] = read(path.read_text(encoding="utf-8"))
+        jsonschema.validate(content, parse_json(schema.read_text("utf-8")))
+    except (OSError, ValueError) as error:  # each decoder raises its own ValueError
+        raise OptionError(f"cannot read the device profile {path}: {error}") from error
+    except jsonschema.ValidationError as error:
+        raise OptionError(f"{path}: {error.json_path}: {error.message[:200]}") from error
+    return content
 
 
-def _refuse_keys(table: Mapping[str, Any], wanted: frozenset[str], path: Path, what: str) -> None:
-    if set(table) != wanted:
-        raise OptionError(f"{path}: {what} has the keys {sorted(table)}: it needs {sorted(wanted)}")
-
-
-def _rate(path: Path, name: str, value: object) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:  # type: ignore[operator]
-        raise OptionError(f"{path}: {name} = {value!r} is not a positive number")
-    return float(value)  # type: ignore[arg-type]
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
