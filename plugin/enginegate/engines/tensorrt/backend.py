@@ -23,7 +23,7 @@ from enginegate.engines.quantize import (
 )
 from enginegate.engines.tensorrt.builder import Profile, build_plan, runtime_version
 from enginegate.engines.tensorrt.device import open_device
-from enginegate.engines.tensorrt.inspector import read_inspection
+from enginegate.engines.tensorrt.inspector import types_of
 from enginegate.engines.tensorrt.runner import MODE, PlanRunner
 from enginegate.engines.tensorrt.timing_cache import TimingCacheFile
 from enginegate.errors import EngineError
@@ -38,8 +38,7 @@ class TensorRtEngine:
     def __init__(self, runner: PlanRunner, matmuls: list[str], probe: Batch) -> None:
         self.runner = runner
         self.embed(probe)  # the inspector knows the types of dynamic layers only with shapes
-        self.inspection = read_inspection(runner.inspect(), matmuls)
-        self.executed = Executed(self.inspection.matmuls)
+        self.executed = Executed(types_of(runner.inspect(), matmuls))
         self.mode = MODE
 
     def embed(self, batch: Batch) -> Embeddings:
@@ -115,8 +114,8 @@ class TensorRt:
     ) -> Iterator[TensorRtEngine]:
         """Load `engine.plan`. `threads` are of processors, and a GPU has its own."""
         _refuse_other(properties["runtime"], self.version(), folder)
-        with open_device() as device:
-            runner = PlanRunner(device, properties["output"])
+        with open_device():
+            runner = PlanRunner(properties["output"])
             try:
                 runner.load(folder / PLAN_FILE)
                 yield TensorRtEngine(runner, properties["matmuls"], probe)
