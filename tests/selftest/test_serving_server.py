@@ -122,8 +122,8 @@ class TestServer:
 
     def test_a_supervisor_killed_before_the_start(self):
         with servers._supervised() as owner:
-            owner._process.kill()
-            owner._process.wait()
+            owner._process._process.kill()
+            owner._process._process.wait()
             with pytest.raises(ServingError, match="supervisor ended with status -9; see what it"):
                 owner.start(["tritonserver"], {})
         assert not owner.folder.exists()
@@ -169,7 +169,7 @@ class TestServer:
 
     def test_killed_supervisor_leaves_nothing_either(self, fake):
         with serve(fake(), no_models, quiet) as server:
-            os.kill(server._supervisor._process.pid, signal.SIGKILL)
+            os.kill(server._supervisor._process._process.pid, signal.SIGKILL)
             wait_until(lambda: not is_running(server.pid))
         assert leftovers(server) == []
 

@@ -4,7 +4,6 @@ import datetime
 import itertools
 import json
 import math
-import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from enginegate.errors import BaselineError
 from enginegate.files import locked, parse_json, write_atomic
+from enginegate.machine import git
 from enginegate.results import Result
 
 FOLDER = "history"
@@ -61,7 +61,7 @@ def append_history(results: Iterable[Result], root: Path, machine: str, rootpath
 
     The file is written anew, whole or not at all. Raises OSError.
     """
-    commit = _commit(rootpath)
+    commit = git(rootpath, "describe", "--always", "--dirty").stdout.strip()
     lines: dict[str, list[str]] = {}
     for result in results:
         noted = (json.dumps(asdict(note)) for note in _notes(result, commit))
@@ -80,15 +80,6 @@ def _notes(result: Result, commit: str) -> Iterator[Note]:
         p50_s = float(f"{speed.p50_s:.5g}")
         reference = result.context.reference
         yield Note(now, commit, result.variant.key, speed.batch, p50_s, level, reference)
-
-
-def _commit(folder: Path) -> str:
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    except FileNotFoundError:
-        return ""
-    return found.stdout.strip()
 
 
 def read_history(root: Path, model: str) -> list[Series]:

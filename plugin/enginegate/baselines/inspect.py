@@ -1,7 +1,6 @@
 """The baselines of all machines as rows to read, and their removal."""
 
 import math
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import fmean, stdev
@@ -9,6 +8,7 @@ from typing import Any
 
 from enginegate.baselines.store import CALIBRATION, parse_content, read_content, write_content
 from enginegate.errors import BaselineError
+from enginegate.machine import git
 
 Row = tuple[str, ...]
 _NOTHING = "-"
@@ -139,8 +139,7 @@ def _variants(content: Any) -> list[tuple[str, Any]]:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    command = ["git", *arguments]
-    found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
+    found = git(root, *arguments)
     if found.returncode != 0:
         raise BaselineError(f"git {' '.join(arguments)}: {found.stderr.strip()}")
     return found.stdout

@@ -15,6 +15,7 @@ from enginegate.cache import read_entry
 from enginegate.engines.build import Built
 from enginegate.errors import EngineError, OptionError
 from enginegate.files import parse_json, write_atomic
+from enginegate.machine import NO_PROGRAM, git
 from enginegate.variants import Precision, Variant
 
 _MARKER = "saved.json"
@@ -97,11 +98,9 @@ def _worktree(revision: str, tree: Path, rootpath: Path) -> Iterator[Path]:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    except FileNotFoundError as error:
-        raise OptionError("--against a git revision needs git, which is not installed") from error
+    found = git(folder, *arguments)
+    if found.returncode == NO_PROGRAM:
+        raise OptionError("--against a git revision needs git, which is not installed")
     return found.stdout.strip() if found.returncode == 0 else ""
 
 

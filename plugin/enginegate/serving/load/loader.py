@@ -1,4 +1,4 @@
-"""A client process of the load generator, started as `python -m enginegate.serving.loader N`.
+"""A client process of the generator, started as `python -m enginegate.serving.load.loader N`.
 
 N is an inherited file descriptor of a saved exchange. Reads an order a line from standard input,
 JSON; answers each with a line of JSON, arrays as base64 of float64. Ends when standard input does,

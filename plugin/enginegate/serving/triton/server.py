@@ -1,19 +1,17 @@
 """`tritonserver` as a context manager: started on free ports, stopped on every way out."""
 
 import contextlib
-import json
-import select
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from enginegate.config import Endpoint, Protocol
 from enginegate.errors import ServingError
+from enginegate.machine import Child
 from enginegate.serving.triton import supervisor
 from enginegate.serving.triton.client import load_model, server_name, unload_model
 from enginegate.serving.triton.environment import Progress, ServerEnvironment, check_environment
@@ -38,14 +36,14 @@ WriteModels = Callable[[Path], Sequence[str]]
 class _Supervisor:
     """The process that owns the server and its folder."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, process: Child) -> None:
         self._process = process
         self.folder = Path(self._answer()["folder"])
         self._status: int | None = None
 
     def start(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
         """Start a server; its process id. Raises ServingError if it cannot be run."""
-        self._order({"command": list(command), "environment": dict(environment)})
+        self._process.order(command=list(command), environment=dict(environment))
         self._status = None
         answer = self._answer()
         if "cannot" in answer:
@@ -57,34 +55,18 @@ class _Supervisor:
 
     def ended(self, wait_s: float = 0.0) -> int | None:
         """Status of a server that ended by itself, or None if that is not told in `wait_s`."""
-        stdout = _pipe(self._process.stdout)
-        if self._status is None and select.select([stdout], [], [], wait_s)[0]:
+        if self._status is None and self._process.has_answer(wait_s):
             self._status = int(self._answer()["ended"])
         return self._status
 
-    def _order(self, order: Mapping[str, Any]) -> None:
-        try:
-            _pipe(self._process.stdin).write(json.dumps(order).encode() + b"\n")
-        except BrokenPipeError as error:
-            raise self._gone() from error
-
     def _answer(self) -> Any:
-        line = _pipe(self._process.stdout).readline()
-        if not line:
-            raise self._gone()
-        return json.loads(line)
-
-    def _gone(self) -> ServingError:
-        return ServingError(
-            f"the server's supervisor ended with status {self._process.wait()}; see what it "
-            "printed above, free memory and space for temporary files, and run again"
-        )
-
-
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    if stream is None:
-        raise ValueError("the supervisor was started without pipes")
-    return stream
+        try:
+            return self._process.answer()
+        except EOFError as error:
+            raise ServingError(
+                f"the server's supervisor {error}; see what it printed above, free memory and "
+                "space for temporary files, and run again"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -176,31 +158,15 @@ def serve(
 @contextlib.contextmanager
 def _supervised() -> Iterator[_Supervisor]:
     command = [sys.executable, "-I", "-S", supervisor.__file__, str(_STOP_WAIT_S)]
-    process = subprocess.Popen(  # noqa: S603
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-        start_new_session=True,
-    )
+    process = Child(command, start_new_session=True)
     owner: _Supervisor | None = None
     try:
         owner = _Supervisor(process)
         yield owner
     finally:
-        _end(process)
+        process.close(2 * _STOP_WAIT_S)
         if owner is not None:
             supervisor.clean(owner.folder)  # in case it was killed itself
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    _pipe(process.stdin).close()
-    try:
-        process.wait(2 * _STOP_WAIT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    _pipe(process.stdout).close()
 
 
 def _started(
