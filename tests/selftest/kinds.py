@@ -13,7 +13,8 @@ from enginegate.accuracy.sts import Sts
 from enginegate.accuracy.worst import WorstText
 from enginegate.config.serving import Arrivals, Deployment, Slo
 from enginegate.diagnostics.layers.records import Blamed, Repair, Step
-from enginegate.engines.phases import GpuTimes, Phases
+from enginegate.engines.api import Phases
+from enginegate.engines.measure import GpuTimes
 from enginegate.engines.profile import Kernel
 from enginegate.serving.records import Capacity, Latency, OpenLevel, SearchEnd
 from enginegate.variants import Precision

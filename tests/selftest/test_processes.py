@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from enginegate.machine import NO_PROGRAM, Child, git
+from enginegate.serving.measure import processor_s
 
 LONG_S = 60.0  # of what takes no time on a quiet machine
 ECHO = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
@@ -25,8 +26,10 @@ def test_every_order_has_its_answer_whatever_its_length():
 
 
 def test_answers_that_come_together_are_told_apart():
-    with child("print(1, 2, 3, sep=chr(10), flush=True); input()") as three:
-        assert [three.answer() for _ in range(3)] == [1, 2, 3]
+    with child("import os; os.write(1, b'1\\n2\\n3\\n'); input()") as three:
+        for number in (1, 2, 3):
+            assert three.has_answer(LONG_S)
+            assert three.answer() == number
         assert not three.has_answer(0)
 
 
@@ -41,6 +44,20 @@ def test_a_child_that_has_ended_takes_orders_and_gives_its_status():
         ended.order(do="this")
         with pytest.raises(EOFError, match="ended with status 3"):
             ended.answer()
+
+
+BUSY = """import sys, time
+while time.process_time() < 0.3: pass
+print(1, flush=True)
+sys.stdin.read()"""
+STARTS_IT = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {BUSY!r}])"
+
+
+def test_processor_time_is_also_that_of_what_a_process_started():
+    with child(STARTS_IT) as parent:
+        assert parent.answer(LONG_S) == 1
+        assert processor_s(parent._process.pid) >= 0.25
+    assert processor_s(parent._process.pid) == 0
 
 
 def test_git_that_is_not_installed(tmp_path, monkeypatch):

@@ -17,8 +17,7 @@ from tests.selftest.fake_server import no_models, quiet, stand_in
 from enginegate.errors import ServingError
 from enginegate.serving.triton import server as servers
 from enginegate.serving.triton import supervisor
-from enginegate.serving.triton.server import serve
-from enginegate.serving.triton.server_log import is_port_taken
+from enginegate.serving.triton.server import is_port_taken, serve
 
 pytestmark = pytest.mark.xdist_group("server")
 

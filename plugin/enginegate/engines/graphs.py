@@ -167,12 +167,7 @@ def _same_input(
 
 def keeping_in_file(folder: Path, source: Path, properties: Mapping[str, Any]) -> Keeping:
     """The engine of a folder, an ONNX file, with nodes of the model's own file put back."""
-    return keeping_in(onnx.load(str(folder / ONNX_FILE)), source, properties)
-
-
-def keeping_in(graph: ModelProto, source: Path, properties: Mapping[str, Any]) -> Keeping:
-    """The way to keep layers of a converted graph in fp32: taken from the ONNX file `source`."""
-    pair = Pair(graph, onnx.load(str(source)))
+    pair = Pair(onnx.load(str(folder / ONNX_FILE)), onnx.load(str(source)))
 
     def build(nodes: frozenset[str], folder: Path) -> Mapping[str, Any]:
         onnx.save(pair.substituted(nodes), str(folder / ONNX_FILE))

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from enginegate.engines import Built, get_backend, register, target_of
+from enginegate.engines import Built, get_backend, register, registration
 from enginegate.errors import EngineError
 from enginegate.machine import Child
 from enginegate.models import Batch, Workload, probe_of
@@ -43,7 +43,7 @@ def remote_arm(python: str, built: Built, workload: Workload, threads: int) -> O
     entry, probe = built.entry, probe_of(workload)
     load = {
         "backend": built.backend,
-        "target": target_of(built.backend),
+        "target": registration(built.backend).target,
         "folder": str(entry.folder),
         "properties": dict(entry.properties),
         "threads": threads,

@@ -11,8 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from enginegate.engines.api import PLAN_FILE, BuildHints, Embeddings, Executed, check_shape
-from enginegate.engines.phases import Phases
+from enginegate.engines.api import (
+    PLAN_FILE,
+    BuildHints,
+    Embeddings,
+    Executed,
+    Phases,
+    check_shape,
+)
 from enginegate.engines.quantize import (
     copy_onnx,
     name_nodes,
@@ -102,7 +108,7 @@ class TensorRt:
             (batch, model.spec.seq_len)
             for batch in (self.demand.usual_batch, self.demand.largest_batch)
         )
-        return {name: Profile((1, 1), usual, largest) for name in model.inputs}
+        return dict.fromkeys(model.inputs, ((1, 1), usual, largest))
 
     @contextlib.contextmanager
     def load(

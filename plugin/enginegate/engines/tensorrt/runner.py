@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pycuda.driver as cuda
 import tensorrt as trt
 
-from enginegate.engines.phases import Phases
+from enginegate.engines.api import Phases
 from enginegate.engines.tensorrt.log import Log
 from enginegate.errors import EngineError
 

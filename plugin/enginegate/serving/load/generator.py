@@ -1,6 +1,5 @@
 """The load generator: closed and open loop, in as many client processes as are needed."""
 
-import base64
 import contextlib
 import os
 import sys
@@ -23,7 +22,9 @@ from enginegate.serving.load.windows import (
     Seconds,
     Window,
     add_faults,
+    as_text,
     cut,
+    from_text,
     merge,
 )
 
@@ -168,7 +169,7 @@ class Generator:
         limits = {"limit_s": self.timeout_s, "most_connections": most}
         for i, client in enumerate(clients):
             first = i * self._texts // len(clients)
-            due = base64.b64encode(shares[i].tobytes()).decode()
+            due = as_text(shares[i])
             ready = _READY_CONNECTIONS
             client.order(do="open", first=first, due=due, ready_connections=ready, **limits)
         self.answers(clients, self.timeout_s)
@@ -207,7 +208,7 @@ def schedule(rate_per_s: float, arrivals: Arrivals, time_s: float, seed: int) ->
 
 
 def _window(answer: Mapping[str, Any], start_s: float, end_s: float) -> Window:
-    window = cut(_seconds(answer["sent"]), _seconds(answer["received"]), start_s, end_s)
+    window = cut(from_text(answer["sent"]), from_text(answer["received"]), start_s, end_s)
     wrong, errors = Fault(*answer["wrong"]), Fault(*answer["errors"])
     share, client_s = answer["client_share"], answer["mean_client_s"] * window.answered
     return replace(window, client_share=share, client_s=client_s, wrong=wrong, errors=errors)
@@ -216,8 +217,8 @@ def _window(answer: Mapping[str, Any], start_s: float, end_s: float) -> Window:
 def _open_window(answers: Sequence[Mapping[str, Any]], shares: Sequence[Seconds]) -> OpenWindow:
     ended_s = max(answer["ended"] for answer in answers)
     due_s = np.concatenate(shares)
-    sent_s = np.concatenate([_seconds(answer["sent"]) for answer in answers])
-    received_s = np.concatenate([_seconds(answer["received"]) for answer in answers])
+    sent_s = np.concatenate([from_text(answer["sent"]) for answer in answers])
+    received_s = np.concatenate([from_text(answer["received"]) for answer in answers])
     failed = np.concatenate(
         [_mask(a["failed"], len(s)) for a, s in zip(answers, shares, strict=True)]
     )
@@ -241,7 +242,3 @@ def _mask(places: Sequence[int], length: int) -> npt.NDArray[np.bool_]:
     found = np.zeros(length, dtype=np.bool_)
     found[list(places)] = True
     return found
-
-
-def _seconds(text: str) -> Seconds:
-    return np.frombuffer(base64.b64decode(text), np.float64)

@@ -1,5 +1,7 @@
 """What a generator saw: windows of closed-loop load, and open-loop runs. Pure."""
 
+import base64
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +11,16 @@ import numpy.typing as npt
 from enginegate.serving.records import Latency
 
 Seconds = npt.NDArray[np.float64]
+
+
+def as_text(values: "Seconds | array[float]") -> str:
+    """Numbers as they go between processes; `from_text` reads them."""
+    return base64.b64encode(values.tobytes()).decode()
+
+
+def from_text(text: str) -> Seconds:
+    """What `as_text` wrote."""
+    return np.frombuffer(base64.b64decode(text), np.float64)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """`tritonserver` as a context manager: started on free ports, stopped on every way out."""
 
 import contextlib
+import json
+import re
 import socket
 import sys
 import time
@@ -14,14 +16,13 @@ from enginegate.errors import ServingError
 from enginegate.machine import Child
 from enginegate.serving.triton import supervisor
 from enginegate.serving.triton.client import load_model, server_name, unload_model
-from enginegate.serving.triton.environment import Progress, ServerEnvironment, check_environment
-from enginegate.serving.triton.launch import HOST, server_command, server_variables
-from enginegate.serving.triton.server_log import (
-    TAIL_LINES,
-    is_port_taken,
-    logged_errors,
-    reason_of,
-    tail_of,
+from enginegate.serving.triton.environment import (
+    HOST,
+    Progress,
+    ServerEnvironment,
+    check_environment,
+    server_command,
+    server_variables,
 )
 
 START_S = 60.0
@@ -29,6 +30,12 @@ _ATTEMPTS = 4
 _POLL_S = 0.1
 _STOP_WAIT_S = 10.0
 _TOLD_S = 3.0  # longest that the supervisor takes to tell of a server that has just ended
+_TAIL_LINES = 30
+_HARMLESS = "CudaDriverHelper"  # logged by every server without a GPU
+_ERROR = re.compile(r"E\d{4} ")
+_PORT_TAKEN = re.compile(
+    r"E\d{4} .* main\.cc:\d+\] \"failed to start (HTTP|GRPC) service: .* already in use"
+)
 
 WriteModels = Callable[[Path], Sequence[str]]
 
@@ -96,9 +103,9 @@ class Server:
             load_model(self.http, model, timeout_s)
         except ServingError as error:
             self.check_alive()
-            if not logged_errors(self.log()[seen:]):
+            if not _logged_errors(self.log()[seen:]):
                 raise
-            reason = reason_of(self.log()[seen:])
+            reason = _reason_of(self.log()[seen:])
             raise ServingError(f"the server cannot load {model}. {reason}") from error
 
     def unload(self, model: str, timeout_s: float = START_S) -> None:
@@ -116,11 +123,11 @@ class Server:
 
     def reason(self) -> str:
         """The fault that the log states; else its end."""
-        return reason_of(self.log())
+        return _reason_of(self.log())
 
-    def log_tail(self, lines: int = TAIL_LINES) -> str:
+    def log_tail(self) -> str:
         """The last lines of the server's log."""
-        return tail_of(self.log(), lines)
+        return _tail_of(self.log())
 
     def log(self) -> str:
         """The server's log; empty once it was stopped."""
@@ -209,3 +216,34 @@ def _is_ready(server: Server, owner: _Supervisor, timeout_s: float, end: float) 
             )
         time.sleep(_POLL_S)
     return True
+
+
+def _tail_of(log: str) -> str:
+    """The last lines of a log."""
+    return "\n".join(log.splitlines()[-_TAIL_LINES:])
+
+
+def is_port_taken(log: str) -> bool:
+    """Tell if the server itself, not one of its models, could not have one of its two ports."""
+    return any(map(_PORT_TAKEN.match, log.splitlines()))
+
+
+def _logged_errors(log: str) -> list[str]:
+    """The lines of a log that report an error."""
+    lines = log.splitlines()
+    return [line for line in lines if _ERROR.match(line) and _HARMLESS not in line]
+
+
+def _reason_of(log: str) -> str:
+    """The reason of a failed server or model: the last error it logged, without the call stack."""
+    errors = _logged_errors(log)
+    said = _unquoted(errors[-1]) if errors else _tail_of(log)
+    return f"Its log says: {said}"
+
+
+def _unquoted(line: str) -> str:
+    """The message of a line of the log, which quotes it as JSON does."""
+    message = line.partition("] ")[2]
+    with contextlib.suppress(ValueError):
+        message = str(json.loads(message))
+    return message.partition("\n\nAt:")[0].strip()
