@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from enginegate.cache import read_entry
@@ -72,13 +71,10 @@ def engines_of(
         return
     with tempfile.TemporaryDirectory(prefix="enginegate-against-") as folder:
         tree, engines = Path(folder, "tree"), Path(folder, "engines")
-        with _tree(against, tree, rootpath) as project:
+        present = contextlib.nullcontext(rootpath)
+        with _worktree(against, tree, rootpath) if against else present as project:
             _build(project, engines, [python or sys.executable, "-m", "pytest", *arguments])
         yield engines
-
-
-def _tree(revision: str, tree: Path, rootpath: Path) -> AbstractContextManager[Path]:
-    return _worktree(revision, tree, rootpath) if revision else contextlib.nullcontext(rootpath)
 
 
 @contextlib.contextmanager

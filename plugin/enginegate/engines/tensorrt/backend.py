@@ -104,10 +104,8 @@ class TensorRt:
         return {"output": model.output, "runtime": runtime, "matmuls": matmuls}
 
     def _profiles(self, model: Exported) -> dict[str, Profile]:
-        usual, largest = (
-            (batch, model.spec.seq_len)
-            for batch in (self.demand.usual_batch, self.demand.largest_batch)
-        )
+        demand, length = self.demand, model.spec.seq_len
+        usual, largest = (demand.usual_batch, length), (demand.largest_batch, length)
         return dict.fromkeys(model.inputs, ((1, 1), usual, largest))
 
     @contextlib.contextmanager

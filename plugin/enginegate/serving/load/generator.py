@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from enginegate.config import Arrivals
 from enginegate.errors import ServingError
@@ -219,9 +218,8 @@ def _open_window(answers: Sequence[Mapping[str, Any]], shares: Sequence[Seconds]
     due_s = np.concatenate(shares)
     sent_s = np.concatenate([from_text(answer["sent"]) for answer in answers])
     received_s = np.concatenate([from_text(answer["received"]) for answer in answers])
-    failed = np.concatenate(
-        [_mask(a["failed"], len(s)) for a, s in zip(answers, shares, strict=True)]
-    )
+    places = zip(answers, shares, strict=True)
+    failed = np.concatenate([np.isin(np.arange(len(s)), a["failed"]) for a, s in places])
     answered = ~np.isnan(received_s)
     if answered.all():
         ended_s = float(received_s.max())
@@ -236,9 +234,3 @@ def _open_window(answers: Sequence[Mapping[str, Any]], shares: Sequence[Seconds]
         wrong=add_faults([Fault(*answer["wrong"]) for answer in answers]),
         errors=add_faults([Fault(*answer["errors"]) for answer in answers]),
     )
-
-
-def _mask(places: Sequence[int], length: int) -> npt.NDArray[np.bool_]:
-    found = np.zeros(length, dtype=np.bool_)
-    found[list(places)] = True
-    return found
