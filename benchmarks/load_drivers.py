@@ -14,7 +14,9 @@ OpenVINO, as one is served.
 """
 
 import contextlib
+import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -41,8 +43,12 @@ ENCODER, DIM, TOLERANCE = "minilm", 384, 1e-4
 
 
 def main(cache: str, library_path: str, binary: str = "", repeats: str = "5") -> None:
-    analyzer = find_perf_analyzer(library_path, Path(binary) if binary else None)
-    print(f"Load drivers. {heading()}. {analyzer.version}.")
+    os.environ["LD_LIBRARY_PATH"] = library_path
+    if binary:
+        os.environ["PATH"] = os.pathsep.join([str(Path(binary).parent), os.environ["PATH"]])
+    analyzer = find_perf_analyzer()
+    version = subprocess.run([analyzer, "--version"], capture_output=True, text=True, check=True)
+    print(f"Load drivers. {heading()}. {version.stdout.strip().splitlines()[-1]}.")
     print("Triton 2.51, Python backend; one run, drivers in turn.")
     print("\nOne matrix product a text")
     with small_server(Path(cache)) as addresses:

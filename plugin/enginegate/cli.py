@@ -123,7 +123,7 @@ def _sweep(given: argparse.Namespace) -> Iterator[str]:
 
 
 def _doctor(_given: argparse.Namespace) -> Iterator[str]:
-    yield from aligned([HEADER, *(finding.row for finding in findings())])
+    yield from aligned([HEADER, *findings()])
     yield from advice()
 
 

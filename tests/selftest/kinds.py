@@ -12,7 +12,8 @@ from enginegate.accuracy.stability import Determinism, Invariance, Offender
 from enginegate.config.serving import Arrivals, Deployment, Slo
 from enginegate.diagnostics.layers.repair import Repair, Step
 from enginegate.diagnostics.layers.search import Blamed
-from enginegate.engines.phases import GpuTimes, Phases
+from enginegate.engines.api import Phases
+from enginegate.engines.measure import GpuTimes
 from enginegate.engines.profile import Kernel
 from enginegate.serving.records import Capacity, Latency, OpenLevel, SearchEnd
 from enginegate.variants import Precision

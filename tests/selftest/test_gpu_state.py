@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from enginegate.engines.phases import GpuTimes, Phases, median_phases
+from enginegate.engines.api import Phases
+from enginegate.engines.measure import GpuTimes, median_phases
 from enginegate.machine.condition import Condition, describe_machine, disturbance
 from enginegate.machine.nvml import disturbance_of, read_state
 from enginegate.report.table import gpu_lines

@@ -7,11 +7,7 @@ from tests.selftest.kserve import tokens
 
 from enginegate.config.serving import Endpoint, Protocol
 from enginegate.errors import ServingError
-from enginegate.serving.load.perf_analyzer import (
-    PerfAnalyzer,
-    find_perf_analyzer,
-    run_perf_analyzer,
-)
+from enginegate.serving.load.perf_analyzer import find_perf_analyzer, run_perf_analyzer
 
 
 def test_perf_analyzer_missing_or_empty(tmp_path, monkeypatch):
@@ -41,7 +37,7 @@ def stand_in(folder, lines):
     find = 'while [ "$1" ]; do [ "$1" = -f ] && report=$2; shift; done\n'
     path.write_text(f'#!/bin/sh\nall="$*"\n{find}{lines.replace("REPORT", report)}')
     path.chmod(0o755)
-    return PerfAnalyzer(path, "", "stand-in")
+    return path
 
 
 ENDPOINT = Endpoint(Protocol.HTTP, "127.0.0.1:1", "fake")

@@ -17,8 +17,7 @@ from tests.selftest.fake_server import no_models, quiet, stand_in
 from enginegate.errors import ServingError
 from enginegate.serving.triton import server as servers
 from enginegate.serving.triton import supervisor
-from enginegate.serving.triton.server import serve
-from enginegate.serving.triton.server_log import is_port_taken
+from enginegate.serving.triton.server import is_port_taken, serve
 
 pytestmark = pytest.mark.xdist_group("server")
 
@@ -122,8 +121,8 @@ class TestServer:
 
     def test_a_supervisor_killed_before_the_start(self):
         with servers._supervised() as owner:
-            owner._process.kill()
-            owner._process.wait()
+            owner._process._process.kill()
+            owner._process._process.wait()
             with pytest.raises(ServingError, match="supervisor ended with status -9; see what it"):
                 owner.start(["tritonserver"], {})
         assert not owner.folder.exists()
@@ -169,7 +168,7 @@ class TestServer:
 
     def test_killed_supervisor_leaves_nothing_either(self, fake):
         with serve(fake(), no_models, quiet) as server:
-            os.kill(server._supervisor._process.pid, signal.SIGKILL)
+            os.kill(server._supervisor._process._process.pid, signal.SIGKILL)
             wait_until(lambda: not is_running(server.pid))
         assert leftovers(server) == []
 

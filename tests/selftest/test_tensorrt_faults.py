@@ -33,7 +33,7 @@ ROLES = {"input_ids": "ids", "attention_mask": "mask"}
 RELOADED = (
     "enginegate.engines.tensorrt.inspector",
     "enginegate.engines.tensorrt.timing_cache",
-    "enginegate.engines.tensorrt.pycuda_device",
+    "enginegate.engines.tensorrt.device",
     "enginegate.engines.tensorrt.log",
     "enginegate.engines.tensorrt.builder",
     "enginegate.engines.tensorrt.runner",

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 
-from enginegate.baselines.inspect import git
 from enginegate.errors import BaselineError
 from enginegate.files import locked, parse_json, write_atomic
+from enginegate.machine import git
 from enginegate.results import Result
 
 FOLDER = "history"
@@ -60,7 +60,7 @@ def append_history(results: Iterable[Result], root: Path, machine: str, rootpath
 
     The file is written anew, whole or not at all. Raises OSError.
     """
-    commit = _commit(rootpath)
+    commit = git(rootpath, "describe", "--always", "--dirty").stdout.strip()
     lines: dict[str, list[str]] = {}
     for result in results:
         noted = (json.dumps(asdict(note)) for note in _notes(result, commit))
@@ -79,13 +79,6 @@ def _notes(result: Result, commit: str) -> Iterator[Note]:
         p50_s = float(f"{speed.p50_s:.5g}")
         reference = result.context.reference
         yield Note(now, commit, result.variant.key, speed.batch, p50_s, level, reference)
-
-
-def _commit(folder: Path) -> str:
-    try:
-        return git(folder, "describe", "--always", "--dirty").strip()
-    except BaselineError:
-        return ""
 
 
 def read_history(root: Path, model: str) -> list[Series]:

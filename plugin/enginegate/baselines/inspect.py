@@ -1,7 +1,6 @@
 """The baselines of all machines as rows to read, and their removal."""
 
 import math
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import fmean, stdev
@@ -9,6 +8,7 @@ from typing import Any
 
 from enginegate.baselines.store import CALIBRATION, parse_content, read_content, write_content
 from enginegate.errors import BaselineError
+from enginegate.machine import git
 
 Row = tuple[str, ...]
 _NOTHING = "-"
@@ -71,10 +71,10 @@ def diff_rows(root: Path, revision: str) -> Iterator[Row]:
         "is",
         "change of ratio",
     )
-    known = git(root, "ls-tree", "-r", "--name-only", revision, ".").splitlines()
+    known = _git(root, "ls-tree", "-r", "--name-only", revision, ".").splitlines()
     for name in sorted({*known, *(p.relative_to(root).as_posix() for p in _files(root))}):
         if _is_baseline(Path(name)):
-            old = git(root, "show", f"{revision}:./{name}") if name in known else ""
+            old = _git(root, "show", f"{revision}:./{name}") if name in known else ""
             before = parse_content(Path(f"{revision}:{name}"), old) if old else None
             yield from _differences(Path(name), before, read_content(root / name))
 
@@ -138,13 +138,8 @@ def _variants(content: Any) -> list[tuple[str, Any]]:
     return sorted(content["variants"].items()) if content else []
 
 
-def git(root: Path, *arguments: str) -> str:
-    """What git says in a folder. Raises BaselineError where it fails or is not installed."""
-    command = ["git", *arguments]
-    try:
-        found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
-    except FileNotFoundError as error:
-        raise BaselineError(f"cannot run git in {root}: {error.strerror}") from error
+def _git(root: Path, *arguments: str) -> str:
+    found = git(root, *arguments)
     if found.returncode != 0:
         raise BaselineError(f"git {' '.join(arguments)}: {found.stderr.strip()}")
     return found.stdout

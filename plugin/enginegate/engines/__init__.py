@@ -17,21 +17,18 @@ from enginegate.engines.api import (
 )
 from enginegate.engines.build import Built, build_engine, choose_best, execution_flags, keeping_of
 from enginegate.engines.doctor import HEADER, advice, findings
-from enginegate.engines.measure import call_s, gpu_times, median_call_s
-from enginegate.engines.phases import GpuTimes
+from enginegate.engines.measure import GpuTimes, call_s, gpu_times, median_call_s
 from enginegate.engines.profile import Kernel, Profile
 from enginegate.engines.reference import open_reference, run_reference
 from enginegate.engines.registry import (
     TritonModel,
     check_installed,
     get_backend,
-    needs_gpu,
     offered,
     register,
+    registration,
     resolve,
     runtime_packages,
-    target_of,
-    triton_model,
 )
 from enginegate.engines.saved import engines_of, save_engine, saved_engine
 
@@ -40,7 +37,7 @@ __all__ = [
     "Embeddings", "Engine", "Executed", "GpuTimes", "Keeping", "Keeps", "Kernel", "Profile",
     "Profiles", "TritonModel", "advice", "build_engine", "call_s", "check_installed",
     "check_shape", "choose_best", "embed_all", "engines_of", "execution_flags", "findings",
-    "get_backend", "gpu_times", "keeping_of", "median_call_s", "needs_gpu", "offered",
-    "open_reference", "register", "resolve", "run_reference", "runtime_packages", "save_engine",
-    "saved_engine", "target_of", "triton_model",
+    "get_backend", "gpu_times", "keeping_of", "median_call_s", "offered", "open_reference",
+    "register", "registration", "resolve", "run_reference", "runtime_packages", "save_engine",
+    "saved_engine",
 ]  # fmt: skip

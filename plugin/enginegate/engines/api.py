@@ -10,10 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from enginegate.engines.phases import Phases
 from enginegate.engines.profile import Profile
 from enginegate.errors import EngineError
-from enginegate.models import Batch, Exported, take
+from enginegate.models import Batch, Exported, chunks
 from enginegate.variants import Precision
 
 Embeddings = npt.NDArray[np.float32]
@@ -65,6 +64,23 @@ class Engine(Protocol):
 
     def embed(self, batch: Batch) -> Embeddings:
         """Embeddings float32 [batch, dim] of int64 inputs [batch, seq]."""
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Times of one call, in seconds, the first three from CUDA events.
+
+    Attributes:
+        h2d_s: inputs to the device.
+        compute_s: the inference.
+        d2h_s: outputs to the host.
+        enqueue_s: what the processor needs to hand the inference over.
+    """
+
+    h2d_s: float
+    compute_s: float
+    d2h_s: float
+    enqueue_s: float
 
 
 @runtime_checkable
@@ -172,9 +188,7 @@ class SupportsBuildHints(Protocol):
 
 def embed_all(engine: Engine, batch: Batch, size: int = EMBEDDED_AT_ONCE) -> Embeddings:
     """Embeddings of every row, `size` rows at a time: float32 [rows, dim]."""
-    rows = len(next(iter(batch.values())))
-    starts = range(0, rows, size)
-    return np.concatenate([engine.embed(take(batch, slice(s, s + size))) for s in starts])
+    return np.concatenate([engine.embed(part) for part in chunks(batch, size)])
 
 
 def check_shape(embeddings: npt.NDArray[Any], rows: int) -> Embeddings:

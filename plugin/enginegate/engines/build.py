@@ -102,7 +102,7 @@ def build_engine(
         raise ValueError("best is chosen among built engines: use choose_best")
     stand_in = get_backend(variant.backend).stand_in(variant.precision)
     name = stand_in or variant.backend
-    backend = _meeting(demand, get_backend(name))
+    backend = get_backend(name)
     patterns = model.spec.keep.get(variant.precision, ()) if keep is None else keep
     kept = matching(read_layers(model.onnx), patterns) if patterns else ()
 
@@ -114,14 +114,10 @@ def build_engine(
 
     key = _key(name, variant, model, workload, kept)
     if isinstance(backend, SupportsBuildHints):
-        key["demand"] = demand.key
+        backend, key["demand"] = backend.for_demand(demand), demand.key
     entry = store.get_or_build("engine", key, build)
     notes = (entry.note,) if entry.note else ()
     return Built(variant, variant.precision, name, entry, notes, kept)
-
-
-def _meeting(demand: BuildHints, backend: Backend) -> Backend:
-    return backend.for_demand(demand) if isinstance(backend, SupportsBuildHints) else backend
 
 
 def _write(

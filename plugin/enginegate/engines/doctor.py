@@ -1,12 +1,13 @@
 """What is installed, what can be used, and what to install for what cannot: `enginegate doctor`."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
 
 from enginegate.engines.registry import REGISTERED, get_backend, resolve, what_lacks
 from enginegate.errors import EngineGateError
 from enginegate.machine import find_gpus, installed_version, read_state
+
+Finding = tuple[str, str, str]  # what was looked for, `usable` or `missing`, what to know of it
 
 HEADER = ("what", "state", "details")
 _YES, _NO = "usable", "missing"
@@ -22,20 +23,6 @@ _BOTH = (
     "onnxruntime-gpu, then install the one you want"
 )
 _CONFIRM = "pytest tests/test_gpu.py -m gpu --require-gpu, in a checkout: see docs/gpu.md"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked for: its name, `usable` or `missing`, and what to know of it."""
-
-    name: str
-    state: str
-    said: str
-
-    @property
-    def row(self) -> tuple[str, str, str]:
-        """As a row of the table."""
-        return (self.name, self.state, self.said)
 
 
 def findings() -> Iterator[Finding]:
@@ -58,25 +45,25 @@ def advice() -> Iterator[str]:
 def _driver() -> Finding:
     found = find_gpus()
     if not found.gpus:
-        return Finding("NVIDIA GPU", _NO, found.reason)
+        return ("NVIDIA GPU", _NO, found.reason)
     names = ", ".join(f"{gpu.name} (compute capability {gpu.capability})" for gpu in found.gpus)
     state = read_state()
     slowed = f"; throttled now: {', '.join(state.throttling)}" if state and state.throttling else ""
-    return Finding("NVIDIA GPU", _YES, f"{names}, driver {found.gpus[0].driver}{slowed}")
+    return ("NVIDIA GPU", _YES, f"{names}, driver {found.gpus[0].driver}{slowed}")
 
 
 def _backend(name: str) -> Finding:
     if lacking := what_lacks(name):
-        return Finding(f"backend {name}", _NO, lacking)
+        return (f"backend {name}", _NO, lacking)
     try:
-        return Finding(f"backend {name}", _YES, get_backend(name).version())
+        return (f"backend {name}", _YES, get_backend(name).version())
     except EngineGateError as error:
-        return Finding(f"backend {name}", _NO, str(error))
+        return (f"backend {name}", _NO, str(error))
 
 
 def _extra(module: str, purpose: str, extra: str) -> Finding:
     if find_spec(module) is None:
         said = f"for {purpose}: pip install 'pytest-enginegate[{extra}]'"
-        return Finding(module, _NO, said)
+        return (module, _NO, said)
     version = installed_version(module) or installed_version("nvidia-ml-py") or ""
-    return Finding(module, _YES, f"{version}, for {purpose}".removeprefix(", "))
+    return (module, _YES, f"{version}, for {purpose}".removeprefix(", "))

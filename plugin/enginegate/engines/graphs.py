@@ -19,6 +19,7 @@ from enginegate.engines.api import ONNX_FILE, Keeping
 from enginegate.errors import EngineError
 
 _VALUE, _WEIGHT = "kept/", "kept/weight/"  # before the names of what was put in
+Weights = Mapping[str, TensorProto]
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
@@ -39,7 +40,7 @@ class Pair:
         return {node.output[0]: node for node in self.graph.graph.node}
 
     @functools.cached_property
-    def _weights(self) -> Mapping[str, TensorProto]:
+    def _weights(self) -> Weights:
         return _weights(self.source)
 
     @functools.cached_property
@@ -52,14 +53,14 @@ class Pair:
     @functools.cached_property
     def changed(self) -> frozenset[str]:
         """The nodes that the graph has and does otherwise than its source."""
-        ours, theirs = _weights(self.graph), self._weights
+        weights = (_weights(self.graph), self._weights)
         return frozenset(
             node.output[0]
             for node in self.source.graph.node
             if node.output[0] in self._nodes
             and (
                 node.output[0] in self._halves
-                or not _same(self._nodes[node.output[0]], node, ours, theirs)
+                or not _same(self._nodes[node.output[0]], node, weights)
             )
         )
 
@@ -123,7 +124,7 @@ def _untyped(graph: ModelProto) -> ModelProto:
     return copy
 
 
-def _weights(graph: ModelProto) -> Mapping[str, TensorProto]:
+def _weights(graph: ModelProto) -> Weights:
     return {tensor.name: tensor for tensor in graph.graph.initializer}
 
 
@@ -134,31 +135,21 @@ def _renamed(weight: TensorProto) -> TensorProto:
     return renamed
 
 
-def _same(
-    ours: NodeProto,
-    theirs: NodeProto,
-    our_weights: Mapping[str, TensorProto],
-    their_weights: Mapping[str, TensorProto],
-) -> bool:
+def _same(ours: NodeProto, theirs: NodeProto, weights: tuple[Weights, Weights]) -> bool:
     """Tell if two nodes do the same with the same inputs."""
     if ours.op_type != theirs.op_type or len(ours.input) != len(theirs.input):
         return False
     if _attributes(ours.attribute) != _attributes(theirs.attribute):
         return False
     pairs = zip(ours.input, theirs.input, strict=True)
-    return all(_same_input(a, b, our_weights, their_weights) for a, b in pairs)
+    return all(_same_input(a, b, *weights) for a, b in pairs)
 
 
 def _attributes(attributes: Sequence[AttributeProto]) -> list[bytes]:
     return sorted(attribute.SerializeToString(deterministic=True) for attribute in attributes)
 
 
-def _same_input(
-    ours: str,
-    theirs: str,
-    our_weights: Mapping[str, TensorProto],
-    their_weights: Mapping[str, TensorProto],
-) -> bool:
+def _same_input(ours: str, theirs: str, our_weights: Weights, their_weights: Weights) -> bool:
     if ours not in our_weights or theirs not in their_weights:
         return ours == theirs
     a, b = (numpy_helper.to_array(t) for t in (our_weights[ours], their_weights[theirs]))
@@ -167,12 +158,7 @@ def _same_input(
 
 def keeping_in_file(folder: Path, source: Path, properties: Mapping[str, Any]) -> Keeping:
     """The engine of a folder, an ONNX file, with nodes of the model's own file put back."""
-    return keeping_in(onnx.load(str(folder / ONNX_FILE)), source, properties)
-
-
-def keeping_in(graph: ModelProto, source: Path, properties: Mapping[str, Any]) -> Keeping:
-    """The way to keep layers of a converted graph in fp32: taken from the ONNX file `source`."""
-    pair = Pair(graph, onnx.load(str(source)))
+    pair = Pair(onnx.load(str(folder / ONNX_FILE)), onnx.load(str(source)))
 
     def build(nodes: frozenset[str], folder: Path) -> Mapping[str, Any]:
         onnx.save(pair.substituted(nodes), str(folder / ONNX_FILE))

@@ -2,14 +2,27 @@
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
-from enginegate.engines.api import Engine, ReportsPhases
-from enginegate.engines.phases import GpuTimes, Phases, median_phases
+from enginegate.engines.api import Engine, Phases, ReportsPhases
 from enginegate.models import Batch
 
 _PHASED_CALLS = 10
+
+
+@dataclass(frozen=True)
+class GpuTimes:
+    """Phases of an engine on a GPU.
+
+    Attributes:
+        mode: transfers in or out, CUDA graph on or off, how the host waits.
+        phases: medians by batch size.
+    """
+
+    mode: str
+    phases: Mapping[int, Phases]
 
 
 def median_call_s(engine: Engine, batch: Batch, calls: int) -> float:
@@ -41,3 +54,9 @@ def _phases(engine: Any, batch: Batch) -> list[Phases]:
         engine.embed(batch)
         found.append(engine.phases)
     return found[_PHASED_CALLS:]
+
+
+def median_phases(calls: Sequence[Phases]) -> Phases:
+    """The median of each phase over some calls, one at least."""
+    taken = {f.name: [getattr(call, f.name) for call in calls] for f in fields(Phases)}
+    return Phases(**{name: statistics.median(values) for name, values in taken.items()})

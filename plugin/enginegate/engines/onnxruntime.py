@@ -10,13 +10,12 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 
 from enginegate.engines.api import ONNX_FILE, Embeddings, Executed, Keeping, check_shape
 from enginegate.engines.graphs import keeping_in_file
 from enginegate.engines.profile import Kernel, Profile, profile_of
-from enginegate.engines.quantize import quantize_qdq, to_fp16
+from enginegate.engines.quantize import copy_onnx, quantize_qdq, to_fp16
 from enginegate.errors import EngineError
 from enginegate.models import Batch, Exported
 from enginegate.variants import Precision
@@ -89,7 +88,7 @@ class OnnxRuntime:
         elif precision is Precision.INT8:
             quantize_qdq(model.onnx, target, calibration)
         else:
-            onnx.save(onnx.load(str(model.onnx)), str(target))  # gathers external weights
+            copy_onnx(model.onnx, target)
         return {"output": model.output}
 
     def keeping(self, model: Exported, precision: Precision, calibration: Batch) -> Keeping:

@@ -11,7 +11,7 @@ import contextlib
 import ctypes
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class OnnxRuntimeCuda:
 
     def for_demand(self, demand: BuildHints) -> "OnnxRuntimeCuda":
         """A backend that builds for these batch sizes."""
-        return OnnxRuntimeCuda(demand)
+        return replace(self, demand=demand)
 
     def stand_in(self, precision: Precision) -> str | None:  # noqa: ARG002
         """None: what the provider lacks shows in the proof."""
@@ -91,10 +91,6 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
 
     offers: tuple[Precision, ...] = (Precision.FP32, Precision.FP16, Precision.INT8)
     provider: str = _TENSORRT
-
-    def for_demand(self, demand: BuildHints) -> "OnnxRuntimeTensorRt":
-        """A backend that builds for these batch sizes."""
-        return OnnxRuntimeTensorRt(demand)
 
     def limitation(self, precision: Precision) -> str:  # noqa: ARG002
         """The reason why nothing is proven."""

@@ -10,7 +10,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-from enginegate.models import Batch, take
+from enginegate.models import Batch, chunks
 
 MATMULS = ("MatMul", "Gemm")
 _CALIBRATION_ROWS = 8
@@ -139,13 +139,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
     """Feeds the calibration texts a few rows at a time."""
 
     def __init__(self, calibration: Batch) -> None:
-        self._batches = _batches(calibration)
+        self._batches = chunks(calibration, _CALIBRATION_ROWS)
 
     def get_next(self) -> Batch | None:
         return next(self._batches, None)
-
-
-def _batches(batch: Batch) -> Iterator[Batch]:
-    rows = len(next(iter(batch.values())))
-    for start in range(0, rows, _CALIBRATION_ROWS):
-        yield take(batch, slice(start, start + _CALIBRATION_ROWS))

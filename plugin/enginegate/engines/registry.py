@@ -118,9 +118,9 @@ def register(
     REGISTERED[name] = Registration(target, (), install, gpu, named, named, triton)
 
 
-def target_of(name: str) -> str:
-    """`module:Class` of a registered backend."""
-    return REGISTERED[name].target
+def registration(name: str) -> Registration:
+    """What is known of a registered backend without importing it."""
+    return REGISTERED[name]
 
 
 def resolve(name: str) -> tuple[str, str]:
@@ -146,20 +146,10 @@ def what_lacks(name: str) -> str:
     return "; ".join(lacking)
 
 
-def needs_gpu(name: str) -> bool:
-    """Whether a registered backend runs on an NVIDIA GPU."""
-    return REGISTERED[name].gpu
-
-
 def runtime_packages() -> list[str]:
     """Distributions that engines need in a server, by name: of any backend, own or registered."""
     entries = (*_OWN.values(), *REGISTERED.values())  # one may be registered anew, as a subclass
     return sorted({name for entry in entries for name in entry.runtime})
-
-
-def triton_model(name: str) -> TritonModel | None:
-    """How a backend of Triton's own runs the engines of this one; None if it does not."""
-    return REGISTERED[name].triton
 
 
 def check_installed(name: str) -> None:

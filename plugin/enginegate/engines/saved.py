@@ -8,13 +8,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from enginegate.cache import read_entry
 from enginegate.engines.build import Built
 from enginegate.errors import EngineError, OptionError
 from enginegate.files import parse_json, write_atomic
+from enginegate.machine import NO_PROGRAM, git
 from enginegate.variants import Precision, Variant
 
 _MARKER = "saved.json"
@@ -71,13 +71,10 @@ def engines_of(
         return
     with tempfile.TemporaryDirectory(prefix="enginegate-against-") as folder:
         tree, engines = Path(folder, "tree"), Path(folder, "engines")
-        with _tree(against, tree, rootpath) as project:
+        present = contextlib.nullcontext(rootpath)
+        with _worktree(against, tree, rootpath) if against else present as project:
             _build(project, engines, [python or sys.executable, "-m", "pytest", *arguments])
         yield engines
-
-
-def _tree(revision: str, tree: Path, rootpath: Path) -> AbstractContextManager[Path]:
-    return _worktree(revision, tree, rootpath) if revision else contextlib.nullcontext(rootpath)
 
 
 @contextlib.contextmanager
@@ -97,11 +94,9 @@ def _worktree(revision: str, tree: Path, rootpath: Path) -> Iterator[Path]:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    except FileNotFoundError as error:
-        raise OptionError("--against a git revision needs git, which is not installed") from error
+    found = git(folder, *arguments)
+    if found.returncode == NO_PROGRAM:
+        raise OptionError("--against a git revision needs git, which is not installed")
     return found.stdout.strip() if found.returncode == 0 else ""
 
 

@@ -9,8 +9,10 @@ from enginegate.machine.fingerprint import (
 )
 from enginegate.machine.gpus import find_gpus, first_gpu
 from enginegate.machine.nvml import read_state, state_as_json
+from enginegate.machine.processes import NO_PROGRAM, Child, git
 
 __all__ = [
-    "Condition", "Machine", "describe_machine", "disturbance", "find_gpus", "first_gpu",
-    "installed_version", "library_versions", "read_state", "state_as_json", "this_machine",
+    "NO_PROGRAM", "Child", "Condition", "Machine", "describe_machine", "disturbance", "find_gpus",
+    "first_gpu", "git", "installed_version", "library_versions", "read_state", "state_as_json",
+    "this_machine",
 ]  # fmt: skip

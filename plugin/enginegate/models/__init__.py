@@ -7,6 +7,7 @@ from enginegate.models.workload import (
     Batch,
     Tokens,
     Workload,
+    chunks,
     hash_of,
     make_batch,
     make_workload,
@@ -17,7 +18,7 @@ from enginegate.models.workload import (
 )
 
 __all__ = [
-    "Batch", "Exported", "Kind", "Layer", "ModelSpec", "Tokens", "Workload", "export_model",
-    "grouped", "hash_of", "make_batch", "make_workload", "matching", "nodes_of", "probe_of",
-    "read_layers", "read_texts", "specs_from", "take", "token_counts", "tokenize_with",
+    "Batch", "Exported", "Kind", "Layer", "ModelSpec", "Tokens", "Workload", "chunks",
+    "export_model", "grouped", "hash_of", "make_batch", "make_workload", "matching", "nodes_of",
+    "probe_of", "read_layers", "read_texts", "specs_from", "take", "token_counts", "tokenize_with",
 ]  # fmt: skip

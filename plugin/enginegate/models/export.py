@@ -92,22 +92,14 @@ def _export(
 
 def _encoder(spec: ModelSpec, source: "sources.Source") -> tuple["torch.nn.Module", str]:
     """A module from (ids, mask), int64 [batch, seq], to float32 [batch, dim]; its origin."""
-    if spec.kind is Kind.FACTORY:
-        assert source is not None and not isinstance(source, Path)  # noqa: S101, PT018
+    if source is not None and not isinstance(source, Path):
         return source.eval().float(), f"from factory {spec.source}"
-    assert not hasattr(source, "state_dict")  # noqa: S101
     if spec.kind is Kind.SENTENCE_TRANSFORMERS:
-        return _sentence_transformer(spec, _as_path(source)), sources.named(spec)
-    return _pooled(spec, None if source is None else _as_path(source))
+        return _sentence_transformer(spec, source), sources.named(spec)
+    return _pooled(spec, source)
 
 
-def _as_path(source: object) -> Path:
-    if not isinstance(source, Path):
-        raise TypeError(f"expected a folder, got {source!r}")
-    return source
-
-
-def _sentence_transformer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
+def _sentence_transformer(spec: ModelSpec, folder: Path | None) -> "torch.nn.Module":
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -133,7 +125,7 @@ def _sentence_transformer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
     return Encoder().eval().float()
 
 
-def _half_there(spec: ModelSpec, folder: Path, error: object) -> ModelError:
+def _half_there(spec: ModelSpec, folder: Path | None, error: object) -> ModelError:
     return ModelError(f"model {spec.name}: folder {folder} is not whole: {error}; fetch it again")
 
 

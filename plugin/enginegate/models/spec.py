@@ -1,6 +1,6 @@
 """What to deploy: model definitions, shipped or named by the user. No model is loaded here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -147,25 +147,24 @@ def _refuse_bad_values(spec: ModelSpec) -> None:
     _require(spec, "vocab_size", vocab_fits, "a whole number, 2 or more")
     roles_fit = isinstance(spec.inputs, Mapping) and set(spec.inputs.values()) <= set(TOKEN_ROLES)
     _require(spec, "inputs", roles_fit, f"a table of roles {', '.join(TOKEN_ROLES)}")
-    _require(spec, "limits", _are_limits(spec.limits), "a table of numbers for each precision")
-    _require(spec, "keep", _are_layers(spec.keep), "a table with a list of layers a precision")
+    limits_fit = _by_precision(spec.limits, _are_limits)
+    _require(spec, "limits", limits_fit, "a table of numbers for each precision")
+    keep_fits = _by_precision(spec.keep, _are_layers)
+    _require(spec, "keep", keep_fits, "a table with a list of layers a precision")
+
+
+def _by_precision(value: object, fits: Callable[[Any], bool]) -> bool:
+    if not isinstance(value, Mapping) or not set(value) <= set(Precision):
+        return False
+    return all(map(fits, value.values()))
 
 
 def _are_limits(value: object) -> bool:
-    tables = value.values() if isinstance(value, Mapping) and set(value) <= set(Precision) else [0]
-    return all(
-        isinstance(table, Mapping) and all(isinstance(n, int | float) for n in table.values())
-        for table in tables
-    )
+    return isinstance(value, Mapping) and all(isinstance(n, int | float) for n in value.values())
 
 
 def _are_layers(value: object) -> bool:
-    known = isinstance(value, Mapping) and set(value) <= set(Precision)
-    lists = list(value.values()) if isinstance(value, Mapping) else []
-    return known and all(
-        isinstance(layers, list | tuple) and all(isinstance(layer, str) for layer in layers)
-        for layers in lists
-    )
+    return isinstance(value, list | tuple) and all(isinstance(layer, str) for layer in value)
 
 
 def _is_count(value: object, least: int) -> bool:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +67,12 @@ def take(batch: Batch, rows: slice | npt.NDArray[np.intp]) -> dict[str, Tokens]:
     return {name: np.ascontiguousarray(values[rows]) for name, values in batch.items()}
 
 
+def chunks(batch: Batch, size: int) -> Iterator[dict[str, Tokens]]:
+    """All rows, `size` at a time."""
+    rows = len(next(iter(batch.values())))
+    return (take(batch, slice(start, start + size)) for start in range(0, rows, size))
+
+
 def read_texts(path: Path | None) -> tuple[str, list[str]]:
     """Name and distinct texts of a workload file, or of the default corpus for None.
 
@@ -103,13 +109,10 @@ def _read_file(path: Path) -> list[str]:
         raise WorkloadError(
             f"cannot read workload {path}: {error}; give a UTF-8 .txt or .jsonl file"
         ) from error
-    read = _read_json_line if path.suffix == ".jsonl" else _read_plain_line
-    texts = (read(path, number, line) for number, line in enumerate(lines, 1) if line.strip())
-    return list(dict.fromkeys(text for text in texts if text))
-
-
-def _read_plain_line(_path: Path, _number: int, line: str) -> str:
-    return line.strip()
+    if path.suffix == ".jsonl":
+        numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        lines = [_read_json_line(path, number, line) for number, line in numbered]
+    return list(dict.fromkeys(filter(None, map(str.strip, lines))))
 
 
 def _read_json_line(path: Path, number: int, line: str) -> str:
@@ -122,7 +125,7 @@ def _read_json_line(path: Path, number: int, line: str) -> str:
     text = value.get("text") if isinstance(value, dict) else value
     if not isinstance(text, str):
         raise WorkloadError(f'workload {path}, line {number}: give a string or {{"text": "…"}}')
-    return text.strip()
+    return text
 
 
 def make_workload(

@@ -13,19 +13,25 @@ from enginegate.config import Driver, Endpoint, Protocol, ServeOptions
 from enginegate.machine import Condition, disturbance
 from enginegate.serving.analysis.advice import ADVISED, is_curable, tried, without_delay
 from enginegate.serving.analysis.cliffs import analyse, new_cliffs
-from enginegate.serving.judge import judge_load
 from enginegate.serving.load.capacity import find_capacity
 from enginegate.serving.load.exchange import Exchange, make_exchange
 from enginegate.serving.load.generator import Generator, open_generator
 from enginegate.serving.load.perf_analyzer import find_perf_analyzer, run_perf_analyzer
 from enginegate.serving.load.sweep import closed_window, run_level, run_open
-from enginegate.serving.load.usage import processor_s
-from enginegate.serving.records import Analysis, Capacity, Level, Load, OpenLevel, StoredLoad
+from enginegate.serving.records import (
+    Analysis,
+    Capacity,
+    Cliff,
+    Level,
+    Load,
+    OpenLevel,
+    StoredLoad,
+)
 from enginegate.serving.served import ServedEngine
 from enginegate.serving.triton.client import statistics
 from enginegate.serving.triton.environment import Progress
 from enginegate.speed import CANDIDATE, CONTROL, SECOND_CONTROL, Arm, Rig, Turn
-from enginegate.verdicts import Judgement
+from enginegate.verdicts import Judgement, Verdict
 
 _OPEN_S, _MOST_OPEN_S = 5.0, 20.0  # of one open-loop level
 _OPEN_REQUESTS = 1000  # that it is to hold, as far as its time lets it: ten beyond the p99
@@ -147,6 +153,19 @@ def _with_usage(run: RunLevel, concurrency: int, served: ServedEngine) -> Level:
     return replace(level, server_share=used_s / (after.time_s - before.time_s), marks=marks)
 
 
+def processor_s(pid: int) -> float:
+    """Seconds of processor time of a process and all that it started and still runs."""
+    import psutil
+
+    used_s = 0.0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        first = psutil.Process(pid)
+        for process in (first, *first.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                used_s += sum(process.cpu_times()[:2])  # user and system
+    return used_s
+
+
 def _suspects(
     levels: Mapping[int, Level], analysis: Analysis, stored: StoredLoad | None
 ) -> Sequence[int]:
@@ -154,6 +173,43 @@ def _suspects(
     cliffs = new_cliffs(analysis.cliffs, stored) if stored else analysis.cliffs
     unproven = [cliff for cliff in cliffs if stored or not cliff.proven]
     return [n for n in levels if any(c.first <= n <= c.last for c in unproven)]
+
+
+def judge_load(
+    cliffs: Sequence[Cliff], capacity: Capacity | None, stored: StoredLoad, limit: float
+) -> Judgement:
+    """Compare what a served engine carries with what it carried.
+
+    A cliff that the baseline lacks is REGRESSED, and so is a capacity whose whole interval is below
+    the stored one's by more than the limit. Where the machine or the client made the cliff or ended
+    the search, it is UNDECIDED.
+    """
+    new = new_cliffs(cliffs, stored)
+    worse = [_cliff_reason(cliff) for cliff in new if cliff.blames_server]
+    worse += _lost_capacity(capacity, stored, limit)
+    unsure = [_cliff_reason(cliff) for cliff in new if not cliff.blames_server]
+    if worse:
+        return Judgement(Verdict.REGRESSED, tuple(worse))
+    return Judgement(Verdict.UNDECIDED, tuple(unsure)) if unsure else Judgement(Verdict.PASS)
+
+
+def _lost_capacity(capacity: Capacity | None, stored: StoredLoad, limit: float) -> list[str]:
+    if capacity is None or str(capacity.slo) != stored.slo or capacity.high_per_s is None:
+        return []
+    if capacity.high_per_s >= stored.low_per_s / (1 + limit):
+        return []
+    return [
+        f"holds {stored.slo} up to at most {capacity.high_per_s:.0f} infer/s, "
+        f"where at least {stored.low_per_s:.0f} were stored"
+    ]
+
+
+def _cliff_reason(cliff: Cliff) -> str:
+    word = "cause" if cliff.proven else "suspected cause"
+    return (
+        f"new cliff at concurrency {cliff.first} to {cliff.last} ({cliff.throughput_per_s:.0f} "
+        f"infer/s at its lowest), {word} {cliff.cause}: {cliff.evidence}"
+    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from enginegate.cache import Store
 from enginegate.config import Deployment, Endpoint, Protocol, ServeOptions
-from enginegate.engines import Built, Embeddings, Engine, needs_gpu, triton_model
+from enginegate.engines import Built, Embeddings, Engine, registration
 from enginegate.errors import ServingError
 from enginegate.models import Exported, Workload, probe_of
 from enginegate.serving.agreement import check_served, expected_embeddings
@@ -183,22 +183,22 @@ class EngineServer:
             yield replace(given, model=given.model or source.model.spec.name), None
             return
         if self.options.repository:
-            self._save(source, self.options.repository)
-        if triton_model(source.built.backend):
+            self._write(source, self.options.repository, source.built.variant.id)
+        if registration(source.built.backend).triton:
             raise ServingError(self._on_another(source))
         write = functools.partial(self._write, source)
         with serve(self.environment, write, self.progress, self.options.timeout_s) as server:
             yield server.endpoint(CANDIDATE, Protocol.HTTP), server
 
-    def _write(self, source: ToServe, root: Path) -> Sequence[str]:
-        write_model(root, CANDIDATE, source, source.built, self.options.deployment)
-        return [CANDIDATE]
+    def _write(self, source: ToServe, root: Path, name: str = CANDIDATE) -> Sequence[str]:
+        write_model(root, name, source, source.built, self.options.deployment)
+        return [name]
 
     def _on_another(self, source: ToServe) -> str:
         """Say what to do instead: the server that is started here has the Python backend only."""
         folder = self.options.repository or Path("models")
         model = source.built.variant.id
-        gpus = "--gpus all " if needs_gpu(source.built.backend) else ""
+        gpus = "--gpus all " if registration(source.built.backend).gpu else ""
         written = "" if self.options.repository else f"add --model-repository {folder}, then "
         return (
             f"the Triton that --serve triton starts runs no {source.built.backend}: {written}"
@@ -206,10 +206,6 @@ class EngineServer:
             f"{folder.resolve()}:/models nvcr.io/nvidia/tritonserver:YY.MM-py3 tritonserver "
             f"--model-repository=/models, and --serve grpc://localhost:8001/{model}"
         )
-
-    def _save(self, source: ToServe, root: Path) -> None:
-        """The engine in a repository of the user's."""
-        write_model(root, source.built.variant.id, source, source.built, self.options.deployment)
 
     def _checked(self, source: ToServe, endpoint: Endpoint) -> ServedEngine:
         model, texts, evaluation = source.model, source.texts, source.texts.evaluation

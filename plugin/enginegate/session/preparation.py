@@ -35,8 +35,8 @@ from enginegate.engines import (
     embed_all,
     engines_of,
     get_backend,
-    needs_gpu,
     open_reference,
+    registration,
     run_reference,
     save_engine,
     saved_engine,
@@ -258,7 +258,7 @@ class Preparation:
         }
         replicate_s = options.measure_s * len(options.batches) / options.replicates
         open_all = functools.partial(open_arms, openers, workload)
-        gpu = needs_gpu(built.backend)
+        gpu = registration(built.backend).gpu
         here = not options.against_python and not gpu  # a call on a GPU waits off the processor
         return Rig(open_all, replicate_s, rng, watch_self=here, watch_gpu=gpu)
 

@@ -1,26 +1,25 @@
 """An arm in a process of its own, with another interpreter and its libraries.
 
-Started as `python -m enginegate.worker`. Reads a JSON object a line from standard input: first what
-to load, then what to time; answers each with a line of JSON.
+Started as `python -m enginegate.speed.worker`. Reads a JSON object a line from standard input:
+first what to load, then what to time; answers each with a line of JSON.
 """
 
 import contextlib
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from enginegate.engines import Built, get_backend, register, target_of
+from enginegate.engines import Built, get_backend, register, registration
 from enginegate.errors import EngineError
+from enginegate.machine import Child
 from enginegate.models import Batch, Workload, probe_of
 from enginegate.speed.arms import Arm, LocalArm, OpenArm, Turn, placed
 
@@ -29,66 +28,52 @@ _PROBE = 0  # its key among the batch sizes
 
 
 @dataclass(frozen=True)
-class Load:
-    """What a worker loads.
-
-    Attributes:
-        backend: its name.
-        target: `module:Class` of the backend, as registered in the parent process.
-        folder: the engine's files.
-        properties: what its builder returned.
-        threads: threads it may use.
-    """
-
-    backend: str
-    target: str
-    folder: Path
-    properties: Mapping[str, Any]
-    threads: int
-
-
-@dataclass(frozen=True)
 class RemoteArm:
     """An engine in another process."""
 
-    process: "subprocess.Popen[str]"
+    worker: Child
 
     def run(self, batch: int, time_s: float) -> Turn:
         """Seconds of each call, timed over there, until `time_s` has passed; one at least."""
-        return tuple(_ask(self.process, {"batch": batch, "time_s": time_s})["seconds"])
+        return tuple(_ask(self.worker, batch=batch, time_s=time_s)["seconds"])
+
+
+def remote_arm(python: str, built: Built, workload: Workload, threads: int) -> OpenArm:
+    """An arm in a fresh process of `python`. Raises EngineError if the engine is not loaded."""
+    entry, probe = built.entry, probe_of(workload)
+    load = {
+        "backend": built.backend,
+        "target": registration(built.backend).target,
+        "folder": str(entry.folder),
+        "properties": dict(entry.properties),
+        "threads": threads,
+    }
+
+    @contextlib.contextmanager
+    def opened(inputs: Mapping[int, Batch], rng: random.Random) -> Iterator[Arm]:
+        with tempfile.TemporaryDirectory(prefix="enginegate-worker-") as folder:
+            path = Path(folder, "inputs.npz")
+            _save({**inputs, _PROBE: probe}, path)
+            with _started(python) as worker:
+                _ask(worker, load=load, inputs=str(path), seed=rng.getrandbits(32))
+                yield RemoteArm(worker)
+
+    return opened
+
+
+def _save(batches: Mapping[int, Batch], path: Path) -> None:
+    arrays: dict[str, Any] = {f"{b}/{k}": v for b in batches for k, v in batches[b].items()}
+    np.savez(path, **arrays)
 
 
 @contextlib.contextmanager
-def open_remote(
-    python: str, load: Load, inputs: Mapping[int, Batch], probe: Batch, seed: int
-) -> Iterator[RemoteArm]:
-    """Load an engine in a fresh process of `python`. Raises EngineError if that fails."""
-    with tempfile.TemporaryDirectory(prefix="enginegate-worker-") as folder:
-        batches = {**inputs, _PROBE: probe}
-        arrays: dict[str, Any] = {f"{b}/{k}": v for b in batches for k, v in batches[b].items()}
-        path = Path(folder, "inputs.npz")
-        np.savez(path, **arrays)
-        with _started(python) as process:
-            order: dict[str, Any] = {"load": _as_json(load), "inputs": str(path), "seed": seed}
-            _ask(process, order)
-            yield RemoteArm(process)
-
-
-def _as_json(load: Load) -> dict[str, Any]:
-    return {**vars(load), "folder": str(load.folder), "properties": dict(load.properties)}
-
-
-@contextlib.contextmanager
-def _started(python: str) -> Iterator["subprocess.Popen[str]"]:
-    command = [python, "-m", "enginegate.speed.worker"]
+def _started(python: str) -> Iterator[Child]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(own_paths())}
-    process = subprocess.Popen(  # noqa: S603
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
+    worker = Child([python, "-m", "enginegate.speed.worker"], env=environment)
     try:
-        yield process
+        yield worker
     finally:
-        _end(process)
+        worker.close(_END_WAIT_S)
 
 
 def own_paths() -> list[str]:
@@ -97,34 +82,15 @@ def own_paths() -> list[str]:
     return [path for path in sys.path if path and not path.startswith(foreign)]
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
-    with contextlib.suppress(OSError):
-        _pipe(process.stdin).close()
+def _ask(worker: Child, **request: Any) -> Any:
+    worker.order(**request)
     try:
-        process.wait(_END_WAIT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    _pipe(process.stdout).close()
-
-
-def _ask(process: "subprocess.Popen[str]", request: Mapping[str, Any]) -> Any:
-    try:
-        _pipe(process.stdin).write(json.dumps(request) + "\n")
-        _pipe(process.stdin).flush()
-    except OSError:
-        pass  # it has ended: its last words follow
-    line = _pipe(process.stdout).readline()
-    answer = json.loads(line) if line else {"error": f"it ended with status {process.wait()}"}
+        answer = worker.answer()
+    except EOFError as error:
+        answer = {"error": f"it {error}"}
     if "error" in answer:
-        raise EngineError(f"worker {process.args!r}: {answer['error']}")
+        raise EngineError(f"worker {worker.command!r}: {answer['error']}")
     return answer
-
-
-def _pipe(stream: IO[str] | None) -> IO[str]:
-    if stream is None:
-        raise ValueError("the worker was started without pipes")
-    return stream
 
 
 def main() -> None:
@@ -167,19 +133,6 @@ def _batches(path: Path, rng: random.Random) -> dict[int, Batch]:
             batch, _, name = key.partition("/")
             found.setdefault(int(batch), {})[name] = arrays[key]
     return {batch: placed(inputs, rng) for batch, inputs in found.items()}
-
-
-def remote_arm(python: str, built: Built, workload: Workload, threads: int) -> OpenArm:
-    """An arm in a process of `python`."""
-    entry = built.entry
-    target = target_of(built.backend)
-    load = Load(built.backend, target, entry.folder, entry.properties, threads)
-    probe = probe_of(workload)
-
-    def opened(inputs: Mapping[int, Batch], rng: random.Random) -> AbstractContextManager[Arm]:
-        return open_remote(python, load, inputs, probe, rng.getrandbits(32))
-
-    return opened
 
 
 if __name__ == "__main__":

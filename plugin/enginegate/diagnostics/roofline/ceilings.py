@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from enginegate.cache import Store
 from enginegate.diagnostics.roofline.device import Device, Memory
-from enginegate.engines import get_backend, needs_gpu
+from enginegate.engines import get_backend, registration
 from enginegate.errors import EngineError
 from enginegate.files import sha256_of
 from enginegate.machine import this_machine
@@ -46,7 +46,7 @@ def measured_device(
     Raises EngineError if the products cannot be built or run, and for an engine on a GPU, whose
     memory is not measured yet.
     """
-    if on_gpu := sorted({backend for backend, _ in engines.values() if needs_gpu(backend)}):
+    if on_gpu := sorted({backend for backend, _ in engines.values() if registration(backend).gpu}):
         raise EngineError(
             f"the ceilings of a GPU are not measured ({', '.join(on_gpu)}): state them in a file "
             "and use `enginegate roofline --device-profile FILE`"

@@ -11,8 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from enginegate.engines.api import PLAN_FILE, BuildHints, Embeddings, Executed, check_shape
-from enginegate.engines.phases import Phases
+from enginegate.engines.api import (
+    PLAN_FILE,
+    BuildHints,
+    Embeddings,
+    Executed,
+    Phases,
+    check_shape,
+)
 from enginegate.engines.quantize import (
     copy_onnx,
     name_nodes,
@@ -23,7 +29,7 @@ from enginegate.engines.quantize import (
 )
 from enginegate.engines.tensorrt.builder import Profile, build_plan, runtime_version
 from enginegate.engines.tensorrt.device import open_device
-from enginegate.engines.tensorrt.inspector import read_inspection
+from enginegate.engines.tensorrt.inspector import types_of
 from enginegate.engines.tensorrt.runner import MODE, PlanRunner
 from enginegate.engines.tensorrt.timing_cache import TimingCacheFile
 from enginegate.errors import EngineError
@@ -38,8 +44,7 @@ class TensorRtEngine:
     def __init__(self, runner: PlanRunner, matmuls: list[str], probe: Batch) -> None:
         self.runner = runner
         self.embed(probe)  # the inspector knows the types of dynamic layers only with shapes
-        self.inspection = read_inspection(runner.inspect(), matmuls)
-        self.executed = Executed(self.inspection.matmuls)
+        self.executed = Executed(types_of(runner.inspect(), matmuls))
         self.mode = MODE
 
     def embed(self, batch: Batch) -> Embeddings:
@@ -99,11 +104,9 @@ class TensorRt:
         return {"output": model.output, "runtime": runtime, "matmuls": matmuls}
 
     def _profiles(self, model: Exported) -> dict[str, Profile]:
-        usual, largest = (
-            (batch, model.spec.seq_len)
-            for batch in (self.demand.usual_batch, self.demand.largest_batch)
-        )
-        return {name: Profile((1, 1), usual, largest) for name in model.inputs}
+        demand, length = self.demand, model.spec.seq_len
+        usual, largest = (demand.usual_batch, length), (demand.largest_batch, length)
+        return dict.fromkeys(model.inputs, ((1, 1), usual, largest))
 
     @contextlib.contextmanager
     def load(
@@ -115,8 +118,8 @@ class TensorRt:
     ) -> Iterator[TensorRtEngine]:
         """Load `engine.plan`. `threads` are of processors, and a GPU has its own."""
         _refuse_other(properties["runtime"], self.version(), folder)
-        with open_device() as device:
-            runner = PlanRunner(device, properties["output"])
+        with open_device():
+            runner = PlanRunner(properties["output"])
             try:
                 runner.load(folder / PLAN_FILE)
                 yield TensorRtEngine(runner, properties["matmuls"], probe)

@@ -5,7 +5,6 @@ it is allowed. Both majors take the same calls.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import tensorrt as trt
@@ -24,15 +23,7 @@ _ADVICE = {
 _NO_ADVICE = "export the model again, or report it with the ONNX file's opset"
 
 Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Input shapes that one engine takes: the smallest, the one to be fastest at, the largest."""
-
-    smallest: Shape
-    usual: Shape
-    largest: Shape
+Profile = tuple[Shape, Shape, Shape]  # the smallest of an input, the usual, the largest
 
 
 def build_plan(
@@ -81,8 +72,7 @@ def _add_profile(
 ) -> None:
     profile = builder.create_optimization_profile()
     for name, shapes in profiles.items():
-        dims = (trt.Dims(shape) for shape in (shapes.smallest, shapes.usual, shapes.largest))
-        profile.set_shape(name, *dims)
+        profile.set_shape(name, *map(trt.Dims, shapes))
     if config.add_optimization_profile(profile) == _REFUSED:
         raise log.error(f"TensorRT refuses the shapes {dict(profiles)}")
 

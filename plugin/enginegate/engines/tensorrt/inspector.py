@@ -1,4 +1,4 @@
-"""What TensorRT's engine inspector says: which type each matrix multiplication ran in, what fused.
+"""What TensorRT's engine inspector says: which type each matrix multiplication ran in.
 
 The inspector's JSON has a `Layers` list; each layer names its kernel (`TacticName`), the types of
 its inputs (`Format/Datatype`), and in `Metadata` the ONNX nodes that went into it.
@@ -8,7 +8,6 @@ import collections
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from enginegate.errors import EngineError
@@ -36,29 +35,13 @@ _MOVERS = ("constant", "move", "noop", "reformat", "shuffle")
 UNSEEN = "unseen"
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """An engine as the inspector sees it.
+def types_of(text: str, matmuls: Collection[str]) -> dict[str, int]:
+    """Count the ONNX nodes named in `matmuls` by the type they ran in; `unseen` if none tells.
 
-    Attributes:
-        matmuls: ONNX matrix multiplications by the type they ran in; `unseen` where no layer
-            tells.
-        fused: ONNX nodes of every layer that more than one went into, by the layer's name.
-    """
-
-    matmuls: Mapping[str, int]
-    fused: Mapping[str, tuple[str, ...]]
-
-
-def read_inspection(text: str, matmuls: Collection[str]) -> Inspection:
-    """Read the inspector's JSON. `matmuls`: names of the ONNX nodes that multiply matrices.
-
-    Raises EngineError if it is no such JSON or holds layer names only.
+    `text` is the inspector's JSON. Raises EngineError if it is none or holds layer names only.
     """
     layers = [_checked(layer) for layer in _layers(text)]
-    types = collections.Counter(_type_of(node, layers) for node in matmuls)
-    named = {str(layer["Name"]): _nodes(layer) for layer in layers}
-    return Inspection(dict(types), {k: nodes for k, nodes in named.items() if len(nodes) > 1})
+    return dict(collections.Counter(_type_of(node, layers) for node in matmuls))
 
 
 def _layers(text: str) -> Iterable[Any]:

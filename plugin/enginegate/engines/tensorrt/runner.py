@@ -13,13 +13,15 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pycuda.driver as cuda
 import tensorrt as trt
 
-from enginegate.engines.phases import Phases
-from enginegate.engines.tensorrt.device import Array, Device, Memory
+from enginegate.engines.api import Phases
 from enginegate.engines.tensorrt.log import Log
 from enginegate.errors import EngineError
 
+Array = npt.NDArray[Any]
 MODE = "transfers in, CUDA graph off, stream synchronised after every call"
 _NUMPY: Mapping[trt.DataType, np.dtype[Any]] = MappingProxyType(
     {
@@ -39,7 +41,7 @@ class Tensor:
     dtype: np.dtype[Any]
     is_input: bool
     host: Array
-    memory: Memory
+    memory: cuda.DeviceAllocation
 
     def view(self, shape: tuple[int, ...]) -> Array:
         """The beginning of the pinned host array, as an array of `shape`."""
@@ -51,12 +53,12 @@ class Tensor:
 
 
 class PlanRunner:
-    """A plan on a device. `load` it once; `close` it, also after an error, before the device."""
+    """A plan on the GPU. `load` it once; `close` it, also after an error, before the context."""
 
-    def __init__(self, device: Device, output: str) -> None:
-        self._device, self._output, self._log = device, output, Log()
-        self._stream = device.stream()
-        self._events = tuple(device.event() for _ in range(4))
+    def __init__(self, output: str) -> None:
+        self._output, self._log = output, Log()
+        self._stream = cuda.Stream()
+        self._events = tuple(cuda.Event() for _ in range(4))
         self._tensors: list[Tensor] = []
         self._enqueue_s = 0.0
 
@@ -93,8 +95,8 @@ class PlanRunner:
     def _tensor(self, name: str) -> Tensor:
         dtype, is_input = self._numpy_type(name), self._is_input(name)
         size = int(np.prod(self._largest_input(name) if is_input else self._output_shape(name)))
-        memory = self._device.allocate(max(size, 1) * dtype.itemsize)
-        return Tensor(name, dtype, is_input, self._device.pinned((size,), dtype), memory)
+        memory = cuda.mem_alloc(max(size, 1) * dtype.itemsize)
+        return Tensor(name, dtype, is_input, cuda.pagelocked_empty((size,), dtype), memory)
 
     def _is_input(self, name: str) -> bool:
         return bool(self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT)
@@ -146,7 +148,7 @@ class PlanRunner:
 
     def _set_addresses(self) -> None:
         for tensor in self._tensors:
-            if not self._context.set_tensor_address(tensor.name, tensor.memory.address):
+            if not self._context.set_tensor_address(tensor.name, int(tensor.memory)):
                 raise self._log.error(f"TensorRT refuses the address of {tensor.name}")
 
     def _enqueue(self, batch: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
@@ -154,12 +156,12 @@ class PlanRunner:
         for tensor in self._inputs:
             pinned = tensor.view(batch[tensor.name].shape)
             np.copyto(pinned, batch[tensor.name])
-            self._device.copy_in(tensor.memory, pinned, self._stream)
+            cuda.memcpy_htod_async(tensor.memory, pinned, self._stream)
         self._events[1].record(self._stream)
         self._execute()
         self._events[2].record(self._stream)
         for tensor in self._outputs:
-            self._device.copy_out(outputs[tensor.name], tensor.memory, self._stream)
+            cuda.memcpy_dtoh_async(outputs[tensor.name], tensor.memory, self._stream)
         self._events[3].record(self._stream)
 
     def _execute(self) -> None:
@@ -173,9 +175,9 @@ class PlanRunner:
         """Times of the latest call."""
         begun, copied, computed, done = self._events
         return Phases(
-            h2d_s=begun.seconds_until(copied),
-            compute_s=copied.seconds_until(computed),
-            d2h_s=computed.seconds_until(done),
+            h2d_s=_seconds(begun, copied),
+            compute_s=_seconds(copied, computed),
+            d2h_s=_seconds(computed, done),
             enqueue_s=self._enqueue_s,
         )
 
@@ -194,6 +196,11 @@ class PlanRunner:
             tensor.memory.free()
         self._tensors = []
         del self._stream, self._events
+
+
+def _seconds(earlier: cuda.Event, later: cuda.Event) -> float:
+    """Time between two events; CUDA counts milliseconds."""
+    return float(earlier.time_till(later)) / 1000
 
 
 def _sizes(dims: trt.Dims) -> tuple[int, ...]:

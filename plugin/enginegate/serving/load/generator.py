@@ -1,11 +1,7 @@
 """The load generator: closed and open loop, in as many client processes as are needed."""
 
-import base64
 import contextlib
-import json
 import os
-import selectors
-import subprocess
 import sys
 import tempfile
 import time
@@ -14,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from enginegate.config import Arrivals
 from enginegate.errors import ServingError
+from enginegate.machine import Child
 from enginegate.serving.load.exchange import Exchange, save_exchange
 from enginegate.serving.load.windows import (
     Fault,
@@ -25,7 +21,9 @@ from enginegate.serving.load.windows import (
     Seconds,
     Window,
     add_faults,
+    as_text,
     cut,
+    from_text,
     merge,
 )
 
@@ -35,73 +33,26 @@ _PROBE_S = 0.25
 _ENOUGH_SHARE = 0.8  # of a processor; above it, one more client process is started
 _LEAD_S = 0.05  # between the order for an open loop and its first request
 _GRACE_S = 10.0  # beyond what a client process may take
-_CHUNK_BYTES = 1 << 20
 
 
-class _Client:
+def _client(exchange: int) -> Child:
     """One client process."""
+    command = [sys.executable, "-m", "enginegate.serving.load.loader", str(exchange)]
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return Child(command, env={**os.environ, "PYTHONPATH": paths}, pass_fds=[exchange])
 
-    def __init__(self, exchange: int) -> None:
-        command = [sys.executable, "-m", "enginegate.serving.load.loader", str(exchange)]
-        paths = os.pathsep.join(path for path in sys.path if path)
-        environment = {**os.environ, "PYTHONPATH": paths}
-        self._process = subprocess.Popen(  # noqa: S603
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            pass_fds=[exchange],
-        )
-        self._rest = b""
 
-    def order(self, **order: Any) -> None:
-        """Send an order."""
-        stream = self._process.stdin
-        with contextlib.suppress(OSError):  # if it has ended, the answer says so
-            if stream is not None:
-                stream.write(json.dumps(order).encode() + b"\n")
-                stream.flush()
-
-    def answer(self, timeout_s: float) -> dict[str, Any]:
-        """Its next answer. Raises ServingError if it fails, ends or keeps silent."""
-        line, self._rest = self._line(time.monotonic() + timeout_s)
-        answer: dict[str, Any] = json.loads(line)
-        if "cannot" in answer:
-            raise ServingError(answer["cannot"])
-        return answer
-
-    def _line(self, end_s: float) -> tuple[bytes, bytes]:
-        parts = [self._rest]
-        while b"\n" not in parts[-1]:
-            parts.append(self._read(end_s - time.monotonic()))
-        line, _, rest = b"".join(parts).partition(b"\n")
-        return line, rest
-
-    def _read(self, wait_s: float) -> bytes:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._output, selectors.EVENT_READ)
-            if not selector.select(max(wait_s, 0)):
-                raise ServingError("a load client does not answer; the machine may be overloaded")
-        new = os.read(self._output, _CHUNK_BYTES)
-        if not new:
-            status = self._process.wait()
-            raise ServingError(f"a load client ended with status {status}; see its output above")
-        return new
-
-    @property
-    def _output(self) -> int:
-        if self._process.stdout is None:
-            raise ValueError("the client was started without pipes")
-        return self._process.stdout.fileno()
-
-    def close(self) -> None:
-        """End it; whatever it was doing is given up."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
+def _answer(client: Child, timeout_s: float) -> dict[str, Any]:
+    """Its next answer. Raises ServingError if it fails, ends or keeps silent."""
+    try:
+        answer: dict[str, Any] = client.answer(timeout_s)
+    except TimeoutError as error:
+        raise ServingError(f"a load client {error}; the machine may be overloaded") from error
+    except EOFError as error:
+        raise ServingError(f"a load client {error}; see its output above") from error
+    if "cannot" in answer:
+        raise ServingError(answer["cannot"])
+    return answer
 
 
 @dataclass
@@ -109,7 +60,7 @@ class ClosedLevel:
     """Closed-loop load that is running."""
 
     generator: "Generator"
-    clients: Sequence[_Client]
+    clients: Sequence[Child]
     edge_s: float
 
     def window(self, time_s: float) -> Window:
@@ -131,7 +82,7 @@ class Generator:
     def __init__(self, exchange: int, texts: int, timeout_s: float, most_processes: int) -> None:
         self.timeout_s = timeout_s
         self._exchange, self._texts, self._most = exchange, texts, most_processes
-        self._clients: list[_Client] = []
+        self._clients: list[Child] = []
         self._needed = 1
         self._probed: set[int] = set()  # concurrencies that the processes are enough for
 
@@ -177,16 +128,16 @@ class Generator:
             client.order(do="stop")
         self.answers(running, self.timeout_s)
 
-    def _ready(self, count: int) -> list[_Client]:
+    def _ready(self, count: int) -> list[Child]:
         while len(self._clients) < count:
-            self._clients.append(_Client(self._exchange))
+            self._clients.append(_client(self._exchange))
         return self._clients[:count]
 
-    def answers(self, clients: Sequence[_Client], timeout_s: float) -> list[dict[str, Any]]:
+    def answers(self, clients: Sequence[Child], timeout_s: float) -> list[dict[str, Any]]:
         """One answer of each. If one fails, all are closed, and started anew when needed."""
         end_s = time.monotonic() + timeout_s + _GRACE_S
         try:
-            return [client.answer(end_s - time.monotonic()) for client in clients]
+            return [_answer(client, end_s - time.monotonic()) for client in clients]
         except ServingError:
             self.close()
             raise
@@ -213,13 +164,11 @@ class Generator:
         found = self.answers(clients, float(due_s[-1]) + self.timeout_s)
         return _open_window(found, [start_s + share for share in shares])
 
-    def _prepare_open(
-        self, clients: Sequence[_Client], shares: Sequence[Seconds], most: int
-    ) -> None:
+    def _prepare_open(self, clients: Sequence[Child], shares: Sequence[Seconds], most: int) -> None:
         limits = {"limit_s": self.timeout_s, "most_connections": most}
         for i, client in enumerate(clients):
             first = i * self._texts // len(clients)
-            due = base64.b64encode(shares[i].tobytes()).decode()
+            due = as_text(shares[i])
             ready = _READY_CONNECTIONS
             client.order(do="open", first=first, due=due, ready_connections=ready, **limits)
         self.answers(clients, self.timeout_s)
@@ -258,7 +207,7 @@ def schedule(rate_per_s: float, arrivals: Arrivals, time_s: float, seed: int) ->
 
 
 def _window(answer: Mapping[str, Any], start_s: float, end_s: float) -> Window:
-    window = cut(_seconds(answer["sent"]), _seconds(answer["received"]), start_s, end_s)
+    window = cut(from_text(answer["sent"]), from_text(answer["received"]), start_s, end_s)
     wrong, errors = Fault(*answer["wrong"]), Fault(*answer["errors"])
     share, client_s = answer["client_share"], answer["mean_client_s"] * window.answered
     return replace(window, client_share=share, client_s=client_s, wrong=wrong, errors=errors)
@@ -267,11 +216,10 @@ def _window(answer: Mapping[str, Any], start_s: float, end_s: float) -> Window:
 def _open_window(answers: Sequence[Mapping[str, Any]], shares: Sequence[Seconds]) -> OpenWindow:
     ended_s = max(answer["ended"] for answer in answers)
     due_s = np.concatenate(shares)
-    sent_s = np.concatenate([_seconds(answer["sent"]) for answer in answers])
-    received_s = np.concatenate([_seconds(answer["received"]) for answer in answers])
-    failed = np.concatenate(
-        [_mask(a["failed"], len(s)) for a, s in zip(answers, shares, strict=True)]
-    )
+    sent_s = np.concatenate([from_text(answer["sent"]) for answer in answers])
+    received_s = np.concatenate([from_text(answer["received"]) for answer in answers])
+    places = zip(answers, shares, strict=True)
+    failed = np.concatenate([np.isin(np.arange(len(s)), a["failed"]) for a, s in places])
     answered = ~np.isnan(received_s)
     if answered.all():
         ended_s = float(received_s.max())
@@ -286,13 +234,3 @@ def _open_window(answers: Sequence[Mapping[str, Any]], shares: Sequence[Seconds]
         wrong=add_faults([Fault(*answer["wrong"]) for answer in answers]),
         errors=add_faults([Fault(*answer["errors"]) for answer in answers]),
     )
-
-
-def _mask(places: Sequence[int], length: int) -> npt.NDArray[np.bool_]:
-    found = np.zeros(length, dtype=np.bool_)
-    found[list(places)] = True
-    return found
-
-
-def _seconds(text: str) -> Seconds:
-    return np.frombuffer(base64.b64decode(text), np.float64)

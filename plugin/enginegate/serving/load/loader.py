@@ -1,11 +1,10 @@
-"""A client process of the load generator, started as `python -m enginegate.serving.loader N`.
+"""A client process of the generator, started as `python -m enginegate.serving.load.loader N`.
 
 N is an inherited file descriptor of a saved exchange. Reads an order a line from standard input,
 JSON; answers each with a line of JSON, arrays as base64 of float64. Ends when standard input does,
 whatever it is doing.
 """
 
-import base64
 import gc
 import io
 import json
@@ -14,18 +13,15 @@ import signal
 import sys
 import threading
 import time
-from array import array
 from collections.abc import Mapping
 from queue import SimpleQueue
 from typing import Any
-
-import numpy as np
 
 from enginegate.errors import ServingError
 from enginegate.serving.load.exchange import Exchange, read_exchange
 from enginegate.serving.load.loops import ClosedLoop, OpenLoop
 from enginegate.serving.load.transport import open_transport
-from enginegate.serving.load.windows import Seconds
+from enginegate.serving.load.windows import as_text, from_text
 
 Order = Mapping[str, Any]
 
@@ -70,7 +66,7 @@ class Loader:
         self._say({"client_share": _share(start), **loop.report(end_s)})
 
     def _open(self, order: Order) -> None:
-        limit_s, first, due_s = order["limit_s"], order["first"], _floats(order["due"])
+        limit_s, first, due_s = order["limit_s"], order["first"], from_text(order["due"])
         with open_transport(self._exchange, limit_s) as transport:
             most, ready = order["most_connections"], order["ready_connections"]
             loop = OpenLoop(transport, self._exchange, most, ready)
@@ -81,7 +77,7 @@ class Loader:
             self._say({"client_share": _share(start), **report})
 
     def _say(self, answer: Mapping[str, object]) -> None:
-        self._answers.write(json.dumps(answer, default=_encoded) + "\n")
+        self._answers.write(json.dumps(answer, default=as_text) + "\n")
         self._answers.flush()
 
 
@@ -93,14 +89,6 @@ def _share(start: tuple[float, float]) -> float:
     """Processor time of this process / time, since `start`."""
     time_s, cpu_s = _clocks()
     return (cpu_s - start[1]) / max(time_s - start[0], 1e-9)
-
-
-def _encoded(values: "array[float]") -> str:
-    return base64.b64encode(values.tobytes()).decode()
-
-
-def _floats(text: str) -> Seconds:
-    return np.frombuffer(base64.b64decode(text), np.float64)
 
 
 def _read_orders(orders: "SimpleQueue[Order]") -> None:

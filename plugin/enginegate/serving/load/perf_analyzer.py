@@ -14,13 +14,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from enginegate.config import Endpoint
 from enginegate.errors import ServingError
 from enginegate.models import Batch
-from enginegate.serving.load.sweep import RULES, UNSTABLE, LevelRules
+from enginegate.serving.load.sweep import RULES, UNSTABLE
 from enginegate.serving.records import Breakdown, Latency, Level
 
 DRIVER = "perf_analyzer"
@@ -36,44 +35,23 @@ _UNSTABLE = "Failed to obtain stable measurement"
 _COUNT = re.compile(r"Request count: (\d+)")
 
 
-@dataclass(frozen=True)
-class PerfAnalyzer:
-    """An installed perf_analyzer that runs.
-
-    Attributes:
-        binary: the program.
-        library_path: folders of its shared libraries, as in LD_LIBRARY_PATH; may be empty.
-        version: what it says it is.
-    """
-
-    binary: Path
-    library_path: str
-    version: str
-
-
-def find_perf_analyzer(library_path: str = "", binary: Path | None = None) -> PerfAnalyzer:
-    """The program given, on PATH, or beside the interpreter.
+def find_perf_analyzer() -> Path:
+    """The program on PATH or beside the interpreter.
 
     Raises ServingError if there is none, or if it cannot run.
     """
     places = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
-    found = str(binary) if binary else shutil.which("perf_analyzer", path=places)
+    found = shutil.which("perf_analyzer", path=places)
     if not found:
         raise ServingError(f"no perf_analyzer on PATH or beside the interpreter; {_ADVICE}")
-    code, said = _run([found, "--version"], library_path, _VERSION_WAIT_S)
+    code, said = _run([found, "--version"], _VERSION_WAIT_S)
     if code or "Perf Analyzer" not in said:
         last = said.strip().splitlines()[-1:] or ["it says nothing"]
         raise ServingError(f"{found} cannot be used: {last[0]}; {_ADVICE}")
-    return PerfAnalyzer(Path(found), library_path, said.strip().splitlines()[-1])
+    return Path(found)
 
 
-def run_perf_analyzer(
-    analyzer: PerfAnalyzer,
-    endpoint: Endpoint,
-    tokens: Batch,
-    concurrency: int,
-    rules: LevelRules = RULES,
-) -> Level:
+def run_perf_analyzer(program: Path, endpoint: Endpoint, tokens: Batch, concurrency: int) -> Level:
     """One level of closed-loop load with the rows of `tokens`, int64 [texts, seq] by input name.
 
     Several requests are kept outstanding by one thread: with a thread for each, as is its default,
@@ -84,15 +62,15 @@ def run_perf_analyzer(
     with tempfile.TemporaryDirectory(prefix="enginegate-perf-") as folder:
         data, report = Path(folder, "inputs.json"), Path(folder, "level.csv")
         _write_inputs(tokens, data)
-        command = _command(analyzer, endpoint, data, report, rules)
+        command = _command(program, endpoint, data, report)
         command += ["--concurrency-range", str(concurrency)]
         command += ["--async", "--max-threads", "1"] if concurrency > 1 else ["--sync"]
-        code, said = _run(command, analyzer.library_path, _LEVEL_WAIT_S)
+        code, said = _run(command, _LEVEL_WAIT_S)
         marks: tuple[str, ...] = ()
         if _UNSTABLE in said:
             marks = (f"{UNSTABLE}: perf_analyzer saw no three windows agree",)
             command += ["--stability-percentage", str(_ANY_SPREAD)]
-            code, said = _run(command, analyzer.library_path, _LEVEL_WAIT_S)
+            code, said = _run(command, _LEVEL_WAIT_S)
         return _level(concurrency, _row(report, code, said), said, marks)
 
 
@@ -102,10 +80,8 @@ def _write_inputs(tokens: Batch, path: Path) -> None:
     path.write_text(json.dumps({"data": rows}), encoding="utf-8")
 
 
-def _command(
-    analyzer: PerfAnalyzer, endpoint: Endpoint, data: Path, report: Path, rules: LevelRules
-) -> list[str]:
-    window_s = rules.limit_s / (rules.agreeing + 1)
+def _command(program: Path, endpoint: Endpoint, data: Path, report: Path) -> list[str]:
+    window_s = RULES.limit_s / (RULES.agreeing + 1)
     options = {
         "-m": endpoint.model,
         "-u": endpoint.address,
@@ -113,24 +89,21 @@ def _command(
         "-f": report,
         "--input-data": data,
         "--measurement-interval": round(1000 * window_s),
-        "--max-trials": rules.agreeing + 1,
-        "--stability-percentage": 100 * rules.tolerance,
+        "--max-trials": RULES.agreeing + 1,
+        "--stability-percentage": 100 * RULES.tolerance,
     }
     pairs = [str(part) for pair in options.items() for part in pair]
-    return [str(analyzer.binary), *pairs, "--verbose-csv"]
+    return [str(program), *pairs, "--verbose-csv"]
 
 
-def _run(command: list[str], library_path: str, timeout_s: float) -> tuple[int, str]:
+def _run(command: list[str], timeout_s: float) -> tuple[int, str]:
     """Exit status and everything it printed."""
-    paths = [path for path in (library_path, os.environ.get("LD_LIBRARY_PATH")) if path]
-    environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(paths)}
     try:
         done = subprocess.run(  # noqa: S603
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=environment,
             timeout=timeout_s,
             check=False,
         )

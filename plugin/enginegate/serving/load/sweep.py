@@ -213,7 +213,6 @@ def run_open(
     arrivals: Arrivals,
     time_s: float,
     seed: int,
-    rules: LevelRules = RULES,
 ) -> OpenLevel:
     """Send at a rate for `time_s`, whatever the server does.
 
@@ -231,16 +230,16 @@ def run_open(
         requests=window.requests,
         duration_s=window.duration_s,
         client_share=window.client_share,
-        marks=_open_marks(window, rules),
+        marks=_open_marks(window),
     )
 
 
-def _open_marks(window: OpenWindow, rules: LevelRules) -> tuple[str, ...]:
+def _open_marks(window: OpenWindow) -> tuple[str, ...]:
     found = []
     if window.unanswered:
         found.append(f"{window.unanswered} of {window.requests} requests were never answered")
     if window.held:
         found.append(f"requests waited for one of {MOST_CONNECTIONS} connections")
-    if window.client_share > rules.most_client_share:
+    if window.client_share > RULES.most_client_share:
         found.append(_client_bound(window.client_share))
     return tuple(found)

@@ -5,6 +5,7 @@ So the server gets a folder of packages of its own, beside the engines in the ca
 """
 
 import compileall
+import os
 import subprocess
 import sys
 import sysconfig
@@ -15,10 +16,12 @@ from pathlib import Path
 from shutil import copy
 from typing import Any
 
+import enginegate
 from enginegate.cache import Store
 from enginegate.engines import runtime_packages
 from enginegate.errors import ServingError
 from enginegate.machine import installed_version
+from enginegate.speed import own_paths
 
 Progress = Callable[[str], AbstractContextManager[None]]
 
@@ -33,6 +36,8 @@ _STUB = "triton_python_backend_stub"
 _STUBS = Path("pytriton", "tritonserver", "python_backend_stubs")
 _LIBRARIES = "nvidia_pytriton.libs"
 _TAIL_LINES = 15
+HOST = "127.0.0.1"
+_EXIT_S = 5
 
 
 @dataclass(frozen=True)
@@ -68,14 +73,9 @@ class ServerEnvironment:
         return self.folder / "backends"
 
     @property
-    def libraries(self) -> Path:
-        """Shared libraries that came with the server."""
-        return self.packages / _LIBRARIES
-
-    @property
     def library_path(self) -> str:
         """`LD_LIBRARY_PATH`: this Python's own library first, then the server's."""
-        return f"{sysconfig.get_config_var('LIBDIR')}:{self.libraries}"
+        return f"{sysconfig.get_config_var('LIBDIR')}:{self.packages / _LIBRARIES}"
 
 
 def server_environment(store: Store, progress: Progress) -> ServerEnvironment:
@@ -179,3 +179,50 @@ def _broken(environment: ServerEnvironment, fault: str) -> ServingError:
         f"the server's environment {environment.folder} is broken ({fault}); "
         "delete that folder, and the next run makes it again"
     )
+
+
+def server_command(
+    environment: ServerEnvironment, folder: Path, names: Sequence[str], ports: tuple[int, int]
+) -> list[str]:
+    """The command line of a server that loads the models named; `ports` are of HTTP and gRPC."""
+    options = {
+        "id": folder.name,
+        "model-repository": folder / "models",
+        "backend-directory": environment.backends,
+        "backend-config": f"python,shm-region-prefix-name={folder.name}",
+        "model-control-mode": "explicit",
+        "http-address": HOST,
+        "grpc-address": HOST,
+        "http-port": ports[0],
+        "grpc-port": ports[1],
+        "allow-metrics": "false",
+        "exit-timeout-secs": _EXIT_S,
+    }
+    named = [f"--{name}={value}" for name, value in options.items()]
+    return [str(environment.binary), *named, *(f"--load-model={name}" for name in names)]
+
+
+def server_variables(environment: ServerEnvironment, folder: Path) -> dict[str, str]:
+    """The environment variables of the server and, through it, of its models."""
+    source = _own_source(folder)
+    paths = [source, *(Path(path).resolve() for path in own_paths())]
+    temporary = folder / "tmp"
+    temporary.mkdir(exist_ok=True)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST_"))}
+    return {
+        **kept,
+        "LD_LIBRARY_PATH": environment.library_path,
+        "PATH": f"{environment.programs}{os.pathsep}{os.environ.get('PATH', '')}",
+        "ENGINEGATE_PATHS": os.pathsep.join(map(str, paths)),
+        "TMPDIR": str(temporary),
+    }
+
+
+def _own_source(folder: Path) -> Path:
+    """A folder with this package alone: what it may be installed beside is not the server's."""
+    source = folder / "source"
+    source.mkdir(exist_ok=True)
+    link = source / "enginegate"
+    if not link.is_symlink():
+        link.symlink_to(Path(enginegate.__file__).parent)
+    return source

@@ -16,14 +16,7 @@ import numpy as np
 
 from enginegate.cache import MANIFEST
 from enginegate.config import Deployment
-from enginegate.engines import (
-    Built,
-    TritonModel,
-    get_backend,
-    needs_gpu,
-    target_of,
-    triton_model,
-)
+from enginegate.engines import Built, TritonModel, get_backend, registration
 from enginegate.files import readable_json, write_atomic
 from enginegate.models import Batch, Exported
 from enginegate.variants import Precision
@@ -70,7 +63,7 @@ def write_engine(root: Path, served: Served, built: Built, probe: Batch) -> None
 
     Else as one of Triton's Python backend; `probe` is run when that loads.
     """
-    if model := triton_model(built.backend):
+    if model := registration(built.backend).triton:
         _write_file(root, served, built, model)
     else:
         _write_loaded(root, served, built, probe)
@@ -87,7 +80,7 @@ def write_reference(root: Path, served: Served, exported: Exported, probe: Batch
 
 
 def _write_file(root: Path, served: Served, built: Built, model: TritonModel) -> None:
-    config = _config(served, gpu=needs_gpu(built.backend))
+    config = _config(served, gpu=registration(built.backend).gpu)
     config.platform, config.backend = model.platform, model.backend
     if model.accelerator:
         accelerators = config.optimization.execution_accelerators
@@ -114,7 +107,8 @@ def _write_python(root: Path, served: Served, probe: Batch) -> Path:
 
 
 def _write_what_to_load(version: Path, backend: str, properties: Mapping[str, Any]) -> None:
-    what = {"backend": backend, "target": target_of(backend), "properties": dict(properties)}
+    target = registration(backend).target
+    what = {"backend": backend, "target": target, "properties": dict(properties)}
     write_atomic(version / "engine.json", readable_json(json.loads(json.dumps(what))))
 
 

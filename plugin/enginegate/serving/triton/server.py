@@ -2,28 +2,27 @@
 
 import contextlib
 import json
-import select
+import re
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from enginegate.config import Endpoint, Protocol
 from enginegate.errors import ServingError
+from enginegate.machine import Child
 from enginegate.serving.triton import supervisor
 from enginegate.serving.triton.client import load_model, server_name, unload_model
-from enginegate.serving.triton.environment import Progress, ServerEnvironment, check_environment
-from enginegate.serving.triton.launch import HOST, server_command, server_variables
-from enginegate.serving.triton.server_log import (
-    TAIL_LINES,
-    is_port_taken,
-    logged_errors,
-    reason_of,
-    tail_of,
+from enginegate.serving.triton.environment import (
+    HOST,
+    Progress,
+    ServerEnvironment,
+    check_environment,
+    server_command,
+    server_variables,
 )
 
 START_S = 60.0
@@ -31,6 +30,12 @@ _ATTEMPTS = 4
 _POLL_S = 0.1
 _STOP_WAIT_S = 10.0
 _TOLD_S = 3.0  # longest that the supervisor takes to tell of a server that has just ended
+_TAIL_LINES = 30
+_HARMLESS = "CudaDriverHelper"  # logged by every server without a GPU
+_ERROR = re.compile(r"E\d{4} ")
+_PORT_TAKEN = re.compile(
+    r"E\d{4} .* main\.cc:\d+\] \"failed to start (HTTP|GRPC) service: .* already in use"
+)
 
 WriteModels = Callable[[Path], Sequence[str]]
 
@@ -38,14 +43,14 @@ WriteModels = Callable[[Path], Sequence[str]]
 class _Supervisor:
     """The process that owns the server and its folder."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, process: Child) -> None:
         self._process = process
         self.folder = Path(self._answer()["folder"])
         self._status: int | None = None
 
     def start(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
         """Start a server; its process id. Raises ServingError if it cannot be run."""
-        self._order({"command": list(command), "environment": dict(environment)})
+        self._process.order(command=list(command), environment=dict(environment))
         self._status = None
         answer = self._answer()
         if "cannot" in answer:
@@ -57,34 +62,18 @@ class _Supervisor:
 
     def ended(self, wait_s: float = 0.0) -> int | None:
         """Status of a server that ended by itself, or None if that is not told in `wait_s`."""
-        stdout = _pipe(self._process.stdout)
-        if self._status is None and select.select([stdout], [], [], wait_s)[0]:
+        if self._status is None and self._process.has_answer(wait_s):
             self._status = int(self._answer()["ended"])
         return self._status
 
-    def _order(self, order: Mapping[str, Any]) -> None:
-        try:
-            _pipe(self._process.stdin).write(json.dumps(order).encode() + b"\n")
-        except BrokenPipeError as error:
-            raise self._gone() from error
-
     def _answer(self) -> Any:
-        line = _pipe(self._process.stdout).readline()
-        if not line:
-            raise self._gone()
-        return json.loads(line)
-
-    def _gone(self) -> ServingError:
-        return ServingError(
-            f"the server's supervisor ended with status {self._process.wait()}; see what it "
-            "printed above, free memory and space for temporary files, and run again"
-        )
-
-
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    if stream is None:
-        raise ValueError("the supervisor was started without pipes")
-    return stream
+        try:
+            return self._process.answer()
+        except EOFError as error:
+            raise ServingError(
+                f"the server's supervisor {error}; see what it printed above, free memory and "
+                "space for temporary files, and run again"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -114,9 +103,9 @@ class Server:
             load_model(self.http, model, timeout_s)
         except ServingError as error:
             self.check_alive()
-            if not logged_errors(self.log()[seen:]):
+            if not _logged_errors(self.log()[seen:]):
                 raise
-            reason = reason_of(self.log()[seen:])
+            reason = _reason_of(self.log()[seen:])
             raise ServingError(f"the server cannot load {model}. {reason}") from error
 
     def unload(self, model: str, timeout_s: float = START_S) -> None:
@@ -134,11 +123,11 @@ class Server:
 
     def reason(self) -> str:
         """The fault that the log states; else its end."""
-        return reason_of(self.log())
+        return _reason_of(self.log())
 
-    def log_tail(self, lines: int = TAIL_LINES) -> str:
+    def log_tail(self) -> str:
         """The last lines of the server's log."""
-        return tail_of(self.log(), lines)
+        return _tail_of(self.log())
 
     def log(self) -> str:
         """The server's log; empty once it was stopped."""
@@ -176,31 +165,15 @@ def serve(
 @contextlib.contextmanager
 def _supervised() -> Iterator[_Supervisor]:
     command = [sys.executable, "-I", "-S", supervisor.__file__, str(_STOP_WAIT_S)]
-    process = subprocess.Popen(  # noqa: S603
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-        start_new_session=True,
-    )
+    process = Child(command, start_new_session=True)
     owner: _Supervisor | None = None
     try:
         owner = _Supervisor(process)
         yield owner
     finally:
-        _end(process)
+        process.close(2 * _STOP_WAIT_S)
         if owner is not None:
             supervisor.clean(owner.folder)  # in case it was killed itself
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    _pipe(process.stdin).close()
-    try:
-        process.wait(2 * _STOP_WAIT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    _pipe(process.stdout).close()
 
 
 def _started(
@@ -243,3 +216,34 @@ def _is_ready(server: Server, owner: _Supervisor, timeout_s: float, end: float) 
             )
         time.sleep(_POLL_S)
     return True
+
+
+def _tail_of(log: str) -> str:
+    """The last lines of a log."""
+    return "\n".join(log.splitlines()[-_TAIL_LINES:])
+
+
+def is_port_taken(log: str) -> bool:
+    """Tell if the server itself, not one of its models, could not have one of its two ports."""
+    return any(map(_PORT_TAKEN.match, log.splitlines()))
+
+
+def _logged_errors(log: str) -> list[str]:
+    """The lines of a log that report an error."""
+    lines = log.splitlines()
+    return [line for line in lines if _ERROR.match(line) and _HARMLESS not in line]
+
+
+def _reason_of(log: str) -> str:
+    """The reason of a failed server or model: the last error it logged, without the call stack."""
+    errors = _logged_errors(log)
+    said = _unquoted(errors[-1]) if errors else _tail_of(log)
+    return f"Its log says: {said}"
+
+
+def _unquoted(line: str) -> str:
+    """The message of a line of the log, which quotes it as JSON does."""
+    message = line.partition("] ")[2]
+    with contextlib.suppress(ValueError):
+        message = str(json.loads(message))
+    return message.partition("\n\nAt:")[0].strip()
