@@ -20,8 +20,6 @@ from enginegate.serving.triton import supervisor
 from enginegate.serving.triton.server import serve
 from enginegate.serving.triton.server_log import is_port_taken
 
-pytestmark = pytest.mark.xdist_group("server")
-
 DEADLINE_S = 120.0  # of what happens in a fraction of a second on a quiet machine
 
 
