@@ -16,7 +16,6 @@ import pytest
 
 from enginegate.config.options import default_cache
 from enginegate.serving.load.capacity import SearchRules, find_capacity
-from enginegate.serving.load.sweep import LevelRules, run_level
 from enginegate.serving.triton.server import _Supervisor
 from enginegate.verdicts import Exit
 
@@ -25,10 +24,6 @@ pytestmark = pytest.mark.slow
 SERVE = ("--serve=triton", "--concurrency=1,4", "--max-batch-size=8")
 LENIENT = "--max-slowdown=99999"  # of what is not the subject; three replicates tell little
 SERVED = ("-k", "served or carries")
-# half as long as a run watches a level
-BRIEFLY = functools.partial(
-    run_level, rules=LevelRules(min_window_s=0.25, window_requests=30, limit_s=2.0)
-)
 DEADLINE_S = 120.0  # of what takes seconds on a quiet machine
 
 
@@ -40,7 +35,6 @@ def serving(project, monkeypatch, keep_time, server_packages):
     monkeypatch.setattr("enginegate.session._SERVED", 3)
     monkeypatch.setattr("enginegate.serving.measure._REPLICATE_S", 0.1)
     monkeypatch.setattr("enginegate.serving.measure._FEWEST_ANSWERS", 5)
-    monkeypatch.setattr("enginegate.serving.measure.run_level", BRIEFLY)
     packages = lambda _store, _progress: server_packages  # noqa: E731
     monkeypatch.setattr("enginegate.serving.served.server_environment", packages)
     source = Path(__file__).parents[1] / "test_serving.py"
