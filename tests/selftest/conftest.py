@@ -93,13 +93,33 @@ def save_small_bert(torch_loaded):
 
 
 @pytest.fixture(scope="session")
+def shipped_distilbert(torch_loaded):
+    """The shipped DistilBERT's ONNX file, in the cache of this machine: its export takes long."""
+    from enginegate.cache import Store
+    from enginegate.config.options import default_cache
+    from enginegate.engines.onnxruntime import run_onnx
+    from enginegate.models.export import export_model
+    from enginegate.models.spec import SHIPPED
+
+    return export_model(SHIPPED["distilbert-base-cased-96"], Store(default_cache()), run_onnx)
+
+
+@pytest.fixture(scope="session")
 def server_packages():
-    """The server's environment from the cache of this machine, proven once: it takes seconds."""
+    """The server's environment from the cache of this machine, proven once: it takes seconds.
+
+    Both workers of a run want it at once, and it takes long to make: one of them waits.
+    """
+    from filelock import FileLock
+
     from enginegate.cache import Store
     from enginegate.config.options import default_cache
     from enginegate.serving.triton.environment import server_environment
 
-    return server_environment(Store(default_cache()), lambda _task: contextlib.nullcontext())
+    cache = default_cache()
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / "selftest-server.lock"):
+        return server_environment(Store(cache), lambda _task: contextlib.nullcontext())
 
 
 @pytest.fixture
@@ -236,8 +256,14 @@ def clock(keep_time):
     keep_time(Clock())
 
 
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory):
+    """Where projects keep what a clean run left in one of them."""
+    return tmp_path_factory.mktemp("kept")
+
+
 @pytest.fixture
-def project(pytester, load_tiny, monkeypatch, clock):
+def project(pytester, load_tiny, monkeypatch, clock, kept):
     """A user's project with one tiny model; `project.judge(...)` runs the ready suite in it."""
     monkeypatch.delenv("PLANTED_FAULT", raising=False)
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # a run of its own, no worker's
@@ -250,7 +276,7 @@ def project(pytester, load_tiny, monkeypatch, clock):
     for name in ("test_accuracy", "test_throughput"):
         source = HERE.parent / f"{name}.py"
         shutil.copy(source, pytester.path)
-    return Project(pytester, monkeypatch)
+    return Project(pytester, monkeypatch, kept)
 
 
 @pytest.fixture
@@ -266,9 +292,9 @@ def gpu_project(project, fake_gpu, monkeypatch):
 
 
 class Project:
-    def __init__(self, pytester, monkeypatch):
+    def __init__(self, pytester, monkeypatch, kept):
         self.path = pytester.path
-        self._pytester, self._monkeypatch = pytester, monkeypatch
+        self._pytester, self._monkeypatch, self._kept = pytester, monkeypatch, kept
 
     def plant(self, fault):
         self._monkeypatch.setenv("PLANTED_FAULT", fault)
@@ -281,6 +307,16 @@ class Project:
 
     def run(self, *arguments):
         return self._pytester.runpytest_inprocess(*arguments)
+
+    def store(self, precisions="fp32"):
+        """Have the engines and baselines of a clean run, which is made for the first who asks."""
+        kept = self._kept / precisions
+        if not kept.exists():
+            assert self.run(f"--precision={precisions}", "--refresh-baselines").ret == 0
+            for name in ("cache", "baselines"):
+                shutil.copytree(self.path / name, kept / name)
+            return
+        shutil.copytree(kept, self.path, dirs_exist_ok=True)
 
     def baseline(self):
         (path,) = self.path.glob("baselines/*/tiny.json")

@@ -14,7 +14,7 @@ from enginegate.speed import timing
 from enginegate.variants import Precision
 
 BUSY_S = 0.002
-PACE_S = 0.02  # of a served call, in sleep: other jobs do not lengthen it
+PACE_S = 0.01  # of a served call, in sleep: other jobs do not lengthen it
 
 
 class FaultyEngine:

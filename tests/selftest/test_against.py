@@ -115,7 +115,7 @@ def test_refreshing_beside_an_engine_is_refused(project):
 
 
 def test_two_yardsticks_that_differ_make_the_run_invalid(project):
-    project.judge("--refresh-baselines")
+    project.store()
     project.plant_sentinel("slow")
     result = project.judge("--replicates=8")
     assert result.ret == Exit.INVALID

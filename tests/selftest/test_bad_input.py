@@ -149,7 +149,7 @@ SAID = {
 
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_corrupt_baseline_is_one_clear_error_and_is_not_overwritten(project, fault):
-    project.judge("--refresh-baselines")
+    project.store()
     path = project.baseline()
     broken = BROKEN[fault](path.read_text())
     path.write_text(broken)
@@ -165,7 +165,7 @@ def test_a_corrupt_baseline_is_one_clear_error_and_is_not_overwritten(project, f
 
 
 def test_a_full_disk_fails_the_refresh_and_leaves_the_old_baseline(project, fill_disk):
-    project.judge("--refresh-baselines")
+    project.store()
     before = project.baseline().read_text()
     fill_disk()
     result = project.judge("--refresh-baselines")

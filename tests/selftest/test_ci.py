@@ -17,7 +17,7 @@ def pytest_collection_modifyitems(items):
 
 
 def test_another_order_measures_every_variant_once(project):
-    project.judge("--refresh-baselines")
+    project.store()
     project.write("conftest.py", (project.path / "conftest.py").read_text() + REVERSED)
     result = project.run("--precision=fp32,int8", "--report-json=report.json", "-k", "fp32")
     result.assert_outcomes(passed=4, deselected=4)
@@ -33,7 +33,7 @@ def test_repeated_tests_show_the_same_measurement(project):
 
 
 def test_stopping_at_the_first_failure_keeps_its_status(project):
-    project.judge("--refresh-baselines")
+    project.store()
     project.plant("slow")
     result = project.judge("-x")
     result.assert_outcomes(passed=2, failed=1)
@@ -42,7 +42,7 @@ def test_stopping_at_the_first_failure_keeps_its_status(project):
 
 def test_a_rerun_of_what_failed_cannot_pass_by_luck(project):
     """The engine is still slower: the rerun fails, with the evidence of both runs."""
-    project.judge("--refresh-baselines")
+    project.store()
     project.plant("slow")
     assert project.judge().ret == Exit.REGRESSED
     cached = project.path / ".pytest_cache/v/enginegate/evidence"
@@ -52,7 +52,7 @@ def test_a_rerun_of_what_failed_cannot_pass_by_luck(project):
 
 
 def test_a_false_alarm_is_refuted_by_fresh_data(project):
-    project.judge("--refresh-baselines")
+    project.store()
     project.plant("slow")
     project.judge()
     project.plant("")
@@ -64,7 +64,7 @@ def test_a_false_alarm_is_refuted_by_fresh_data(project):
 
 @pytest.mark.parametrize(("level", "status"), [("strict", 11), ("normal", 11), ("warn", 0)])
 def test_gate_levels_with_a_regression(project, level, status):
-    project.judge("--refresh-baselines")
+    project.store()
     project.plant("slow")
     result = project.judge(f"--gate={level}")
     assert result.ret == status
@@ -72,7 +72,7 @@ def test_gate_levels_with_a_regression(project, level, status):
 
 
 def test_undecided_fails_at_the_strict_level_and_says_what_would_decide(project):
-    project.judge("--refresh-baselines")
+    project.store()
     project.plant("slow")  # by the limit itself
     undecidable = ("--max-slowdown=0.4", "--max-time-per-variant=300")
     normal = project.judge(*undecidable)
@@ -88,7 +88,7 @@ def test_an_unknown_gate_level_is_a_usage_error(project):
 
 
 def test_annotations_only_in_a_github_job(project, monkeypatch):
-    project.judge("--refresh-baselines")
+    project.store()
     project.plant("slow")
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     assert "::error" not in project.judge().stdout.str()
@@ -99,7 +99,7 @@ def test_annotations_only_in_a_github_job(project, monkeypatch):
 
 
 def test_junit_has_the_numbers(project):
-    project.judge("--refresh-baselines")
+    project.store()
     project.judge("--junitxml=report.xml")
     cases = ElementTree.parse(project.path / "report.xml").iter("testcase")  # noqa: S314
     found = [{p.get("name"): p.get("value", "") for p in case.iter("property")} for case in cases]
@@ -134,7 +134,7 @@ def test_a_refresh_in_dry_run_writes_nothing(project):
 
 
 def test_a_refresh_of_what_is_missing_keeps_what_is_there(project):
-    project.judge("--refresh-baselines")
+    project.store()
     before = json.loads(project.baseline().read_text())["variants"]["faulty-fp32"]
     result = project.run("--precision=fp32,int8", "--refresh-baselines=missing")
     result.stdout.fnmatch_lines(
@@ -156,7 +156,7 @@ def test_a_refresh_of_what_did_not_change_adds_a_session(project):
 
 
 def test_sessions_are_kept_from_the_oldest_and_the_newest(project):
-    project.judge("--refresh-baselines")
+    project.store()
     content = json.loads(project.baseline().read_text())
     for cell in content["variants"]["faulty-fp32"]["cells"].values():
         cell[:] = [{**cell[0], "date": f"2026-01-{day:02}"} for day in range(1, 7)]

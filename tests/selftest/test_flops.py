@@ -96,15 +96,8 @@ def test_the_figures_of_the_reference_report_are_reproduced_exactly(encoders, tm
 
 
 @pytest.mark.slow
-def test_the_shipped_distilbert_has_the_figures_of_the_reference_report(tmp_path, torch_loaded):
-    from enginegate.cache import Store
-    from enginegate.engines.onnxruntime import run_onnx
-    from enginegate.models.export import export_model
-    from enginegate.models.spec import SHIPPED
-
-    spec = SHIPPED["distilbert-base-cased-96"]
-    model = export_model(spec, Store(tmp_path), run_onnx)
-    cost = cost_of(model.onnx, model.output)
+def test_the_shipped_distilbert_has_the_figures_of_the_reference_report(shipped_distilbert):
+    cost = cost_of(shipped_distilbert.onnx, shipped_distilbert.output)
     parts = {"total": cost.layers, BACKBONE: cost.of(BACKBONE), HEAD: cost.of(HEAD)}
     assert {name: thop_flops(part)(4, 16) for name, part in parts.items()} == REFERENCE
     assert matmul_flops(cost.layers)(4, 16) == 5_454_692_352 + 589_824

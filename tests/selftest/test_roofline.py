@@ -199,14 +199,9 @@ def test_the_command_prints_a_model_on_a_device(tmp_path, tiny_onnx, capsys):
 
 
 @pytest.mark.slow
-def test_the_limits_of_the_reference_report_arise_under_stated_assumptions(tmp_path, torch_loaded):
+def test_the_limits_of_the_reference_report_arise_under_stated_assumptions(shipped_distilbert):
     """True FLOPs in fp32 on an RTX 3080: the backbone unfused, the head by its weights alone."""
-    from enginegate.engines.onnxruntime import run_onnx
-    from enginegate.models.export import export_model
-    from enginegate.models.spec import SHIPPED
-
-    model = export_model(SHIPPED["distilbert-base-cased-96"], Store(tmp_path), run_onnx)
-    cost = cost_of(model.onnx, model.output)
+    cost = cost_of(shipped_distilbert.onnx, shipped_distilbert.output)
     rtx = read_profile(DEVICES / "rtx-3080-10gb.toml")
     settings = {t: Roofline(cost, Setting(rtx, "fp32", 4, t, 16)) for t in Traffic}
     assert settings[Traffic.UNFUSED].bound(cost.of(BACKBONE)).up_to == 11

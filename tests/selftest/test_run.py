@@ -74,7 +74,7 @@ def test_baselines_round_trip(project):
 
 
 def test_a_regression_can_be_accepted_by_the_refresh_itself(project):
-    project.judge("--refresh-baselines")
+    project.store()
     project.plant("slow")
     accepted = project.judge("--refresh-baselines", "--accept-regressions")
     assert accepted.ret == 0
@@ -91,7 +91,7 @@ def test_all_is_what_the_backend_offers(project):
 
 
 def test_a_refresh_after_a_change_of_threads_prints_no_ratio(project):
-    project.judge("--refresh-baselines")
+    project.store()
     result = project.judge("--refresh-baselines", "--threads", "2")
     result.stdout.fnmatch_lines(["baselines: *tiny-faulty-fp32: not comparable, threads was 1*"])
 
@@ -134,7 +134,7 @@ def test_a_missing_baseline_names_the_command_and_fails_where_required(project):
 
 
 def test_another_machines_baseline_is_incomparable_and_passes(project):
-    project.judge("--refresh-baselines")
+    project.store()
     folder = project.baseline().parent
     folder.rename(folder.with_name("another-machine"))
     result = project.judge()
@@ -143,7 +143,7 @@ def test_another_machines_baseline_is_incomparable_and_passes(project):
 
 
 def test_another_workload_is_incomparable(project):
-    project.judge("--refresh-baselines")
+    project.store()
     project.write("own.txt", "\n".join(f"a text of my own, number {n}" for n in range(40)))
     result = project.judge("--workload", "own.txt")
     result.stdout.fnmatch_lines(["*incomparable: workload_sha256 was *, is *"])
@@ -180,7 +180,7 @@ REPORT_SCHEMA = json.loads(
 
 @pytest.mark.parametrize("fault", ["", "nan", "swapped rows"])
 def test_the_json_report_is_as_its_schema_says(project, fault):
-    project.judge("--refresh-baselines")
+    project.store()
     project.plant(fault)
     project.run("--precision", "fp32,int8", "--blame", "--report-json", "report.json")
     report = json.loads((project.path / "report.json").read_text())

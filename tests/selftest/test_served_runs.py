@@ -19,7 +19,7 @@ from enginegate.serving.load.capacity import SearchRules, find_capacity
 from enginegate.serving.triton.server import _Supervisor
 from enginegate.verdicts import Exit
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("server")]
+pytestmark = pytest.mark.slow
 
 SERVE = ("--serve=triton", "--concurrency=1,4", "--max-batch-size=8")
 LENIENT = "--max-slowdown=99999"  # of what is not the subject; three replicates tell little

@@ -16,8 +16,6 @@ from enginegate.errors import ServingError
 from enginegate.serving.triton.client import check_model, deployment_of, embed_served, statistics
 from enginegate.serving.triton.statistics import read_statistics
 
-pytestmark = pytest.mark.xdist_group("server")
-
 INPUTS = ("input_ids", "attention_mask")
 OUTPUT = "sentence_embedding"
 

@@ -10,8 +10,6 @@ from enginegate.serving.triton import environment as environments
 from enginegate.serving.triton.environment import check_environment, server_environment
 from enginegate.serving.triton.server import serve
 
-pytestmark = pytest.mark.xdist_group("server")
-
 
 @pytest.fixture
 def fake(tmp_path):

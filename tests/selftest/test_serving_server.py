@@ -19,8 +19,6 @@ from enginegate.serving.triton import server as servers
 from enginegate.serving.triton import supervisor
 from enginegate.serving.triton.server import is_port_taken, serve
 
-pytestmark = pytest.mark.xdist_group("server")
-
 DEADLINE_S = 120.0  # of what happens in a fraction of a second on a quiet machine
 
 

@@ -32,7 +32,7 @@ from enginegate.serving.triton.repository import served_as, write_engine, write_
 from enginegate.serving.triton.server import serve
 from enginegate.variants import Precision, Variant
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("server")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("triton")]
 
 INPUTS = ("input_ids", "attention_mask")
 OUTPUT = "sentence_embedding"
@@ -88,23 +88,28 @@ def expected(built, batch):
 
 @pytest.fixture(scope="module")
 def write(tiny, built, batch):
-    """Writes the engine as `tiny` and the reference as `reference`."""
+    """Writes the engine as `tiny`."""
 
-    def write_both(root):
-        served, reference = (
-            served_as(name, tiny, batch, 16, DEPLOYMENT) for name in ("tiny", "reference")
-        )
-        write_engine(root, served, built, probe_of(batch))
-        write_reference(root, reference, tiny, probe_of(batch))
-        return ["tiny", "reference"]
+    def write_tiny(root):
+        write_engine(root, served_as("tiny", tiny, batch, 16, DEPLOYMENT), built, probe_of(batch))
+        return ["tiny"]
 
-    return write_both
+    return write_tiny
 
 
 @pytest.fixture(scope="module")
-def server(environment, write):
-    with serve(environment, write, quiet) as running:
-        yield running
+def server(environment, tiny, batch, write):
+    """With the engine, as `tiny`, and the reference; it finds modules that lie beside this one."""
+
+    def write_both(root):
+        served = served_as("reference", tiny, batch, 16, DEPLOYMENT)
+        write_reference(root, served, tiny, probe_of(batch))
+        return [*write(root), "reference"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        with serve(environment, write_both, quiet) as running:
+            yield running
 
 
 def probe_of(batch):
@@ -215,41 +220,31 @@ class TestLoading:
 
 
 class TestOwnBackend:
-    def test_registered_in_a_conftest(self, environment, tiny, batch, built, expected, monkeypatch):
-        monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    def test_registered_in_a_conftest(self, server, tiny, batch, built, expected, monkeypatch):
         monkeypatch.setitem(REGISTERED, "own", Registration(OWN, (), ""))
         onnx = built.entry.folder.with_name("own")
         onnx.mkdir()
         properties = get_backend("own").build(tiny, Precision.FP32, batch, onnx)
         own = dataclasses.replace(built, backend="own", entry=Entry(onnx, properties))
-
-        def write_own(root):
-            served = served_as("own", tiny, batch, 16, DEPLOYMENT)
-            write_engine(root, served, own, probe_of(batch))
-            return ["own"]
-
-        with serve(environment, write_own, quiet) as server:
-            check_served(embed_served(server.endpoint("own"), batch, OUTPUT, 8), expected)
+        served = served_as("own", tiny, batch, 16, DEPLOYMENT)
+        write_engine(server.repository, served, own, probe_of(batch))
+        server.load("own")
+        check_served(embed_served(server.endpoint("own"), batch, OUTPUT, 8), expected)
+        server.unload("own")
 
 
 OWN = "faulty:Faulty"
 
 
 class TestEnds:
-    def test_nothing_is_left(self, environment, write):
-        with serve(environment, write, quiet) as server:
-            assert len(leftovers(server.repository)) > 3  # folder, server, stubs, segments
-        assert leftovers(server.repository) == []
-
-    def test_two_at_once(self, environment, write, batch, expected):
-        with (
-            serve(environment, write, quiet) as one,
-            serve(environment, write, quiet) as other,
-        ):
-            for server in (one, other):
-                served = embed_served(server.endpoint("tiny"), batch, OUTPUT, 8)
+    def test_nothing_is_left_and_another_goes_on(self, server, environment, write, batch, expected):
+        with serve(environment, write, quiet) as other:
+            assert len(leftovers(other.repository)) > 3  # folder, server, stub, segments
+            for one in (server, other):
+                served = embed_served(one.endpoint("tiny"), batch, OUTPUT, 8)
                 check_served(served, expected)
-        assert leftovers(one.repository) + leftovers(other.repository) == []
+        assert leftovers(other.repository) == []
+        check_served(embed_served(server.endpoint("tiny"), batch, OUTPUT, 8), expected)
 
     def test_killed_while_it_serves(self, environment, write, batch):
         with serve(environment, write, quiet) as server:
@@ -283,7 +278,7 @@ from enginegate.serving.triton.environment import ServerEnvironment
 from enginegate.serving.triton.server import serve
 def write(root):
     shutil.copytree(sys.argv[2], root, dirs_exist_ok=True)
-    return ["tiny", "reference"]
+    return ["tiny"]
 quiet = lambda task: contextlib.nullcontext()
 with serve(ServerEnvironment(Path(sys.argv[1])), write, quiet) as server:
     print(server.repository, flush=True)
@@ -328,22 +323,22 @@ class TestFaults:
             pass
 
     @pytest.mark.parametrize("kind", ["http", "grpc"])
-    def test_taken_port(self, environment, write, monkeypatch, kind):
-        with serve(environment, write, quiet) as other:
-            port = int(getattr(other, kind).split(":")[1])
-            really = servers.free_ports
-            free = dict(zip(("http", "grpc"), really(), strict=True))
-            taken = [tuple({**free, kind: port}.values())]
-            monkeypatch.setattr(servers, "free_ports", lambda: taken.pop() if taken else really())
-            with serve(environment, write, quiet) as server:
-                assert not taken
-                assert {server.http, server.grpc}.isdisjoint({other.http, other.grpc})
+    def test_taken_port(self, server, environment, monkeypatch, kind):
+        """With no models, which are loaded before the ports are taken."""
+        port = int(getattr(server, kind).split(":")[1])
+        really = servers.free_ports
+        free = dict(zip(("http", "grpc"), really(), strict=True))
+        taken = [tuple({**free, kind: port}.values())]
+        monkeypatch.setattr(servers, "free_ports", lambda: taken.pop() if taken else really())
+        with serve(environment, lambda _root: [], quiet) as moved:
+            assert not taken
+            assert {moved.http, moved.grpc}.isdisjoint({server.http, server.grpc})
 
 
-@pytest.fixture
-def numpy_2(environment, tmp_path):
+@pytest.fixture(scope="module")
+def numpy_2(environment, folder):
     """The server's environment with this process's numpy in it, while it says numpy 1."""
-    lying = ServerEnvironment(tmp_path / "environment")
+    lying = ServerEnvironment(folder / "environment")
     shutil.copytree(environment.folder, lying.folder, symlinks=True, copy_function=os.link)
     here = Path(np.__file__).parent
     for name in ("numpy", "numpy.libs"):

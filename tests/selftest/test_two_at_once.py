@@ -29,7 +29,7 @@ def test_two_refreshes_at_once_both_end_up_in_the_file(project):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_refresh_killed_while_it_writes_leaves_the_old_file(project):
-    project.judge("--refresh-baselines")
+    project.store()
     before = project.baseline().read_text()
     plain = (project.path / "conftest.py").read_text()
     project.write(
