@@ -1,6 +1,7 @@
 """A run's JSON report to something people look at: a page of records, then HTML, Markdown, text."""
 
 from enginegate.report.github import annotations
+from enginegate.report.outlets import for_terminal
 from enginegate.report.output import append_summary, report_files, run_html, run_markdown
 from enginegate.report.plots import plot_history
 from enginegate.report.render.drawing import check_drawable
@@ -22,8 +23,27 @@ from enginegate.report.wording.sweeps import (
 )
 
 __all__ = [
-    "CSV_COLUMNS", "TRAFFIC", "aligned", "analysis_lines", "annotations", "append_summary",
-    "check_drawable", "compare_engines", "cost_line", "described", "device_line", "plot_history",
-    "read_sweep_csv", "render_json", "render_text", "report_files", "roofline_line",
-    "roofline_rows", "run_html", "run_markdown", "spent_line", "summary_lines",
+    "CSV_COLUMNS",
+    "TRAFFIC",
+    "aligned",
+    "analysis_lines",
+    "annotations",
+    "append_summary",
+    "check_drawable",
+    "compare_engines",
+    "cost_line",
+    "described",
+    "device_line",
+    "for_terminal",
+    "plot_history",
+    "read_sweep_csv",
+    "render_json",
+    "render_text",
+    "report_files",
+    "roofline_line",
+    "roofline_rows",
+    "run_html",
+    "run_markdown",
+    "spent_line",
+    "summary_lines",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 
+from enginegate.report.outlets import log_command
 from enginegate.verdicts import Verdict
 
 _SILENT = (Verdict.PASS, Verdict.IMPROVED, Verdict.NOT_MEASURED)
@@ -16,10 +17,5 @@ def annotations(
         return
     for verdict, text, failed in notices:
         if failed or verdict not in _SILENT:
-            yield _command("error" if failed else "warning", f"enginegate: {verdict}", text)
-    yield from (_command("error", "enginegate", problem) for problem in problems)
-
-
-def _command(level: str, title: str, text: str) -> str:
-    escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    return f"::{level} title={title}::{escaped}"
+            yield log_command("error" if failed else "warning", f"enginegate: {verdict}", text)
+    yield from (log_command("error", "enginegate", problem) for problem in problems)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from enginegate.baselines import Series, change_points
 from enginegate.errors import BaselineError
+from enginegate.report.outlets import for_page
 
 
 def plot_history(series: Sequence[Series], path: Path) -> None:
@@ -22,7 +23,7 @@ def plot_history(series: Sequence[Series], path: Path) -> None:
         axes.plot(values, marker=".", color="#1f5fa8")
         for index in change_points([note.log_ratio for note in found.notes]):
             axes.axvline(index - 0.5, color="#b02020", linestyle="--")
-        axes.set_title(found.title, loc="left", fontsize=9)
+        axes.set_title(for_page(found.title), loc="left", fontsize=9, parse_math=False)
         axes.set_ylabel("time / reference")
         axes.set_xlabel("run")
     figure.savefig(path)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from enginegate.report.outlets import for_page, for_terminal
 from enginegate.report.table import HEADER, Section, accuracy_details, latency_lines, sections
 from enginegate.results import Result
 
@@ -21,7 +22,7 @@ def render_text(results: Sequence[Result], costs: Sequence[str]) -> str:
     """The text report: the summary, every text and batch size, then what the models cost."""
     lines = (accuracy_details, latency_lines)
     details = [line for said in lines for result in results for line in said(result)]
-    return "\n".join([*summary_lines(results), "", *details, *costs])
+    return "\n".join(map(for_terminal, [*summary_lines(results), "", *details, *costs]))
 
 
 def _block(section: Section) -> list[str]:
@@ -31,8 +32,8 @@ def _block(section: Section) -> list[str]:
 
 
 def aligned(rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Rows of equal length as lines with aligned columns."""
-    table = list(rows)
+    """Rows of equal length as lines with aligned columns; every cell is one line."""
+    table = [[for_page(cell).replace("\n", " ") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         yield "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()

@@ -4,6 +4,7 @@ import importlib.resources
 from typing import Any
 
 from enginegate.machine import installed_version
+from enginegate.report.outlets import for_page, translated
 from enginegate.report.page import Chart, Page
 from enginegate.report.render.drawing import check_drawable, draw_both
 
@@ -14,6 +15,7 @@ SIGNS = {"ship": "✓", "hold": "!", "block": "✕"}
 def render_html(page: Page) -> str:
     """The whole file. Raises ReportError if a library is missing."""
     check_drawable()
+    page = translated(page, for_page)
     drawn = _drawings(page)
     content = {"page": page, "signs": SIGNS, "version": installed_version(DISTRIBUTION)}
     return str(_template().render(drawings=lambda chart: drawn[id(chart)], **content))

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 
+from enginegate.report.outlets import for_terminal, translated
 from enginegate.report.page import Page, Section, Table
 from enginegate.report.terminal import aligned
 
 
 def render_page_text(page: Page) -> Iterator[str]:
     """The decisions, what is said of them, and every table."""
+    page = translated(page, for_terminal)
     yield from (page.headline, page.subtitle)
     yield from page.said
     for model, precision, cell in page.matrix.decisions:
