@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from enginegate.errors import OptionError
-from enginegate.variants import Precision
+from enginegate.variants import Precision, checked_name
 
 TOKEN_ROLES = ("ids", "mask", "zeros")
 POOLINGS = ("first", "mean")
@@ -32,7 +32,7 @@ class ModelSpec:
     """A model as the user defined it.
 
     Attributes:
-        name: names tests, baselines and report rows.
+        name: names tests, baselines and report rows. OptionError unless it can name a file.
         kind: how `source` is read.
         source: folder, hub id, `package:NAME` (a wheel that carries `model.zip`),
             `module:function`, or `.onnx` file.
@@ -66,6 +66,9 @@ class ModelSpec:
     limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     keep: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        checked_name(self.name)
+
 
 SHIPPED = MappingProxyType(
     {
@@ -94,7 +97,9 @@ def specs_from(table: Mapping[str, Any], root: Path) -> dict[str, ModelSpec]:
 
     Raises OptionError for an unknown key, a wrong type, or a definition without a source.
     """
-    own = {name: _spec(name, _table(name, value), root) for name, value in table.items()}
+    own = {
+        checked_name(name): _spec(name, _table(name, value), root) for name, value in table.items()
+    }
     return {**SHIPPED, **own}
 
 
