@@ -83,8 +83,8 @@ def name_fault(name: object) -> str:
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         return (
-            f"{ascii(name)[:120]} is no name of a model: use up to {_LONGEST_NAME} letters (a to z), "
-            "digits, `.`, `_` and `-`, the first of them a letter, a digit or `_`"
+            f"{ascii(name)[:120]} is no name of a model: use up to {_LONGEST_NAME} letters "
+            "(a to z), digits, `.`, `_` and `-`, the first of them a letter, a digit or `_`"
         )
     if name.casefold() in _RESERVED:
         return f"a model cannot be named {name}: what --calibrate finds is stored under that name"

@@ -56,16 +56,14 @@ def test_what_is_no_name_is_refused_everywhere_and_nothing_is_written(name, tmp_
         lambda: saved_engine(root, Variant(name, "openvino", Precision.FP32)),
     )
     for way in ways:
-        with pytest.raises(OptionError, match="no name of a model|cannot be named") as caught:
+        with pytest.raises(OptionError, match=r"no name of a model|cannot be named") as caught:
             way()
         assert str(caught.value).isprintable()
     assert list(tmp_path.iterdir()) == []
 
 
 def saved_baseline(root, model):
-    return Baselines(root, MACHINE).save(
-        model, [Update(renamed([result()], model)[0], replace=True)]
-    )
+    return Baselines(root, MACHINE).save(model, [Update(result(model=model), replace=True)])
 
 
 @pytest.mark.parametrize(

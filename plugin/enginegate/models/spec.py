@@ -97,9 +97,7 @@ def specs_from(table: Mapping[str, Any], root: Path) -> dict[str, ModelSpec]:
 
     Raises OptionError for an unknown key, a wrong type, or a definition without a source.
     """
-    own = {
-        checked_name(name): _spec(name, _table(name, value), root) for name, value in table.items()
-    }
+    own = {name: _spec(name, _table(name, value), root) for name, value in table.items()}
     return {**SHIPPED, **own}
 
 
