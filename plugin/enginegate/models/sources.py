@@ -4,16 +4,16 @@ import hashlib
 import importlib
 import inspect
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from enginegate.cache import Store
 from enginegate.errors import ModelError
 from enginegate.files import sha256_of, sha256_of_folder, sha256_of_json
 from enginegate.machine import installed_version
-from enginegate.models.spec import PACKAGE_PREFIX, Exported, Kind, ModelSpec
+from enginegate.models.spec import PACKAGE_PREFIX, Exported, Kind, ModelSpec, hub_blobs
 
 if TYPE_CHECKING:
     import torch
@@ -83,16 +83,48 @@ def _read_graph(path: Path) -> Any:
 
 
 def _hash_with_external(path: Path, graph: Any) -> str:
-    names = {
-        entry.value
-        for tensor in graph.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    files = [path, *(path.parent / name for name in sorted(names))]
-    if missing := [file for file in files if not file.is_file()]:
-        raise ModelError(f"{path} keeps weights in {missing[0]}, which does not exist")
+    entries = (entry for tensor in _tensors(graph) for entry in tensor.external_data)
+    names = {entry.value for entry in entries if entry.key == "location"}
+    files = [path, *(_external_file(path, name) for name in sorted(names))]
     return sha256_of_json([sha256_of(file) for file in files])
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """Every tensor of a model: weights, constants, sparse ones, in subgraphs and functions too."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if hasattr(value, "DESCRIPTOR") else value:
+                yield from _tensors(part)
+
+
+def _external_file(path: Path, name: str) -> Path:
+    """The file of weights that a model names. Raises ModelError if it is not the model's own."""
+    given, file = PureWindowsPath(name), path.parent / name  # which knows both kinds of slashes
+    if given.anchor or given.drive or ".." in given.parts:
+        raise _foreign(path, name, "is not a path inside the model's folder")
+    if not _is_file(file):
+        raise ModelError(f"{path} keeps weights in {file}, which does not exist")
+    homes = (path.parent.resolve(), hub_blobs(path))
+    if not any(home and file.resolve().is_relative_to(home) for home in homes):
+        raise _foreign(path, name, f"leads out of the model's folder to {file.resolve()}")
+    return file
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no disk takes
+        return False
+
+
+def _foreign(path: Path, name: str, why: str) -> ModelError:
+    return ModelError(
+        f"{path} keeps weights in {name!r}, which {why}: put the file beside the model, or save "
+        "the model again with onnx.save(..., save_as_external_data=True)"
+    )
 
 
 def _ready_tokenizer(spec: ModelSpec, path: Path) -> Path | None:

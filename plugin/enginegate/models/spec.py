@@ -1,5 +1,6 @@
 """What to deploy: model definitions, shipped or named by the user. No model is loaded here."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
@@ -130,10 +131,23 @@ def _source(name: str, table: Mapping[str, Any], base: ModelSpec, root: Path) ->
         raise OptionError(f"{_where(name)} needs exactly one of {', '.join(Kind)}")
     if not given:
         return {}
-    source = str(table[given[0]])
-    if given[0] is Kind.ONNX:
-        source = str((root / Path(source).expanduser()).resolve())
-    return {"kind": given[0], "source": _local(source, root), "architecture": None}
+    source, is_onnx = str(table[given[0]]), given[0] is Kind.ONNX
+    found = _onnx_file(root / Path(source).expanduser()) if is_onnx else _local(source, root)
+    return {"kind": given[0], "source": found, "architecture": None}
+
+
+def _onnx_file(path: Path) -> str:
+    """The file that a link leads to; in the hub's cache the link, which has its weights beside."""
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - follows no link
+    return str(absolute if hub_blobs(absolute) else path.resolve())
+
+
+def hub_blobs(path: Path) -> Path | None:
+    """Where the hub's cache keeps what `path`, in a snapshot of a model, is a link to."""
+    for folder in path.parents:
+        if folder.name == "snapshots" and folder.parent.name.startswith("models--"):
+            return (folder.parent / "blobs").resolve()
+    return None
 
 
 def _local(name: str, root: Path) -> str:
