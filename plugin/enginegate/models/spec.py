@@ -11,6 +11,7 @@ from typing import Any
 from enginegate.errors import OptionError
 from enginegate.variants import Precision, checked_name
 
+OWN_CODE = " (may run code of its own: trust_remote_code)"  # after the origin of weights
 TOKEN_ROLES = ("ids", "mask", "zeros")
 POOLINGS = ("first", "mean")
 PACKAGE_PREFIX = "package:"
@@ -49,6 +50,7 @@ class ModelSpec:
         architecture: configuration to seed when `source` is not at hand; None is an error then.
         limits: accuracy limits by precision that replace the default ones.
         keep: layers to keep in fp32 by precision: names, groups or wildcards.
+        trust_remote_code: run the code that lies beside the weights; every output says so.
     """
 
     name: str
@@ -66,6 +68,7 @@ class ModelSpec:
     architecture: Mapping[str, Any] | None = None
     limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     keep: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         checked_name(self.name)
@@ -165,6 +168,9 @@ def _refuse_bad_values(spec: ModelSpec) -> None:
     roles_fit = isinstance(spec.inputs, Mapping) and set(spec.inputs.values()) <= set(TOKEN_ROLES)
     _require(spec, "inputs", roles_fit, f"a table of roles {', '.join(TOKEN_ROLES)}")
     _require(spec, "limits", _are_limits(spec.limits), "a table of numbers for each precision")
+    trust = spec.trust_remote_code
+    trust_fits = trust is False or (trust is True and spec.kind is not Kind.ONNX)
+    _require(spec, "trust_remote_code", trust_fits, "true or false (false for an .onnx file)")
     _require(spec, "keep", _are_layers(spec.keep), "a table with a list of layers a precision")
 
 
@@ -207,7 +213,8 @@ class Exported:
         spec: its definition.
         onnx: the file; dynamic batch and sequence axes.
         sha256: hash of the file with its external data.
-        weights: where they came from; starts with `seeded` if any weight is.
+        weights: where they came from; starts with `seeded` if any weight is, ends with OWN_CODE
+            if code beside them may run.
         tokenizer: its `tokenizer.json`, or None where words are hashed.
         inputs: ONNX input name to role.
         output: the ONNX output that is the embedding, float [batch, dim].

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from enginegate.models import OWN_CODE
 from enginegate.report.decision import Decision, decide
 from enginegate.report.numbers import counted, listed
 from enginegate.report.page import Chart, Matrix, Page, Section
@@ -118,7 +119,10 @@ def _sweeps(run: SavedRun) -> Iterator[tuple[str, str, list[Sweep]]]:
 
 
 def _said(run: SavedRun) -> Iterator[str]:
-    """Cliffs, with their causes."""
+    """Models that may run code of their own; cliffs, with their causes."""
+    for model, _, members in run.by_model():
+        if members[0].context.weights.endswith(OWN_CODE):
+            yield f"{model}: weights {members[0].context.weights}"
     for model, _, sweeps in _sweeps(run):
         for sweep in sweeps:
             for cliff in sweep.analysis.cliffs:
