@@ -5,12 +5,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from enginegate.cache import Store
+from enginegate.engines import run_reference
 from enginegate.errors import ModelError
 from enginegate.files import sha256_of, sha256_of_json
 from enginegate.models import specs_from
 from enginegate.models.sources import ready_onnx
 
 WEIGHTS = b"\0" * 16
+BATCH = {name: np.ones((2, 8), np.int64) for name in ("input_ids", "attention_mask")}
 
 
 def outside(location="w.bin"):
@@ -71,7 +74,8 @@ def with_data(folder, place="a constant", location="w.bin"):
 
 
 def read(folder):
-    return ready_onnx(specs_from({"tiny": {"onnx": "tiny.onnx"}}, folder)["tiny"])
+    spec = specs_from({"tiny": {"onnx": "tiny.onnx"}}, folder)["tiny"]
+    return ready_onnx(spec, Store(folder.parent / "cache"))
 
 
 def test_without_data_outside_the_hash_is_as_it_always_was(folder):
@@ -159,9 +163,25 @@ def test_the_links_of_the_hubs_cache_are_followed_and_no_others(folder):
     (folder.parent / "w.bin").write_bytes(WEIGHTS)
     snapshot = in_hub_cache(with_data(folder), "../../blobs/2")
     found = read(snapshot)
-    assert found.onnx == snapshot / "tiny.onnx"
+    assert "cache" in found.onnx.parts
+    assert (found.onnx.parent / "w.bin").read_bytes() == WEIGHTS
+    assert not (found.onnx.parent / "w.bin").is_symlink()
     assert found.weights == "from tiny.onnx"
     (snapshot / "w.bin").unlink()
     (snapshot / "w.bin").symlink_to("../../../w.bin")
     with pytest.raises(ModelError, match="leads out of the model's folder to"):
         read(snapshot)
+
+
+def test_linked_weights_are_read_by_the_runtimes(folder):
+    plain = run_reference(read(folder).onnx, BATCH)
+    model = onnx.load(folder / "tiny.onnx")
+    sizes = {"save_as_external_data": True, "location": "w.bin", "size_threshold": 1000}
+    onnx.save(model, folder / "tiny.onnx", **sizes)
+    assert read(folder).onnx == folder / "tiny.onnx"
+    kept = (folder / "w.bin").read_bytes()
+    snapshot = in_hub_cache(folder, "../../blobs/2")
+    (snapshot / "w.bin").write_bytes(kept)
+    found = read(snapshot)
+    assert np.array_equal(run_reference(found.onnx, BATCH), plain)
+    onnx.load(found.onnx)

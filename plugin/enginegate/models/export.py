@@ -43,7 +43,7 @@ def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx) -> Exported:
     the model is missing, half there, cannot be exported, or its export differs from torch.
     """
     if spec.kind is Kind.ONNX:
-        return sources.ready_onnx(spec)
+        return sources.ready_onnx(spec, store)
     source = sources.locate(spec, store)
     entry = store.get_or_build(
         "model",

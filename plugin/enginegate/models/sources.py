@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import inspect
+import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -40,8 +41,8 @@ def named(spec: ModelSpec) -> str:
     return f"from {Path(spec.source).name if Path(spec.source).is_dir() else spec.source}"
 
 
-def ready_onnx(spec: ModelSpec) -> Exported:
-    """A model that is an `.onnx` file already, used where it lies."""
+def ready_onnx(spec: ModelSpec, store: Store) -> Exported:
+    """A model that is an `.onnx` file already, used where it lies unless its weights are links."""
     path = Path(spec.source)
     graph = _read_graph(path)
     names = [value.name for value in graph.graph.input]
@@ -50,10 +51,13 @@ def ready_onnx(spec: ModelSpec) -> Exported:
             f"{path} has inputs {unknown} of unknown role: say ids, mask or zeros for each under "
             f"`inputs` in [tool.enginegate.models.{spec.name}]"
         )
+    external = _external_names(graph)
+    files = [path, *(_external_file(path, name) for name in external)]
+    sha256 = sha256_of_json([sha256_of(file) for file in files])
     return Exported(
         spec=spec,
-        onnx=path,
-        sha256=_hash_with_external(path, graph),
+        onnx=_without_links(path, external, sha256, store),
+        sha256=sha256,
         weights=f"from {path.name}",
         tokenizer=_ready_tokenizer(spec, path),
         inputs={name: spec.inputs[name] for name in names},
@@ -82,11 +86,25 @@ def _read_graph(path: Path) -> Any:
         raise ModelError(f"{path} is not an ONNX model: {error}; export it again") from error
 
 
-def _hash_with_external(path: Path, graph: Any) -> str:
+def _external_names(graph: Any) -> list[str]:
     entries = (entry for tensor in _tensors(graph) for entry in tensor.external_data)
-    names = {entry.value for entry in entries if entry.key == "location"}
-    files = [path, *(_external_file(path, name) for name in sorted(names))]
-    return sha256_of_json([sha256_of(file) for file in files])
+    return sorted({entry.value for entry in entries if entry.key == "location"})
+
+
+def _without_links(path: Path, external: list[str], sha256: str, store: Store) -> Path:
+    """The file, or a copy where weights are links, which the runtimes do not follow."""
+    home = path.parent.resolve()
+    if all((home / name).resolve() == home / name for name in external):
+        return path
+
+    def copy(folder: Path) -> Mapping[str, Any]:
+        for name in (path.name, *external):
+            (folder / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path.parent / name, folder / "model" / name)
+        return {}
+
+    key = {"sha256": sha256, "names": [path.name, *external]}
+    return store.get_or_build("linked", key, copy).folder / "model" / path.name
 
 
 def _tensors(message: Any) -> Iterator[Any]:
