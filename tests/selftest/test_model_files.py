@@ -1,5 +1,7 @@
 """All that a model is made of counts in its hash, and nothing outside of its folder is read."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -176,7 +178,11 @@ def test_the_links_of_the_hubs_cache_are_followed_and_no_others(folder):
 def test_linked_weights_are_read_by_the_runtimes(folder):
     plain = run_reference(read(folder).onnx, BATCH)
     model = onnx.load(folder / "tiny.onnx")
-    sizes = {"save_as_external_data": True, "location": "w.bin", "size_threshold": 1000}
+    sizes: dict[str, Any] = {
+        "save_as_external_data": True,
+        "location": "w.bin",
+        "size_threshold": 1000,
+    }
     onnx.save(model, folder / "tiny.onnx", **sizes)
     assert read(folder).onnx == folder / "tiny.onnx"
     kept = (folder / "w.bin").read_bytes()
