@@ -36,6 +36,7 @@ from enginegate.report import (
     compare_engines,
     cost_line,
     device_line,
+    for_terminal,
     plot_history,
     read_sweep_csv,
     report_files,
@@ -51,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = command_parser().parse_args(arguments)
     try:
         for line in given.run(given):
-            print(line)
+            print(for_terminal(line))
     except EngineGateError as error:
-        print(f"enginegate: {error}", file=sys.stderr)
+        print(for_terminal(f"enginegate: {error}"), file=sys.stderr)
         return 1
     except BrokenPipeError:  # whoever read the lines has enough of them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,6 +15,13 @@ PROPERTY = "enginegate_verdict"
 ERROR = "error"
 
 
+def shown(text: str) -> str:
+    """The text as a terminal may show it; the report's library is loaded when it is needed."""
+    from enginegate.report import for_terminal
+
+    return for_terminal(text)
+
+
 class Gate:
     """Turns what was found into the outcome of a test."""
 
@@ -35,7 +42,7 @@ class Gate:
         """Fail if an embedding depends on its batch; skip where the embeddings are wrong anyway."""
         accuracy, name = self._result.accuracy, self._result.variant.id
         if accuracy is None or accuracy.invariance is None:
-            pytest.skip(f"{name}: not probed, its embeddings are wrong")
+            pytest.skip(shown(f"{name}: not probed, its embeddings are wrong"))
         found = accuracy.invariance
         verdict = Verdict.FAIL if found.broken else Verdict.PASS
         text = f"{name}: {verdict}: {'; '.join(filter(None, [found.broken, *found.skipped]))}"
@@ -66,7 +73,7 @@ class Gate:
         strict = verdict is Verdict.FLAGGED and self._session.options.strict
         self._session.recorder.notice(verdict, text, fails=fails or strict)
         if fails or strict:
-            pytest.fail(text, pytrace=False)
+            pytest.fail(shown(text), pytrace=False)
 
 
 def _properties(speed: "Speed") -> list[tuple[str, object]]:

@@ -32,7 +32,7 @@ from enginegate.fixtures import (
     served,
     workload,
 )
-from enginegate.gate import ERROR, PROPERTY
+from enginegate.gate import ERROR, PROPERTY, shown
 
 __all__ = [
     "built",
@@ -79,7 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _refuse_workers(config)
         _start(config)
     except EngineGateError as error:
-        raise pytest.UsageError(str(error)) from error
+        raise pytest.UsageError(shown(str(error))) from error
 
 
 def _refuse_workers(config: pytest.Config) -> None:
@@ -113,7 +113,7 @@ def _progress(config: pytest.Config, what: str) -> Iterator[None]:
         return
     with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
         reporter.ensure_newline()
-        reporter.write_line(f"enginegate: {what}: {elapsed_s:.1f} s")
+        reporter.write_line(shown(f"enginegate: {what}: {elapsed_s:.1f} s"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -145,7 +145,7 @@ def pytest_runtest_makereport(
     """Show the plugin's own errors as one message, and remember why tests failed."""
     if call.excinfo is not None and isinstance(call.excinfo.value, EngineGateError):
         error = call.excinfo.value
-        plain = pytest.fail.Exception(str(error), pytrace=False)
+        plain = pytest.fail.Exception(shown(str(error)), pytrace=False)
         item.user_properties.append((PROPERTY, ERROR))
         call.excinfo = pytest.ExceptionInfo.from_exception(
             plain.with_traceback(error.__traceback__)
@@ -155,7 +155,7 @@ def pytest_runtest_makereport(
         run.recorder.fail(str(dict(item.user_properties).get(PROPERTY, "")))
         fixtures = getattr(item, "fixturenames", ())
         if SERVER in fixtures and run.server and (log := run.server.log_tail()):
-            report.sections.append(("server's log", log))
+            report.sections.append(("server's log", shown(log)))
     return report
 
 
@@ -221,8 +221,8 @@ def _write_summary(terminalreporter: Any, run: "Recorder") -> None:
 
     terminalreporter.section("enginegate")
     for line in [*summary_lines(run.results.values()), *run.lines]:
-        terminalreporter.write_line(line)
+        terminalreporter.write_line(shown(line))
     for problem in run.problems:
-        terminalreporter.write_line(f"ERROR: {problem}", red=True)
-    for line in annotations(run.notices, run.problems):
-        terminalreporter.write_line(line)
+        terminalreporter.write_line(shown(f"ERROR: {problem}"), red=True)
+    for command in annotations(run.notices, run.problems):
+        terminalreporter.write_line(command)

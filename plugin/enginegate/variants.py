@@ -1,5 +1,6 @@
 """What to build: precisions, variants and their stable ids."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,6 +8,9 @@ from enum import StrEnum
 from enginegate.errors import OptionError
 
 SERVED = "-served"  # at the end of a key
+_LONGEST_NAME = 100
+_NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,{_LONGEST_NAME - 1}}}")
+_RESERVED = ("calibration",)  # calibration.json lies beside the baselines
 
 
 class Precision(StrEnum):
@@ -70,3 +74,25 @@ def plan(
 ) -> tuple[Variant, ...]:
     """Every variant of this run, grouped by model."""
     return tuple(Variant(m, backend, p) for m in models for p in precisions)
+
+
+def name_fault(name: object) -> str:
+    """The reason why this cannot be a model's name; empty for one that can.
+
+    A name is part of file names, of test ids and of lines of logs.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        return (
+            f"{ascii(name)[:120]} is no name of a model: use up to {_LONGEST_NAME} letters "
+            "(a to z), digits, `.`, `_` and `-`, the first of them a letter, a digit or `_`"
+        )
+    if name.casefold() in _RESERVED:
+        return f"a model cannot be named {name}: what --calibrate finds is stored under that name"
+    return ""
+
+
+def checked_name(name: str) -> str:
+    """The name of a model, to be part of a path. Raises OptionError."""
+    if fault := name_fault(name):
+        raise OptionError(fault)
+    return name

@@ -13,6 +13,7 @@ from enginegate.errors import BaselineError
 from enginegate.files import locked, parse_json, write_atomic
 from enginegate.machine import git
 from enginegate.results import Result
+from enginegate.variants import checked_name
 
 FOLDER = "history"
 _PENALTY = 3.0  # times variance and log of the number of runs
@@ -66,7 +67,7 @@ def append_history(results: Iterable[Result], root: Path, machine: str, rootpath
         noted = (json.dumps(asdict(note)) for note in _notes(result, commit))
         lines.setdefault(result.variant.model, []).extend(noted)
     for model, added in lines.items():
-        path = root / FOLDER / machine / f"{model}.jsonl"
+        path = root / FOLDER / machine / f"{checked_name(model)}.jsonl"
         with locked(path):
             before = path.read_text(encoding="utf-8") if path.exists() else ""
             write_atomic(path, before + "".join(f"{line}\n" for line in added))
@@ -84,8 +85,8 @@ def _notes(result: Result, commit: str) -> Iterator[Note]:
 def read_history(root: Path, model: str) -> list[Series]:
     """All series of a model. Raises BaselineError if there is none or a line is not valid."""
     series: dict[tuple[str, str, int], list[Note]] = {}
-    for path in sorted(root.glob(f"{FOLDER}/*/{model}.jsonl")):
-        for note in _read(path):
+    for path in sorted(root.glob(f"{FOLDER}/*/*.jsonl")):
+        for note in _read(path) if path.stem == model else ():
             series.setdefault((path.parent.name, note.variant, note.batch), []).append(note)
     if not series:
         raise BaselineError(f"no history of {model} in {root / FOLDER}: run pytest with --history")

@@ -16,6 +16,7 @@ from enginegate.machine import Machine, library_versions
 from enginegate.results import Context, Result
 from enginegate.serving import Load, StoredLoad
 from enginegate.speed import Speed
+from enginegate.variants import checked_name, name_fault
 
 CALIBRATION = "calibration.json"
 SCHEMA = 2
@@ -93,7 +94,7 @@ class Baselines:
 
     def path(self, model: str) -> Path:
         """File of a model on this machine."""
-        return self.root / self.machine.id / f"{model}.json"
+        return self.root / self.machine.id / f"{checked_name(model)}.json"
 
     def load(self, model: str) -> dict[str, Baseline]:
         """Baselines of a model on this machine by variant key; empty if there is no file.
@@ -112,7 +113,7 @@ class Baselines:
 
     def other_machines(self, model: str) -> list[str]:
         """Other machines that have a baseline of the model."""
-        files = sorted(self.root.glob(f"*/{model}.json"))
+        files = sorted(self.root.glob(f"*/{checked_name(model)}.json"))
         return [file.parent.name for file in files if file.parent.name != self.machine.id]
 
     def save(self, model: str, updates: Sequence[Update], root: Path | None = None) -> Path:
@@ -175,6 +176,7 @@ def parse_content(path: Path, text: str) -> Any:
         content = parse_json(text)
         _refuse_other_schema(content)
         jsonschema.validate(content, _schema())
+        _refuse_name(content["model"], path.stem)
     except ValueError as error:
         raise _invalid(path, str(error)) from error
     except jsonschema.ValidationError as error:
@@ -202,6 +204,14 @@ def _refuse_other_schema(content: Any) -> None:
         raise ValueError(
             f"written by {writer} enginegate: schema {version}, this one reads {SCHEMA}; {remedy}"
         )
+
+
+def _refuse_name(model: str, file: str) -> None:
+    """Raise ValueError for no name, and where a disk takes two names for one file."""
+    if fault := name_fault(model):
+        raise ValueError(fault)
+    if model != file and model.casefold() == file.casefold():
+        raise ValueError(f"it is of {model}, not of {file}: this disk takes both for one name")
 
 
 def _invalid(path: Path, reason: str) -> BaselineError:

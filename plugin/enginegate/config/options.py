@@ -151,7 +151,16 @@ def _models(
 ) -> tuple[str, ...]:
     if unknown := [name for name in named if name not in specs]:
         raise OptionError(f"unknown model {', '.join(unknown)}: defined are {', '.join(specs)}")
-    return named or own
+    models = named or own
+    if alike := [name for name in models if _folded(models).count(name.casefold()) > 1]:
+        raise OptionError(
+            f"models {', '.join(alike)} differ only in capitals: some disks take them for one file"
+        )
+    return models
+
+
+def _folded(names: tuple[str, ...]) -> list[str]:
+    return [name.casefold() for name in dict.fromkeys(names)]
 
 
 def default_cache() -> Path:

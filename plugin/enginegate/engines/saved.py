@@ -15,7 +15,7 @@ from enginegate.engines.build import Built
 from enginegate.errors import EngineError, OptionError
 from enginegate.files import parse_json, write_atomic
 from enginegate.machine import NO_PROGRAM, git
-from enginegate.variants import Precision, Variant
+from enginegate.variants import Precision, Variant, checked_name
 
 _MARKER = "saved.json"
 _TAIL_LINES = 15
@@ -53,7 +53,7 @@ def saved_engine(root: Path, variant: Variant) -> Built | None:
 
 
 def _folder(root: Path, variant: Variant) -> Path:
-    return root / variant.model / variant.key
+    return root / checked_name(variant.model) / variant.key
 
 
 @contextlib.contextmanager

@@ -6,15 +6,16 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 
 from enginegate.cache import Store
 from enginegate.errors import ModelError
-from enginegate.files import sha256_of
+from enginegate.files import parse_json, sha256_of
 from enginegate.models import sources
-from enginegate.models.spec import Exported, Kind, ModelSpec
+from enginegate.models.spec import OWN_CODE, Exported, Kind, ModelSpec
 from enginegate.models.workload import (
     Batch,
     Tokenize,
@@ -42,7 +43,7 @@ def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx) -> Exported:
     the model is missing, half there, cannot be exported, or its export differs from torch.
     """
     if spec.kind is Kind.ONNX:
-        return sources.ready_onnx(spec)
+        return sources.ready_onnx(spec, store)
     source = sources.locate(spec, store)
     entry = store.get_or_build(
         "model",
@@ -54,7 +55,7 @@ def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx) -> Exported:
         spec=spec,
         onnx=entry.folder / "model.onnx",
         sha256=entry.properties["sha256"],
-        weights=entry.properties["weights"],
+        weights=entry.properties["weights"] + (OWN_CODE if spec.trust_remote_code else ""),
         tokenizer=tokenizer if tokenizer.exists() else None,
         inputs={"input_ids": "ids", "attention_mask": "mask"},
         output=OUTPUT,
@@ -95,23 +96,29 @@ def _encoder(spec: ModelSpec, source: "sources.Source") -> tuple["torch.nn.Modul
     if source is not None and not isinstance(source, Path):
         return source.eval().float(), f"from factory {spec.source}"
     if spec.kind is Kind.SENTENCE_TRANSFORMERS:
+        if source is None:
+            raise ModelError(
+                f"model {spec.name}: {spec.source!r} holds no weights: name its folder"
+            )
         return _sentence_transformer(spec, source), sources.named(spec)
     return _pooled(spec, source)
 
 
-def _sentence_transformer(spec: ModelSpec, folder: Path | None) -> "torch.nn.Module":
+def _sentence_transformer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
     import torch
     from sentence_transformers import SentenceTransformer
 
-    try:
-        model = SentenceTransformer(
+    def load() -> Any:
+        _refuse_foreign_modules(spec, folder)
+        return SentenceTransformer(
             str(folder),
             device="cpu",
             local_files_only=True,
-            model_kwargs={"attn_implementation": "eager"},
+            trust_remote_code=spec.trust_remote_code,
+            model_kwargs={"attn_implementation": "eager", "use_safetensors": True},
         )
-    except Exception as error:  # half a folder fails in many ways
-        raise _half_there(spec, folder, error) from error
+
+    model = _loaded(spec, folder, load)
 
     class Encoder(torch.nn.Module):
         def __init__(self) -> None:
@@ -123,6 +130,55 @@ def _sentence_transformer(spec: ModelSpec, folder: Path | None) -> "torch.nn.Mod
             return features["sentence_embedding"]  # type: ignore[no-any-return]
 
     return Encoder().eval().float()
+
+
+def _loaded(spec: ModelSpec, folder: Path, load: Callable[[], Any]) -> Any:
+    """What `load` returns; nothing is unpickled, whatever a library falls back to."""
+    import torch
+
+    try:
+        with mock.patch.object(torch, "load", side_effect=ValueError("only safetensors are read")):
+            return load()
+    except ModelError:
+        raise
+    except Exception as error:  # half a folder fails in many ways
+        raise _refused(spec, folder, str(error)) from error
+
+
+def _refused(spec: ModelSpec, folder: Path, said: str) -> ModelError:
+    if "trust_remote_code" in said:
+        return _own_code(spec, folder)
+    found = sorted(folder.rglob("pytorch_model*.bin"))
+    pickled = [path for path in found if not any(path.parent.glob("*.safetensors"))]
+    if not pickled or "safetensors" not in said:
+        return _half_there(spec, folder, said)
+    return ModelError(
+        f"model {spec.name}: {pickled[0]} is a pickle, which could run code as it is read: only "
+        "safetensors are read; take a revision that has them, or load the model where you trust it "
+        "and save it again"
+    )
+
+
+def _refuse_foreign_modules(spec: ModelSpec, folder: Path) -> None:
+    """Raise ModelError if a pipeline names classes that are not sentence-transformers' own."""
+    modules = [part["type"] for part in _json(folder / "modules.json", [])]
+    routed = [_json(path, {}).get("types", {}) for path in folder.rglob("router_config.json")]
+    named = [*modules, *(name for types in routed for name in types.values())]
+    foreign = [name for name in named if not name.startswith("sentence_transformers.")]
+    if foreign and not spec.trust_remote_code:
+        raise _own_code(spec, folder)
+
+
+def _json(path: Path, default: Any) -> Any:
+    return parse_json(path.read_text(encoding="utf-8")) if path.exists() else default
+
+
+def _own_code(spec: ModelSpec, folder: Path | str) -> ModelError:
+    return ModelError(
+        f"model {spec.name}: {folder} cannot be loaded without running code of its own, which is "
+        f"not done: read that code, then say `trust_remote_code = true` in "
+        f"[tool.enginegate.models.{spec.name}]"
+    )
 
 
 def _half_there(spec: ModelSpec, folder: Path | None, error: object) -> ModelError:
@@ -162,22 +218,23 @@ def _seeded_backbone(spec: ModelSpec) -> Any:
 
     torch.manual_seed(0)
     config = AutoConfig.for_model(**dict(spec.architecture or {}))
-    return AutoModel.from_config(config, attn_implementation="eager")  # type: ignore[no-untyped-call]
+    return AutoModel.from_config(config, attn_implementation="eager", trust_remote_code=False)  # type: ignore[no-untyped-call]
 
 
 def _stored_backbone(spec: ModelSpec, folder: Path) -> Any:
     from transformers import AutoModel
 
-    try:
-        model, info = AutoModel.from_pretrained(
+    def load() -> Any:
+        return AutoModel.from_pretrained(
             str(folder),
             attn_implementation="eager",
             local_files_only=True,
-            use_safetensors=True,  # never unpickle
+            trust_remote_code=spec.trust_remote_code,
+            use_safetensors=True,
             output_loading_info=True,
         )
-    except Exception as error:  # half a folder fails in many ways
-        raise _half_there(spec, folder, error) from error
+
+    model, info = _loaded(spec, folder, load)
     if missing := sorted(k for k in info["missing_keys"] if not k.startswith("pooler.")):
         raise _half_there(spec, folder, f"weights {missing[:3]} are missing")
     return model
@@ -238,8 +295,12 @@ def _convert_tokenizer(spec: ModelSpec, given: str, target: Path) -> None:
     try:
         if Path(given).is_dir() and not _holds_tokenizer(Path(given)):
             raise FileNotFoundError(f"none of {', '.join(_TOKENIZER_FILES)} is there")
-        AutoTokenizer.from_pretrained(given).backend_tokenizer.save(str(target))
+        trusted = spec.trust_remote_code
+        tokenizer = AutoTokenizer.from_pretrained(given, trust_remote_code=trusted)
+        tokenizer.backend_tokenizer.save(str(target))
     except Exception as error:  # the library raises many kinds
+        if "trust_remote_code" in str(error):
+            raise _own_code(spec, given) from error
         raise ModelError(f"tokenizer of model {spec.name} not found in {given}: {error}") from error
 
 

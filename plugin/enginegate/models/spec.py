@@ -1,5 +1,6 @@
 """What to deploy: model definitions, shipped or named by the user. No model is loaded here."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
@@ -8,8 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from enginegate.errors import OptionError
-from enginegate.variants import Precision
+from enginegate.variants import Precision, checked_name
 
+OWN_CODE = " (may run code of its own: trust_remote_code)"  # after the origin of weights
 TOKEN_ROLES = ("ids", "mask", "zeros")
 POOLINGS = ("first", "mean")
 PACKAGE_PREFIX = "package:"
@@ -32,7 +34,7 @@ class ModelSpec:
     """A model as the user defined it.
 
     Attributes:
-        name: names tests, baselines and report rows.
+        name: names tests, baselines and report rows. OptionError unless it can name a file.
         kind: how `source` is read.
         source: folder, hub id, `package:NAME` (a wheel that carries `model.zip`),
             `module:function`, or `.onnx` file.
@@ -48,6 +50,7 @@ class ModelSpec:
         architecture: configuration to seed when `source` is not at hand; None is an error then.
         limits: accuracy limits by precision that replace the default ones.
         keep: layers to keep in fp32 by precision: names, groups or wildcards.
+        trust_remote_code: run the code that lies beside the weights; every output says so.
     """
 
     name: str
@@ -65,6 +68,10 @@ class ModelSpec:
     architecture: Mapping[str, Any] | None = None
     limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     keep: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        checked_name(self.name)
 
 
 SHIPPED = MappingProxyType(
@@ -127,10 +134,23 @@ def _source(name: str, table: Mapping[str, Any], base: ModelSpec, root: Path) ->
         raise OptionError(f"{_where(name)} needs exactly one of {', '.join(Kind)}")
     if not given:
         return {}
-    source = str(table[given[0]])
-    if given[0] is Kind.ONNX:
-        source = str((root / Path(source).expanduser()).resolve())
-    return {"kind": given[0], "source": _local(source, root), "architecture": None}
+    source, is_onnx = str(table[given[0]]), given[0] is Kind.ONNX
+    found = _onnx_file(root / Path(source).expanduser()) if is_onnx else _local(source, root)
+    return {"kind": given[0], "source": found, "architecture": None}
+
+
+def _onnx_file(path: Path) -> str:
+    """The file that a link leads to; in the hub's cache the link, which has its weights beside."""
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - follows no link
+    return str(absolute if hub_blobs(absolute) else path.resolve())
+
+
+def hub_blobs(path: Path) -> Path | None:
+    """Where the hub's cache keeps what `path`, in a snapshot of a model, is a link to."""
+    for folder in path.parents:
+        if folder.name == "snapshots" and folder.parent.name.startswith("models--"):
+            return (folder.parent / "blobs").resolve()
+    return None
 
 
 def _local(name: str, root: Path) -> str:
@@ -149,6 +169,9 @@ def _refuse_bad_values(spec: ModelSpec) -> None:
     _require(spec, "inputs", roles_fit, f"a table of roles {', '.join(TOKEN_ROLES)}")
     limits_fit = _by_precision(spec.limits, _are_limits)
     _require(spec, "limits", limits_fit, "a table of numbers for each precision")
+    trust = spec.trust_remote_code
+    trust_fits = trust is False or (trust is True and spec.kind is not Kind.ONNX)
+    _require(spec, "trust_remote_code", trust_fits, "true or false (false for an .onnx file)")
     keep_fits = _by_precision(spec.keep, _are_layers)
     _require(spec, "keep", keep_fits, "a table with a list of layers a precision")
 
@@ -189,7 +212,8 @@ class Exported:
         spec: its definition.
         onnx: the file; dynamic batch and sequence axes.
         sha256: hash of the file with its external data.
-        weights: where they came from; starts with `seeded` if any weight is.
+        weights: where they came from; starts with `seeded` if any weight is, ends with OWN_CODE
+            if code beside them may run.
         tokenizer: its `tokenizer.json`, or None where words are hashed.
         inputs: ONNX input name to role.
         output: the ONNX output that is the embedding, float [batch, dim].

@@ -11,6 +11,7 @@ from enginegate.files import write_atomic
 from enginegate.report.compare import Source, comparison
 from enginegate.report.compose import compose, compose_history
 from enginegate.report.figures import MARK, Figures, compose_figures, parse_figures
+from enginegate.report.outlets import log_command
 from enginegate.report.page import Page
 from enginegate.report.render.html import render_html
 from enginegate.report.render.markdown import render_markdown
@@ -102,10 +103,5 @@ def annotations(
         return
     for verdict, text, failed in notices:
         if failed or verdict not in _SILENT:
-            yield _command("error" if failed else "warning", f"enginegate: {verdict}", text)
-    yield from (_command("error", "enginegate", problem) for problem in problems)
-
-
-def _command(level: str, title: str, text: str) -> str:
-    escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    return f"::{level} title={title}::{escaped}"
+            yield log_command("error" if failed else "warning", f"enginegate: {verdict}", text)
+    yield from (log_command("error", "enginegate", problem) for problem in problems)

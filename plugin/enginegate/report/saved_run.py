@@ -3,7 +3,6 @@
 import importlib.resources
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from enginegate.machine import Machine, library_versions
 from enginegate.results import Result
 
 REPORT_SCHEMA = 4
-_UNPRINTABLE = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -82,23 +80,14 @@ def decode_run(whole: Mapping[str, Any], name: str, where: str) -> SavedRun:
 
 
 def parse_object(text: str, where: str) -> dict[str, Any]:
-    """A JSON object, its texts such as XML allows them. Raises ReportError."""
+    """A JSON object. Raises ReportError."""
     try:
         whole = parse_json(text)
     except ValueError as error:
         raise ReportError(f"{where} is not JSON ({error}): restore it, or run again") from error
     if not isinstance(whole, dict):
         raise ReportError(f"{where} is not a report: {type(whole).__name__} instead of an object")
-    return {key: _printable(value) for key, value in whole.items()}
-
-
-def _printable(value: Any) -> Any:
-    """Control characters and halves of characters, which no page can hold, as U+FFFD."""
-    if isinstance(value, str):
-        return _UNPRINTABLE.sub("\ufffd", value)
-    if isinstance(value, dict):
-        return {_printable(key): _printable(item) for key, item in value.items()}
-    return [_printable(item) for item in value] if isinstance(value, list) else value
+    return whole
 
 
 def _check_schema(whole: Mapping[str, Any], where: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from enginegate.report.outlets import for_page, for_terminal, translated
 from enginegate.report.page import Page, Section, Table
 from enginegate.report.table import HEADER, ModelTable, accuracy_details, latency_lines, sections
 from enginegate.results import Result
@@ -17,7 +18,7 @@ def render_text(results: Sequence[Result], costs: Sequence[str]) -> str:
     """The text report: the summary, every text and batch size, then what the models cost."""
     lines = (accuracy_details, latency_lines)
     details = [line for said in lines for result in results for line in said(result)]
-    return "\n".join([*summary_lines(results), "", *details, *costs])
+    return "\n".join(map(for_terminal, [*summary_lines(results), "", *details, *costs]))
 
 
 def _block(section: ModelTable) -> list[str]:
@@ -27,8 +28,8 @@ def _block(section: ModelTable) -> list[str]:
 
 
 def aligned(rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Rows of equal length as lines with aligned columns."""
-    table = list(rows)
+    """Rows of equal length as lines with aligned columns; every cell is one line."""
+    table = [[for_page(cell).replace("\n", " ") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         yield "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
@@ -40,6 +41,7 @@ def _table(table: Table) -> Iterator[str]:
 
 def render_page_text(page: Page) -> Iterator[str]:
     """The decisions, what is said of them, and every table."""
+    page = translated(page, for_terminal)
     yield from (page.headline, page.subtitle)
     yield from page.said
     for model, precision, cell in page.matrix.decisions:

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 from enginegate.errors import ReportError
 from enginegate.machine import installed_version
+from enginegate.report.outlets import for_page, translated
 from enginegate.report.page import Chart, Page
 
 WIDE, SLIM = 736, 328  # pixels: a page's column, and a phone's
@@ -51,6 +52,7 @@ SIGNS = {"ship": "✓", "hold": "!", "block": "✕"}
 def render_html(page: Page) -> str:
     """The whole file. Raises ReportError if a library is missing."""
     check_drawable()
+    page = translated(page, for_page)
     drawn = _drawings(page)
     content = {"page": page, "signs": SIGNS, "version": installed_version(DISTRIBUTION)}
     return str(_template().render(drawings=lambda chart: drawn[id(chart)], **content))
