@@ -116,6 +116,8 @@ def _command(
         "--max-trials": rules.agreeing + 1,
         "--stability-percentage": 100 * rules.tolerance,
     }
+    if endpoint.header:
+        options["-H"] = endpoint.header
     pairs = [str(part) for pair in options.items() for part in pair]
     return [str(analyzer.binary), *pairs, "--verbose-csv"]
 
