@@ -26,8 +26,9 @@ def length_of(said: bytes) -> int:
 
 
 def shown(said: str) -> str:
-    """The beginning of what a server says, without what a terminal would obey."""
-    brief = said[:_MOST_CHARACTERS]
+    """What a server says, without what a terminal would obey; its middle is left out if long."""
+    half = _MOST_CHARACTERS // 2
+    brief = f"{said[:half]} ... {said[-half:]}" if len(said) > 2 * half else said
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in brief)
 
 
