@@ -51,10 +51,10 @@ def main(cache: str, library_path: str, binary: str = "", repeats: str = "5") ->
     print(f"Load drivers. {heading()}. {version.stdout.strip().splitlines()[-1]}.")
     print("Triton 2.51, Python backend; one run, drivers in turn.")
     print("\nOne matrix product a text")
-    with small_server(Path(cache)) as addresses:
-        for protocol, address in addresses.items():
-            table(analyzer, exchange(address, protocol), tokens(), int(repeats))
-        print(beside_bare(addresses[Protocol.HTTP], int(repeats)), flush=True)
+    with small_server(Path(cache)) as endpoints:
+        for endpoint in endpoints.values():
+            table(analyzer, exchange(endpoint), tokens(), int(repeats))
+        print(beside_bare(endpoints[Protocol.HTTP], int(repeats)), flush=True)
     print("\nMiniLM, OpenVINO fp32, batches up to 32")
     with encoder_server(Path(cache)) as (asked, texts):
         table(analyzer, asked, texts, int(repeats))
@@ -74,7 +74,7 @@ def encoder_server(cache: Path) -> Iterator[tuple[Exchange, Batch]]:
         return [ENCODER]
 
     with serve(server_environment(bench.store, progress), write, progress) as server:
-        endpoint = Endpoint(Protocol.HTTP, server.http, ENCODER)
+        endpoint = server.endpoint(ENCODER, Protocol.HTTP)
         asked = (texts.evaluation, bench.model.output, expected, TOLERANCE)
         yield make_exchange(endpoint, *asked), texts.evaluation
 
@@ -107,20 +107,20 @@ def measure(
     return pairs
 
 
-def beside_bare(address: str, repeats: int) -> str:
+def beside_bare(endpoint: Endpoint, repeats: int) -> str:
     """Ours beside a bare socket, in turn."""
-    with open_generator(exchange(address, Protocol.HTTP)) as generator:
+    with open_generator(exchange(endpoint)) as generator:
         ours = lambda: run_level(generator, 1, lambda: None, "ours").latency.mean_s  # noqa: E731
-        turns = np.array([(ours(), bare_s(address)) for _ in range(repeats)])
+        turns = np.array([(ours(), bare_s(endpoint)) for _ in range(repeats)])
     mine, bare = 1e3 * np.median(turns, axis=0)
     ratio = np.median(turns[:, 0] / turns[:, 1])
     return f"concurrency 1: ours {mine:.3f} ms, bare socket {bare:.3f} ms, ratio {ratio:.3f}"
 
 
-def bare_s(address: str, time_s: float = 3.0) -> float:
+def bare_s(endpoint: Endpoint, time_s: float = 3.0) -> float:
     """Mean latency over a blocking socket; every answer comes in one piece."""
-    requests = exchange(address, Protocol.HTTP).requests
-    host, _, port = address.partition(":")
+    requests = exchange(endpoint).requests
+    host, _, port = endpoint.address.partition(":")
     with socket.create_connection((host, int(port)), 30) as connection:
         connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

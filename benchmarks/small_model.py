@@ -63,17 +63,17 @@ def tokens() -> dict[str, np.ndarray]:
     return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 
-def exchange(address: str, protocol: Protocol) -> Exchange:
+def exchange(endpoint: Endpoint) -> Exchange:
     """Requests and what they should give."""
     weights = np.random.default_rng(0).normal(size=(SEQ, DIM)).astype(np.float32)
     batch = tokens()
     expected = batch["input_ids"].astype(np.float32) / 1000 @ weights
-    return make_exchange(Endpoint(protocol, address, NAME), batch, OUTPUT, expected, 1e-4)
+    return make_exchange(endpoint, batch, OUTPUT, expected, 1e-4)
 
 
 @contextlib.contextmanager
 def small_server(cache: Path, stall_s: float = 0.0, period_s: float = 0.0) -> Iterator[dict]:
-    """Addresses by protocol of a running server."""
+    """Endpoints by protocol of a running server."""
     values = {"seq": SEQ, "dim": DIM, "output": OUTPUT, "stall_s": stall_s, "period_s": period_s}
 
     def write(repository: Path) -> list[str]:
@@ -85,7 +85,7 @@ def small_server(cache: Path, stall_s: float = 0.0, period_s: float = 0.0) -> It
 
     environment = server_environment(Store(cache), progress)
     with serve(environment, write, progress) as server:
-        yield {Protocol.HTTP: server.http, Protocol.GRPC: server.grpc}
+        yield {protocol: server.endpoint(NAME, protocol) for protocol in Protocol}
 
 
 def progress(_what: str) -> contextlib.AbstractContextManager[None]:

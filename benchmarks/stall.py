@@ -24,8 +24,8 @@ WHOLE = LevelRules(min_window_s=PERIOD_S, window_requests=1, limit_s=4 * PERIOD_
 
 def main(cache: str) -> None:
     print(f"A stall of {1e3 * STALL_S:.0f} ms every {PERIOD_S:.0f} s. {heading()}.\n")
-    with small_server(Path(cache), STALL_S, PERIOD_S) as addresses:
-        asked = exchange(addresses[Protocol.HTTP], Protocol.HTTP)
+    with small_server(Path(cache), STALL_S, PERIOD_S) as endpoints:
+        asked = exchange(endpoints[Protocol.HTTP])
         with open_generator(asked) as generator:
             for arrivals, run in itertools.product(Arrivals, range(RUNS)):
                 print(open_loop(generator, arrivals, run), flush=True)

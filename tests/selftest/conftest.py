@@ -265,7 +265,7 @@ def kept(tmp_path_factory):
 @pytest.fixture
 def project(pytester, load_tiny, monkeypatch, clock, kept):
     """A user's project with one tiny model; `project.judge(...)` runs the ready suite in it."""
-    monkeypatch.delenv("PLANTED_FAULT", raising=False)
+    monkeypatch.delenv("ENGINEGATE_PLANTED_FAULT", raising=False)
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # a run of its own, no worker's
     monkeypatch.setattr("enginegate.speed.timing.SETTLE_S", 0.0)  # nothing here depends on caches
     monkeypatch.setattr("enginegate.speed.timing.TURN_S", 0.6)
@@ -297,7 +297,7 @@ class Project:
         self._pytester, self._monkeypatch, self._kept = pytester, monkeypatch, kept
 
     def plant(self, fault):
-        self._monkeypatch.setenv("PLANTED_FAULT", fault)
+        self._monkeypatch.setenv("ENGINEGATE_PLANTED_FAULT", fault)
 
     def plant_sentinel(self, fault):
         self._monkeypatch.setenv("PLANTED_SENTINEL", fault)

@@ -1,4 +1,4 @@
-"""A backend that runs ONNX Runtime and spoils what it does, by the word in $PLANTED_FAULT."""
+"""A backend that runs ONNX Runtime and spoils it, by the word in $ENGINEGATE_PLANTED_FAULT."""
 
 import contextlib
 import os
@@ -54,7 +54,7 @@ class Faulty(OnnxRuntime):
 
     @contextlib.contextmanager
     def load(self, folder, properties, probe, threads):
-        fault = os.environ.get("PLANTED_FAULT", "")
+        fault = os.environ.get("ENGINEGATE_PLANTED_FAULT", "")
         if fault.startswith("served: ") and "/candidate/" not in str(folder):
             fault = "served: pace" if fault == "served: slow" else ""  # a yardstick
         if fault == "served: does not load" and "triton_python_backend_utils" in sys.modules:
@@ -118,7 +118,7 @@ class Restless(OnnxRuntime):
         from onnx import numpy_helper
 
         Restless.builds += 1
-        off = 0.2 if os.environ.get("PLANTED_FAULT") == "bad rebuild" else 1e-6
+        off = 0.2 if os.environ.get("ENGINEGATE_PLANTED_FAULT") == "bad rebuild" else 1e-6
         graph = onnx.load(str(model.onnx))
         head = next(t for t in graph.graph.initializer if t.name == "head")
         values = numpy_helper.to_array(head).copy()

@@ -13,7 +13,8 @@ import pytest
 
 from enginegate.config.serving import Deployment, Endpoint, Protocol
 from enginegate.errors import ServingError
-from enginegate.serving.triton.client import check_model, deployment_of, embed_served, statistics
+from enginegate.serving.load.embed import embed_served
+from enginegate.serving.triton.client import check_model, deployment_of, statistics
 from enginegate.serving.triton.statistics import read_statistics
 
 INPUTS = ("input_ids", "attention_mask")
@@ -123,7 +124,7 @@ class TestCheckModel:
         endpoint = Endpoint(protocol, f"127.0.0.1:{port}", "tiny")
         with pytest.raises(ServingError, match=f"tiny on {protocol}://127.*see that the server"):
             check_model(endpoint, INPUTS, OUTPUT, 8, 16)
-        with pytest.raises(ServingError, match="see that the server"):
+        with pytest.raises(ServingError, match="is it serving"):
             embed_served(endpoint, batch, OUTPUT, 2)
 
     def test_deployment_as_configured(self):

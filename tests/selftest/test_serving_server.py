@@ -40,7 +40,7 @@ def leftovers(server):
     folder = server.repository.parent
     processes = [p for p in Path("/proc").glob("[0-9]*/cmdline") if folder.name in words_of(p)]
     segments = list(supervisor.SEGMENTS.glob(f"*{folder.name}*"))
-    ports = [a for a in (server.http, server.grpc) if answers(a)]
+    ports = [server.http] if answers(server.http) else []
     return [*processes, *segments, *([folder] if folder.exists() else []), *ports]
 
 
@@ -144,15 +144,15 @@ class TestServer:
 
     def test_a_taken_port_is_tried_again_elsewhere(self, fake, monkeypatch):
         with taken_port() as port:
-            free_ports_after([(port, port)], monkeypatch)
+            free_ports_after([port], monkeypatch)
             with serve(fake(), no_models, quiet) as server:
                 assert server.http != f"127.0.0.1:{port}"
         assert leftovers(server) == []
 
     def test_ports_always_taken(self, fake, monkeypatch):
-        words = "took the server's ports 4 times"
+        words = "took the server's port 4 times"
         with taken_port() as port:
-            free_ports_after([(port, port)] * 9, monkeypatch)
+            free_ports_after([port] * 9, monkeypatch)
             with pytest.raises(ServingError, match=words), serve(fake(), no_models, quiet):
                 pass
 
@@ -160,7 +160,7 @@ class TestServer:
         """A ready server answers there, but it is not the one that was started."""
         with serve(fake(), no_models, quiet) as other:
             port = int(other.http.split(":")[1])
-            free_ports_after([(port, port)], monkeypatch)
+            free_ports_after([port], monkeypatch)
             with serve(fake(), no_models, quiet) as server:
                 assert server.http != other.http
 
@@ -212,7 +212,7 @@ def owner_of(environment):
         try:
             repository, http_address, grpc, pid = json.loads(first_line(process))
             owner: Any = process
-            yield process, servers.Server(Path(repository), http_address, grpc, pid, owner)
+            yield process, servers.Server(Path(repository), http_address, grpc, pid, "", owner)
         finally:
             process.kill()
 
@@ -225,8 +225,8 @@ def taken_port():
 
 
 def free_ports_after(first, monkeypatch):
-    waiting, really = list(first), servers.free_ports
-    monkeypatch.setattr(servers, "free_ports", lambda: waiting.pop(0) if waiting else really())
+    waiting, really = list(first), servers.free_port
+    monkeypatch.setattr(servers, "free_port", lambda: waiting.pop(0) if waiting else really())
 
 
 def seen_servers(monkeypatch):

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +15,7 @@ from enginegate.config.settings import Option, Settings, number, refuse_unknown,
 from enginegate.errors import OptionError
 
 EMBEDDED = "triton"
+_PORT_DIGITS, _MOST_PORT = 5, 65535
 _SLO = re.compile(r"(mean|p50|p90|p95|p99|max)\s*(?:=|<=)\s*([0-9.]+)\s*(us|ms|s)")
 _UNITS_S: Mapping[str, float] = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
@@ -66,13 +67,15 @@ class Endpoint:
 
     Attributes:
         protocol: HTTP or gRPC.
-        address: `host:port`.
+        address: `host:port`, or with gRPC `unix:PATH`.
         model: its name there.
+        header: `Name: value` that every HTTP request has to carry; empty for none.
     """
 
     protocol: Protocol
     address: str
     model: str
+    header: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,8 @@ def _endpoint(target: str) -> Endpoint:
 
 def _has_port(address: str) -> bool:
     host, _, port = address.rpartition(":")
-    return bool(host) and port.isdecimal()
+    known = port.isascii() and port.isdecimal() and len(port) <= _PORT_DIGITS
+    return host.isascii() and bool(host) and known and 0 < int(port) <= _MOST_PORT
 
 
 def slo(get: Settings, option: Option) -> Slo | None:

@@ -13,8 +13,9 @@ from enginegate.engines import Built, Embeddings, Engine, registration
 from enginegate.errors import ServingError
 from enginegate.models import Exported, Workload, probe_of
 from enginegate.serving.agreement import check_served, expected_embeddings
+from enginegate.serving.load.embed import embed_served
 from enginegate.serving.load.exchange import Exchange, make_exchange
-from enginegate.serving.triton.client import check_model, embed_served
+from enginegate.serving.triton.client import check_model
 from enginegate.serving.triton.environment import Progress, ServerEnvironment, server_environment
 from enginegate.serving.triton.repository import served_as, write_engine, write_reference
 from enginegate.serving.triton.server import Server, serve

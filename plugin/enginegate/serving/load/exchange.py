@@ -10,6 +10,7 @@ import numpy.typing as npt
 from enginegate.config import Endpoint, Protocol
 from enginegate.errors import ServingError
 from enginegate.models import Batch, Tokens, take
+from enginegate.serving.untrusted import shown
 
 Embedding = npt.NDArray[np.float32]
 INFER_METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -59,10 +60,11 @@ def _http_request(endpoint: Endpoint, row: Batch, output: str) -> bytes:
 
     inputs = [_http_input(name, values) for name, values in row.items()]
     outputs = [InferRequestedOutput(output, binary_data=True)]
+    header = f"{endpoint.header}\r\n" if endpoint.header else ""
     body, json_length = InferenceServerClient.generate_request_body(inputs, outputs=outputs)
     head = (
         f"POST /v2/models/{quote(endpoint.model, safe='')}/infer HTTP/1.1\r\n"
-        f"Host: {endpoint.address}\r\n"
+        f"Host: {endpoint.address}\r\n{header}"
         "Content-Type: application/octet-stream\r\n"
         f"Inference-Header-Content-Length: {json_length}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
@@ -95,11 +97,13 @@ def read_answer(protocol: Protocol, head: bytes, body: bytes, output: str) -> Em
     try:
         result = _http_result(head, body) if protocol is Protocol.HTTP else _grpc_result(body)
         values = result.as_numpy(output)
+        found = None if values is None else np.asarray(values, dtype=np.float32).reshape(-1)
     except Exception as error:  # whatever the libraries say of bytes that are no answer
-        raise ServingError(f"no KServe answer in {len(body)} bytes: {error}") from error
-    if values is None:
+        said = shown(str(error))
+        raise ServingError(f"no KServe answer in {len(body)} bytes: {said}") from error
+    if found is None:
         raise ServingError(f"no output {output!r} in the answer")
-    return np.asarray(values, dtype=np.float32).reshape(-1)
+    return found
 
 
 def _http_result(head: bytes, body: bytes) -> Any:
@@ -136,10 +140,10 @@ def save_exchange(exchange: Exchange, file: BinaryIO) -> None:
 def read_exchange(file: BinaryIO) -> Exchange:
     """Read what `save_exchange` wrote."""
     with np.load(file, allow_pickle=False) as arrays:
-        protocol, address, model, output = map(str, arrays["endpoint"])
+        protocol, address, model, header, output = map(str, arrays["endpoint"])
         ends = np.cumsum(arrays["lengths"])
         data = arrays["data"].tobytes()
         requests = tuple(data[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True))
-        endpoint = Endpoint(Protocol(protocol), address, model)
+        endpoint = Endpoint(Protocol(protocol), address, model, header)
         tolerance = float(arrays["tolerance"])
         return Exchange(endpoint, output, requests, arrays["expected"], tolerance)

@@ -92,6 +92,8 @@ def _command(program: Path, endpoint: Endpoint, data: Path, report: Path) -> lis
         "--max-trials": RULES.agreeing + 1,
         "--stability-percentage": 100 * RULES.tolerance,
     }
+    if endpoint.header:
+        options["-H"] = endpoint.header
     pairs = [str(part) for pair in options.items() for part in pair]
     return [str(program), *pairs, "--verbose-csv"]
 

@@ -5,7 +5,6 @@ library does, and what the client costs is taken from the figures.
 """
 
 import contextlib
-import json
 import select
 import socket
 import struct
@@ -16,12 +15,16 @@ from typing import Any, NamedTuple, Protocol
 from enginegate.config import Protocol as Wire
 from enginegate.errors import ServingError
 from enginegate.serving.load.exchange import INFER_METHOD, Exchange
+from enginegate.serving.untrusted import MOST_BYTES, length_of, message_of, shown
 
 _CHUNK_BYTES = 1 << 18
 _COARSE_S = 0.02  # epoll counts whole milliseconds; shorter waits go through select
+_CONNECT_S = 10.0  # for a channel of gRPC
 _OK = b"HTTP/1.1 200"
-_MESSAGE_CHARACTERS = 300
-_UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+_SIZES = [
+    ("grpc.max_receive_message_length", MOST_BYTES),
+    ("grpc.max_send_message_length", -1),
+]
 
 
 class Answer(NamedTuple):
@@ -161,25 +164,31 @@ def _whole(slot: int, data: bytes, woken_s: float) -> Answer | None:
     """The answer, once all of it is there; the client knew of its last part at `woken_s`."""
     head, found, _ = data.partition(b"\r\n\r\n")
     if not found:
-        return None
+        return _unread(slot, "a head without end") if len(head) > _CHUNK_BYTES else None
     _, found, rest = head.lower().partition(b"\r\ncontent-length:")
     if not found:
-        return Answer(slot, time.monotonic(), error="an answer without Content-Length", lost=True)
+        return _unread(slot, "an answer without Content-Length")
     body = data[len(head) + 4 :]
-    if len(body) < int(rest.partition(b"\r\n")[0]):
+    try:
+        length = length_of(rest.partition(b"\r\n")[0].strip())
+    except ValueError as refused:
+        return _unread(slot, str(refused))
+    if len(body) < length:
         return None
+    if len(body) > length:
+        return _unread(slot, f"an answer of more bytes than its Content-Length {length}")
     error = "" if head.startswith(_OK) else _http_error(head, body)
     received_s = time.monotonic()
     return Answer(slot, received_s, received_s - woken_s, head, body, error)
 
 
+def _unread(slot: int, error: str) -> Answer:
+    return Answer(slot, time.monotonic(), error=error, lost=True)
+
+
 def _http_error(head: bytes, body: bytes) -> str:
     status = head.partition(b"\r\n")[0].decode("latin-1")
-    try:
-        message = str(json.loads(body)["error"])
-    except (ValueError, KeyError, TypeError):
-        message = body.decode("utf-8", "replace")
-    return f"{status}: {message[:_MESSAGE_CHARACTERS]}"
+    return f"{shown(status)}: {message_of(body)}"
 
 
 class GrpcTransport:
@@ -191,7 +200,7 @@ class GrpcTransport:
         import grpc
 
         self._requests, self._timeout_s = exchange.requests, timeout_s
-        self._channel = grpc.insecure_channel(exchange.endpoint.address, options=_UNLIMITED)
+        self._channel = grpc.insecure_channel(exchange.endpoint.address, options=_SIZES)
         self._ask: Callable[..., Any] = self._channel.unary_unary(INFER_METHOD).future
         self._address, self._slots = exchange.endpoint.address, 0
 
@@ -203,10 +212,10 @@ class GrpcTransport:
         if self._slots > 1:
             return self._slots
         try:
-            grpc.channel_ready_future(self._channel).result(self._timeout_s)
+            grpc.channel_ready_future(self._channel).result(_CONNECT_S)
         except grpc.FutureTimeoutError as error:
             raise ServingError(
-                f"cannot connect to {self._address} in {self._timeout_s:g} s; is it serving gRPC?"
+                f"cannot connect to {self._address} in {_CONNECT_S:g} s; is it serving gRPC?"
             ) from error
         return self._slots
 
@@ -233,4 +242,5 @@ def _grpc_answer(slot: int, call: Any) -> Answer:
     except (grpc.RpcError, grpc.FutureCancelledError) as error:
         code, details = call.code(), call.details()
         lost = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-        return Answer(slot, received_s, error=f"{code.name}: {details or error}", lost=lost)
+        said = shown(str(details or error))
+        return Answer(slot, received_s, error=f"{code.name}: {said}", lost=lost)

@@ -21,6 +21,7 @@ from enginegate.cache import Store
 from enginegate.engines import runtime_packages
 from enginegate.errors import ServingError
 from enginegate.machine import installed_version
+from enginegate.serving.triton.access import Access, allowed
 from enginegate.speed import own_paths
 
 Progress = Callable[[str], AbstractContextManager[None]]
@@ -182,9 +183,9 @@ def _broken(environment: ServerEnvironment, fault: str) -> ServingError:
 
 
 def server_command(
-    environment: ServerEnvironment, folder: Path, names: Sequence[str], ports: tuple[int, int]
+    environment: ServerEnvironment, folder: Path, names: Sequence[str], access: Access
 ) -> list[str]:
-    """The command line of a server that loads the models named; `ports` are of HTTP and gRPC."""
+    """The command line of a server that loads the models named, and answers whom it should."""
     options = {
         "id": folder.name,
         "model-repository": folder / "models",
@@ -192,13 +193,11 @@ def server_command(
         "backend-config": f"python,shm-region-prefix-name={folder.name}",
         "model-control-mode": "explicit",
         "http-address": HOST,
-        "grpc-address": HOST,
-        "http-port": ports[0],
-        "grpc-port": ports[1],
+        "http-port": access.port,
         "allow-metrics": "false",
         "exit-timeout-secs": _EXIT_S,
     }
-    named = [f"--{name}={value}" for name, value in options.items()]
+    named = [f"--{name}={value}" for name, value in options.items()] + access.options()
     return [str(environment.binary), *named, *(f"--load-model={name}" for name in names)]
 
 
@@ -208,9 +207,8 @@ def server_variables(environment: ServerEnvironment, folder: Path) -> dict[str, 
     paths = [source, *(Path(path).resolve() for path in own_paths())]
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST_"))}
     return {
-        **kept,
+        **allowed(os.environ),
         "LD_LIBRARY_PATH": environment.library_path,
         "PATH": f"{environment.programs}{os.pathsep}{os.environ.get('PATH', '')}",
         "ENGINEGATE_PATHS": os.pathsep.join(map(str, paths)),

@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from enginegate.config import Endpoint, Protocol
 from enginegate.errors import ServingError
 from enginegate.machine import Child
 from enginegate.serving.triton import supervisor
+from enginegate.serving.triton.access import Access, check_out_of_reach, hide_segments
 from enginegate.serving.triton.client import load_model, server_name, unload_model
 from enginegate.serving.triton.environment import (
     HOST,
@@ -82,35 +83,40 @@ class Server:
 
     Attributes:
         repository: its model repository; models may be added while it runs.
-        http, grpc: addresses, `host:port`.
+        http: its address, `host:port`.
+        grpc: the address of its socket.
         pid: its process.
+        header: what every HTTP request has to carry.
     """
 
     repository: Path
     http: str
     grpc: str
     pid: int
+    header: str = field(repr=False)
     _supervisor: _Supervisor
 
     def endpoint(self, model: str, protocol: Protocol = Protocol.GRPC) -> Endpoint:
         """The endpoint of a model."""
-        return Endpoint(protocol, self.http if protocol is Protocol.HTTP else self.grpc, model)
+        http = protocol is Protocol.HTTP
+        return Endpoint(protocol, self.http if http else self.grpc, model, self.header)
 
     def load(self, model: str, timeout_s: float = START_S) -> None:
         """Load a model of the repository, unless it is loaded; ServingError with the reason."""
         seen = len(self.log())
         try:
-            load_model(self.http, model, timeout_s)
+            load_model(self.endpoint(model), timeout_s)
         except ServingError as error:
             self.check_alive()
             if not _logged_errors(self.log()[seen:]):
                 raise
             reason = _reason_of(self.log()[seen:])
             raise ServingError(f"the server cannot load {model}. {reason}") from error
+        hide_segments(self.repository.parent.name)
 
     def unload(self, model: str, timeout_s: float = START_S) -> None:
         """Unload a model and wait until it is gone. Raises ServingError."""
-        unload_model(self.http, model, timeout_s)
+        unload_model(self.endpoint(model), timeout_s)
 
     def check_alive(self, *, failed: bool = False) -> None:
         """Raise ServingError, with the end of its log, if the server has ended.
@@ -154,6 +160,7 @@ def serve(
     """
     check_environment(environment)
     with _supervised() as owner:
+        check_out_of_reach(owner.folder)
         repository = owner.folder / "models"
         repository.mkdir()
         names = write_models(repository)
@@ -181,30 +188,30 @@ def _started(
 ) -> Server:
     end = time.monotonic() + timeout_s
     for _ in range(_ATTEMPTS):
-        http, grpc = free_ports()
-        command = server_command(environment, owner.folder, names, (http, grpc))
+        access = Access(free_port(), owner.folder.name)
+        command = server_command(environment, owner.folder, names, access)
         pid = owner.start(command, server_variables(environment, owner.folder))
-        models = owner.folder / "models"
-        server = Server(models, f"{HOST}:{http}", f"{HOST}:{grpc}", pid, owner)
+        models, http = owner.folder / "models", f"{HOST}:{access.port}"
+        server = Server(models, http, access.grpc, pid, access.header, owner)
         if _is_ready(server, owner, timeout_s, end):
+            hide_segments(owner.folder.name)
             return server
     raise ServingError(
-        f"other programs took the server's ports {_ATTEMPTS} times; run again when the machine "
+        f"other programs took the server's port {_ATTEMPTS} times; run again when the machine "
         f"is quieter. Its log ends:\n{server.log_tail()}"
     )
 
 
-def free_ports() -> tuple[int, int]:
-    """Two ports of the loopback address that are free now."""
-    with socket.socket() as first, socket.socket() as second:
-        for each in (first, second):
-            each.bind((HOST, 0))
-        return first.getsockname()[1], second.getsockname()[1]
+def free_port() -> int:
+    """A port of the loopback address that is free now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
 
 
 def _is_ready(server: Server, owner: _Supervisor, timeout_s: float, end: float) -> bool:
-    """Wait for the server. False if its ports were taken; ServingError for any other end."""
-    while server_name(server.http) != owner.folder.name:
+    """Wait for the server. False if its port was taken; ServingError for any other end."""
+    while server_name(server.endpoint("", Protocol.HTTP)) != owner.folder.name:
         if owner.ended() is not None:
             if is_port_taken(server.log()):
                 return False

@@ -33,9 +33,11 @@ def main() -> None:
     parent, stop_wait_s = os.getppid(), float(sys.argv[1])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # not SIG_IGN, which the server would inherit
+    os.umask(0o077)  # files, sockets and shared memory of the server are this user's alone
     folder = Path(tempfile.mkdtemp(prefix="enginegate-server-"))
     server: subprocess.Popen[bytes] | None = None
     try:
+        (SEGMENTS / folder.name).mkdir()
         _say({"folder": str(folder)})
         for order in _orders(parent):
             server = _obey(order, server, folder)
@@ -45,7 +47,8 @@ def main() -> None:
 
 
 def clean(folder: Path) -> None:
-    """Remove the folder and the shared memory segments named after it."""
+    """Remove the folder, and that of the socket and the shared memory segments named after it."""
+    shutil.rmtree(SEGMENTS / folder.name, ignore_errors=True)
     for segment in SEGMENTS.glob(f"*{folder.name}*"):
         segment.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
