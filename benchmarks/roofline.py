@@ -19,7 +19,6 @@ from scipy.optimize import nnls
 from small_model import heading
 
 from enginegate.cache import Store
-from enginegate.config.options import default_cache
 from enginegate.diagnostics.roofline.ceilings import measured_device
 from enginegate.diagnostics.roofline.device import ELEMENT_BYTES
 from enginegate.diagnostics.roofline.flops import cost_of
@@ -31,6 +30,7 @@ from enginegate.models.spec import SHIPPED
 from enginegate.models.workload import make_workload, read_texts
 from enginegate.report.terminal import aligned
 from enginegate.report.wording.roofline import cost_line, device_line
+from enginegate.scratch import default_cache
 from enginegate.variants import Precision, Variant
 
 PRECISIONS = (Precision.FP32, Precision.BF16, Precision.INT8)

@@ -15,7 +15,6 @@ from enginegate.baselines import (
     show_rows,
 )
 from enginegate.cache import Store
-from enginegate.config import default_cache
 from enginegate.diagnostics import (
     ELEMENT_BYTES,
     Device,
@@ -40,6 +39,7 @@ from enginegate.report import (
     report_files,
     roofline_rows,
 )
+from enginegate.scratch import default_cache
 from enginegate.serving import analyse
 
 _BATCHES = "1,8,32,128"

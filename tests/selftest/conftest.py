@@ -96,7 +96,7 @@ def save_small_bert(torch_loaded):
 def server_packages():
     """The server's environment from the cache of this machine, proven once: it takes seconds."""
     from enginegate.cache import Store
-    from enginegate.config.options import default_cache
+    from enginegate.scratch import default_cache
     from enginegate.serving.triton.environment import server_environment
 
     return server_environment(Store(default_cache()), lambda _task: contextlib.nullcontext())

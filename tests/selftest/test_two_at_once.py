@@ -51,11 +51,11 @@ def test_a_refresh_killed_while_it_writes_leaves_the_old_file(project):
 
 
 def test_who_waits_too_long_for_the_other_says_so(project, monkeypatch):
-    from enginegate.files import locked
+    from enginegate.scratch import locked
 
     project.judge("--refresh-baselines")
     before = project.baseline().read_text()
-    monkeypatch.setattr("enginegate.files._LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr("enginegate.scratch._LOCK_WAIT_S", 0.2)
     with locked(project.baseline()):
         result = subprocess.run(
             [*command("--precision=fp32"), "-p", "impatient"],
@@ -71,5 +71,7 @@ def test_who_waits_too_long_for_the_other_says_so(project, monkeypatch):
 
 def impatient(project):
     """A folder with a plugin that waits a moment only."""
-    project.write("impatient.py", "import enginegate.files\nenginegate.files._LOCK_WAIT_S = 0.2\n")
+    project.write(
+        "impatient.py", "import enginegate.scratch\nenginegate.scratch._LOCK_WAIT_S = 0.2\n"
+    )
     return project.path

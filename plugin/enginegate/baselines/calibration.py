@@ -10,8 +10,9 @@ from typing import Any
 
 from enginegate.baselines.store import CALIBRATION
 from enginegate.errors import BaselineError
-from enginegate.files import locked, parse_json, readable_json, write_atomic
+from enginegate.files import parse_json, read_text, readable_json, reading, write_atomic
 from enginegate.results import Result
+from enginegate.scratch import locked
 from enginegate.speed import FLOOR_S, P50, POWER, Anchor, Question, Rules, SequentialTest
 from enginegate.verdicts import Verdict
 
@@ -143,7 +144,7 @@ def save_calibration(
 ) -> Path:
     """Write the cells into the machine's file and keep its others.
 
-    Raises BaselineError if the present file is not valid, and OSError.
+    Raises BaselineError if the present file is not valid, and FileError.
     """
     path = folder / CALIBRATION
     with locked(path):
@@ -158,10 +159,8 @@ def save_calibration(
 def _stored(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    try:
-        return dict(parse_json(path.read_text(encoding="utf-8"))["cells"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise BaselineError(f"{path} is not valid ({error}): restore or delete it") from error
+    with reading(path, "calibration", "restore or delete it", BaselineError):
+        return dict(parse_json(read_text(path))["cells"])
 
 
 def calibration_lines(found: Mapping[str, Calibration]) -> list[str]:

@@ -6,14 +6,16 @@ import json
 import math
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from enginegate.errors import BaselineError
-from enginegate.files import locked, parse_json, write_atomic
+from enginegate.files import damage, parse_json, read_text, reading, write_atomic
 from enginegate.results import Result
+from enginegate.scratch import locked
 
 FOLDER = "history"
 _PENALTY = 3.0  # times variance and log of the number of runs
@@ -59,18 +61,31 @@ class Series:
 def append_history(results: Iterable[Result], root: Path, machine: str, rootpath: Path) -> None:
     """Add a line per batch size to `root/history/<machine>/<model>.jsonl`.
 
-    The file is written anew, whole or not at all. Raises OSError.
+    The file is written anew, whole or not at all. Raises BaselineError, or FileError.
     """
     commit = _commit(rootpath)
     lines: dict[str, list[str]] = {}
     for result in results:
-        noted = (json.dumps(asdict(note)) for note in _notes(result, commit))
+        noted = (json.dumps(asdict(note), allow_nan=False) for note in _notes(result, commit))
         lines.setdefault(result.variant.model, []).extend(noted)
     for model, added in lines.items():
         path = root / FOLDER / machine / f"{model}.jsonl"
         with locked(path):
-            before = path.read_text(encoding="utf-8") if path.exists() else ""
-            write_atomic(path, before + "".join(f"{line}\n" for line in added))
+            write_atomic(path, _before(path) + "".join(f"{line}\n" for line in added))
+
+
+def _before(path: Path) -> str:
+    """The notes so far, which are kept as they are, but a line that was begun is ended."""
+    if not path.exists():
+        return ""
+    with _reading(path):
+        text = read_text(path)
+    return text if not text or text.endswith("\n") else f"{text}\n"
+
+
+def _reading(path: Path) -> AbstractContextManager[None]:
+    way_out = "remove the line, or restore the file with git"
+    return reading(path, "history", way_out, BaselineError)
 
 
 def _notes(result: Result, commit: str) -> Iterator[Note]:
@@ -103,14 +118,23 @@ def read_history(root: Path, model: str) -> list[Series]:
 
 
 def _read(path: Path) -> Iterator[Note]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            yield Note(**parse_json(line))
-        except (ValueError, TypeError) as error:
-            raise BaselineError(
-                f"{path}, line {number} is not a note ({error}); remove the line or restore the "
-                "file with git"
-            ) from error
+    with _reading(path):
+        for number, line in enumerate(read_text(path).splitlines(), start=1):
+            try:
+                yield _note(**parse_json(line))
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"line {number} is not a note: {damage(error)}") from error
+
+
+def _note(**stored: Any) -> Note:
+    """A note of what is stored. Raises TypeError."""
+    note = Note(**stored)
+    for field in fields(Note):
+        value = getattr(note, field.name)
+        wanted = (int, float) if field.type is float else field.type
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise TypeError(f"{field.name} is {value!r}")
+    return note
 
 
 def change_points(values: Sequence[float]) -> list[int]:

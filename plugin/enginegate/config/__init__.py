@@ -1,7 +1,7 @@
 """What was asked."""
 
 from enginegate.config.arguments import add_options
-from enginegate.config.options import Options, default_cache
+from enginegate.config.options import Options
 from enginegate.config.serving import (
     Arrivals,
     Deployment,
@@ -14,5 +14,5 @@ from enginegate.config.serving import (
 
 __all__ = [
     "Arrivals", "Deployment", "Driver", "Endpoint", "Options", "Protocol", "ServeOptions", "Slo",
-    "add_options", "default_cache",
+    "add_options",
 ]  # fmt: skip

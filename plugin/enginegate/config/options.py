@@ -1,6 +1,5 @@
 """Command line and `[tool.enginegate]`, read once into a frozen record."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from enginegate.config.arguments import GATE, SERVING
 from enginegate.config.serving import ServeOptions
 from enginegate.config.settings import Settings, mapping, read_table, refuse_unknown
 from enginegate.errors import OptionError
+from enginegate.scratch import default_cache
 from enginegate.variants import Precision, Variant, parse_precisions, plan
 from enginegate.verdicts import GateLevel, Refresh, Verdict
 
@@ -108,6 +108,12 @@ class Options:
     roofline: bool = False
 
     @property
+    def reports(self) -> list[Path]:
+        """Files of all reports that were asked for."""
+        found = (self.report_text, self.report_json, self.report_html, self.report_markdown)
+        return [path for path in found if path]
+
+    @property
     def variants(self) -> tuple[Variant, ...]:
         """Every variant of this run, grouped by model."""
         return plan(self.models or (UNNAMED_MODEL,), self.backend, self.precisions)
@@ -184,10 +190,3 @@ def _models(
     if unknown := [name for name in named if name not in specs]:
         raise OptionError(f"unknown model {', '.join(unknown)}: defined are {', '.join(specs)}")
     return named or own
-
-
-def default_cache() -> Path:
-    """Where the engine cache lies unless one is named."""
-    given = os.environ.get("ENGINEGATE_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(given or f"{base}/enginegate").expanduser()

@@ -33,11 +33,11 @@ from enginegate.engines.registry import (
     target_of,
     triton_model,
 )
-from enginegate.engines.saved import engines_of, save_engine, saved_engine
+from enginegate.engines.saved import SAVING, engines_of, save_engine, saved_engine
 
 __all__ = [
-    "EMBEDDED_AT_ONCE", "HEADER", "ONNX_FILE", "PLAN_FILE", "Backend", "BuildHints", "Built",
-    "Embeddings", "Engine", "Executed", "GpuTimes", "Keeping", "Keeps", "Kernel", "Profile",
+    "EMBEDDED_AT_ONCE", "HEADER", "ONNX_FILE", "PLAN_FILE", "SAVING", "Backend", "BuildHints",
+    "Built", "Embeddings", "Engine", "Executed", "GpuTimes", "Keeping", "Keeps", "Kernel", "Profile",
     "Profiles", "TritonModel", "advice", "build_engine", "call_s", "check_installed",
     "check_shape", "choose_best", "embed_all", "engines_of", "execution_flags", "findings",
     "get_backend", "gpu_times", "keeping_of", "median_call_s", "needs_gpu", "offered",

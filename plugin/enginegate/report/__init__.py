@@ -5,7 +5,7 @@ from enginegate.report.output import append_summary, report_files, run_html, run
 from enginegate.report.plots import plot_history
 from enginegate.report.render.drawing import check_drawable
 from enginegate.report.saved_run import render_json
-from enginegate.report.table import described, spent_line
+from enginegate.report.table import described, interrupted_line, spent_line
 from enginegate.report.terminal import aligned, render_text, summary_lines
 from enginegate.report.wording.roofline import (
     TRAFFIC,
@@ -23,7 +23,8 @@ from enginegate.report.wording.sweeps import (
 
 __all__ = [
     "CSV_COLUMNS", "TRAFFIC", "aligned", "analysis_lines", "annotations", "append_summary",
-    "check_drawable", "compare_engines", "cost_line", "described", "device_line", "plot_history",
+    "check_drawable", "compare_engines", "cost_line", "described", "device_line",
+    "interrupted_line", "plot_history",
     "read_sweep_csv", "render_json", "render_text", "report_files", "roofline_line",
     "roofline_rows", "run_html", "run_markdown", "spent_line", "summary_lines",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from enginegate.report.decision import Decision, decide
+from enginegate.report.decision import Decided, Decision, decide
 from enginegate.report.numbers import counted, listed
 from enginegate.report.page import Chart, Matrix, Page, Section
 from enginegate.report.saved_run import SavedRun
@@ -15,6 +15,7 @@ from enginegate.report.sections.overview import all_rows, changed_rows
 from enginegate.report.sections.proof import proof
 from enginegate.report.sections.sweeps import Sweep, load_charts, what_sweeps_say
 from enginegate.report.sections.tradeoff import speed_against_quality
+from enginegate.report.table import interrupted_line
 from enginegate.report.wording.sweeps import cliff_lines
 from enginegate.variants import Precision
 
@@ -23,7 +24,7 @@ _WORDS = {Decision.SHIP: "may ship", Decision.HOLD: "on hold", Decision.BLOCK: "
 
 def compose(run: SavedRun, baselines: Path | None) -> Page:
     """The page of a run. `baselines` is the folder that holds the history; None for none."""
-    matrix = matrix_of(run)
+    by, matrix = run.whole.get("interrupted"), matrix_of(run)
     sections = (
         proof(run),
         _speed(run),
@@ -35,11 +36,11 @@ def compose(run: SavedRun, baselines: Path | None) -> Page:
     )
     return Page(
         title="May these engines ship?",
-        headline=headline(matrix),
+        headline=f"Interrupted: {headline(matrix)}" if by else headline(matrix),
         subtitle=_subtitle(run),
         matrix=matrix,
         sections=tuple(section for section in sections if not section.is_empty),
-        said=tuple(_said(run)),
+        said=(*_interrupted(run), *_said(run)),
         changed=tuple(changed_rows(run.results)),
         unchanged="No engine is called slower, faster or wrong.",
         details=tuple(all_rows(run.results)),
@@ -53,7 +54,9 @@ def matrix_of(run: SavedRun) -> Matrix:
     rows = []
     for model, _, members in run.by_model():
         groups = ([r for r in members if r.variant.precision == p] for p in precisions)
-        rows.append((model, tuple(decide(group) if group else None for group in groups)))
+        decided = (decide(group) if group else None for group in groups)
+        held = run.whole.get("interrupted")
+        rows.append((model, tuple(_held(d) if held and d else d for d in decided)))
     return Matrix(precisions, tuple(rows))
 
 
@@ -68,6 +71,19 @@ def headline(matrix: Matrix) -> str:
 def _subtitle(run: SavedRun) -> str:
     processors = counted(run.machine.cores, "processor")
     return f"{listed(run.models)} on {run.machine.cpu}, {processors}"
+
+
+def _interrupted(run: SavedRun) -> Iterator[str]:
+    if by := run.whole.get("interrupted"):
+        yield interrupted_line(by)
+
+
+def _held(decided: Decided) -> Decided:
+    """The decision in a run that was stopped: nothing may ship by it."""
+    if decided.decision is not Decision.SHIP:
+        return decided
+    said = "the run was interrupted"
+    return Decided(Decision.HOLD, said, (said, *decided.details))
 
 
 def _speed(run: SavedRun) -> Section:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from enginegate.errors import ReportError
-from enginegate.files import write_atomic
+from enginegate.errors import EngineGateError, ReportError
+from enginegate.files import write_atomic, writing
 from enginegate.report.compare import Source, comparison
 from enginegate.report.compose import compose
 from enginegate.report.figures import MARK, Figures, parse_figures
@@ -15,7 +15,7 @@ from enginegate.report.published import compose_figures
 from enginegate.report.render.html import render_html
 from enginegate.report.render.markdown import render_markdown
 from enginegate.report.render.plain import render_page_text
-from enginegate.report.saved_run import decode_run, parse_object, parse_run, read_text
+from enginegate.report.saved_run import decode_run, parse_run, read_report
 
 SUMMARY = "GITHUB_STEP_SUMMARY"
 _THIS_RUN = "the report of this run"
@@ -36,7 +36,7 @@ def run_markdown(report: str) -> str:
 
 def read(path: Path) -> Source:
     """A saved run, or published figures. Raises ReportError."""
-    whole = parse_object(read_text(path), str(path))
+    whole = read_report(path)
     return parse_figures(whole, path) if MARK in whole else decode_run(whole, path.stem, str(path))
 
 
@@ -70,15 +70,14 @@ def _problem(path: Path, render: Callable[[Page], str], page: Page) -> str:
     """Write a rendered page; what kept it from being written, empty if nothing did."""
     try:
         write_atomic(path, render(page))
-    except ReportError as error:
+    except EngineGateError as error:
         return str(error)
-    except OSError as error:
-        return f"cannot write {path}: {error.strerror}"
     return ""
 
 
 def append_summary(make: Callable[[], str]) -> None:
-    """Add to the summary of a GitHub job step, where there is one. Raises OSError."""
+    """Add to the summary of a GitHub job step, where there is one. Raises FileError."""
     if path := os.environ.get(SUMMARY):
-        with Path(path).open("a", encoding="utf-8") as stream:
-            stream.write(f"{make()}\n")
+        said = make().encode(errors="backslashreplace")
+        with writing(Path(path)), Path(path).open("ab") as stream:
+            stream.write(said + b"\n")

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import random
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -56,6 +55,7 @@ from enginegate.models import (
     tokenize_with,
 )
 from enginegate.results import Context
+from enginegate.scratch import scratch_folder
 from enginegate.speed import (
     CANDIDATE,
     CONTROL,
@@ -180,9 +180,9 @@ class Preparation:
         for number in range(self._options.rebuilds):
             with (
                 self._progress(f"build {number + 2} of {variant.id}"),
-                tempfile.TemporaryDirectory(prefix="enginegate-") as folder,
+                scratch_folder() as folder,
             ):
-                store = Store(Path(folder))
+                store = Store(folder)
                 again = build_engine(
                     store, variant, model, workload, demand_of(self._options), kept
                 )

@@ -10,7 +10,6 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 from enginegate.engines import Built, get_backend, register, target_of
 from enginegate.errors import EngineError
 from enginegate.models import Batch, Workload, probe_of
+from enginegate.scratch import scratch_folder
 from enginegate.speed.arms import Arm, LocalArm, OpenArm, Turn, placed
 
 _END_WAIT_S = 10.0
@@ -63,10 +63,10 @@ def open_remote(
     python: str, load: Load, inputs: Mapping[int, Batch], probe: Batch, seed: int
 ) -> Iterator[RemoteArm]:
     """Load an engine in a fresh process of `python`. Raises EngineError if that fails."""
-    with tempfile.TemporaryDirectory(prefix="enginegate-worker-") as folder:
+    with scratch_folder("enginegate-worker-") as folder:
         batches = {**inputs, _PROBE: probe}
         arrays: dict[str, Any] = {f"{b}/{k}": v for b in batches for k, v in batches[b].items()}
-        path = Path(folder, "inputs.npz")
+        path = folder / "inputs.npz"
         np.savez(path, **arrays)
         with _started(python) as process:
             order: dict[str, Any] = {"load": _as_json(load), "inputs": str(path), "seed": seed}

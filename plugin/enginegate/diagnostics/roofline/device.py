@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from enginegate.errors import OptionError
-from enginegate.files import parse_json
+from enginegate.files import parse_json, read_text, reading
 
 ELEMENT_BYTES: Mapping[str, int] = MappingProxyType({"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1})
 _KEYS = frozenset({"name", "source", "peaks_per_s", "memory"})
@@ -97,11 +97,9 @@ def read_profile(path: Path) -> Device:
 
 
 def _content(path: Path) -> Mapping[str, Any]:
-    read = tomllib.loads if path.suffix == ".toml" else parse_json
-    try:
-        content = read(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # each decoder raises its own ValueError
-        raise OptionError(f"cannot read the device profile {path}: {error}") from error
+    parse = tomllib.loads if path.suffix == ".toml" else parse_json
+    with reading(path, "the device profile", "docs/cost.md says what it holds", OptionError):
+        content = parse(read_text(path))
     if not isinstance(content, Mapping):
         raise OptionError(f"{path} is not a table of {', '.join(sorted(_KEYS))}")
     return content

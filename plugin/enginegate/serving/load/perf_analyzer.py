@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 from enginegate.config import Endpoint
 from enginegate.errors import ServingError
 from enginegate.models import Batch
+from enginegate.scratch import scratch_folder
 from enginegate.serving.load.sweep import RULES, UNSTABLE, LevelRules
 from enginegate.serving.records import Breakdown, Latency, Level
 
@@ -81,8 +81,8 @@ def run_perf_analyzer(
     stable is measured once more without that demand, and marked. Raises ServingError if the
     program fails or counts no answer.
     """
-    with tempfile.TemporaryDirectory(prefix="enginegate-perf-") as folder:
-        data, report = Path(folder, "inputs.json"), Path(folder, "level.csv")
+    with scratch_folder("enginegate-perf-") as folder:
+        data, report = folder / "inputs.json", folder / "level.csv"
         _write_inputs(tokens, data)
         command = _command(analyzer, endpoint, data, report, rules)
         command += ["--concurrency-range", str(concurrency)]
