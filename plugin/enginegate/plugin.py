@@ -111,7 +111,11 @@ def _end_orderly(config: pytest.Config) -> None:
     here = threading.current_thread() is threading.main_thread()
     if here and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, lambda *_: _terminated(config))
-        config.add_cleanup(lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL) and None)
+        config.add_cleanup(_leave_sigterm)
+
+
+def _leave_sigterm() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _terminated(config: pytest.Config) -> None:

@@ -130,7 +130,7 @@ def test_calibration_is_stored_beside_the_baselines(project):
     path.write_text("junk")
     broken = project.judge("--calibrate")
     assert broken.ret == Exit.ERROR
-    broken.stdout.fnmatch_lines(["ERROR: *calibration.json is not valid *: restore or delete it"])
+    broken.stdout.fnmatch_lines(["ERROR: *calibration.json is not valid *; restore or delete it"])
     assert path.read_text() == "junk"
 
 

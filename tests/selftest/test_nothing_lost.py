@@ -1,19 +1,30 @@
 """Nothing is lost and nothing is left: damaged files, damaged entries, stopped and killed runs."""
 
 import dataclasses
+import fnmatch
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import pytest
 
 from enginegate.baselines.history import Note, read_history
 from enginegate.cache import MANIFEST, Store
-from enginegate.errors import BaselineError, EngineGateError, FileError
+from enginegate.cli import main
+from enginegate.errors import (
+    BaselineError,
+    EngineGateError,
+    FileError,
+    ModelError,
+    OptionError,
+)
 from enginegate.files import parse_json, reading, write_atomic
+from enginegate.models.sources import locate
+from enginegate.models.spec import Kind, ModelSpec, specs_from
 from enginegate.scratch import SUFFIX, locked, scratch_folder, sweep
 from enginegate.verdicts import Exit
 
@@ -339,6 +350,90 @@ def test_the_next_run_sweeps_what_a_killed_one_left(project, monkeypatch):
         project.judge("-k", "embeddings", "--report-json=r.json")
         assert [path.name for path in left if path.exists()] == []
         assert mine.exists()
+
+
+def without(monkeypatch, *packages):
+    """As where the packages are not installed, and one has left an empty folder behind."""
+    from importlib.machinery import ModuleSpec
+    from importlib.util import find_spec
+
+    left = ModuleSpec(packages[0], None, is_package=True)
+    gone = {**dict.fromkeys(packages), packages[0]: left}
+    monkeypatch.setattr(
+        "enginegate.engines.registry.find_spec",
+        lambda name: gone[name] if name in gone else find_spec(name),
+    )
+
+
+@pytest.mark.parametrize("backend", ["auto", "openvino", "onnxruntime", "faulty"])
+def test_a_missing_extra_is_one_error_at_the_start(project, monkeypatch, backend):
+    without(monkeypatch, "onnxruntime", "openvino", "nncf")
+    result = project.run("--precision=fp32", f"--backend={backend}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    (line,) = [line for line in result.errlines if line]
+    assert line.startswith("ERROR: backend ")
+    assert "onnxruntime not installed: pip install 'pytest-enginegate[cpu]'" in line
+
+
+def test_the_doctor_says_what_the_run_would_and_lists_every_extra(monkeypatch, capsys):
+    import importlib.metadata
+
+    main(["doctor"])
+    assert "a run would end at once" not in capsys.readouterr().out
+    without(monkeypatch, "onnxruntime", "openvino", "nncf")
+    main(["doctor"])
+    said = capsys.readouterr().out
+    assert "a run would end at once: backend openvino cannot run here: openvino, nncf" in said
+    extras = importlib.metadata.metadata("pytest-enginegate").get_all("Provides-Extra")
+    assert [line.split()[1] for line in said.splitlines() if line.startswith("extra ")] == extras
+    assert "onnxruntime-gpu" in said
+
+
+def broken_zip(folder):
+    (folder / "model.zip").write_bytes(b"junk")
+
+
+def cut_zip(folder):
+    with zipfile.ZipFile(folder / "model.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", "{}" * 10_000)
+    whole = (folder / "model.zip").read_bytes()
+    (folder / "model.zip").write_bytes(whole[:40] + b"\xff" * 20 + whole[60:])
+
+
+PACKAGES = {
+    "missing": ("absent", None, "the package 'absent', which is not installed: pip install absent"),
+    "missing.sub": ("absent.sub", None, "'absent.sub', which is not installed"),
+    "no name": ("../x", None, "'../x', which is not installed"),
+    "empty": ("", None, "the package '', which is not installed"),
+    "no zip": ("carrier", lambda folder: None, "there is no *model.zip; install it again"),
+    "broken zip": ("carrier", broken_zip, "model.zip is damaged (File is not a zip file); install"),
+    "damaged zip": ("carrier", cut_zip, "model.zip is damaged (*); install it again"),
+}
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_package_that_carries_no_model_is_one_error(tmp_path, monkeypatch, name):
+    package, spoil, said = PACKAGES[name]
+    if spoil:
+        (tmp_path / "carrier").mkdir()
+        (tmp_path / "carrier" / "__init__.py").write_text("")
+        monkeypatch.syspath_prepend(tmp_path)
+        spoil(tmp_path / "carrier")
+    spec = ModelSpec(name="mine", kind=Kind.TRANSFORMERS, source=f"package:{package}")
+    with pytest.raises(ModelError) as caught:
+        locate(spec, Store(tmp_path / "cache"))
+    assert fnmatch.fnmatch(str(caught.value), f"model mine*{said.replace('[', '[[]')}*")
+    monkeypatch.undo()
+
+
+NAMES = {"300 characters": "x" * 300, "NUL": "a\0b", "nobody's home": "~no-such-user/x", "": ""}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", Kind)
+def test_a_source_that_can_be_nothing_is_one_error(tmp_path, name, kind):
+    with pytest.raises(OptionError, match=rf"enginegate\.models\.mine\]: {kind} = "):
+        specs_from({"mine": {kind: NAMES[name]}}, tmp_path)
 
 
 def test_every_error_of_ours_is_of_the_family():

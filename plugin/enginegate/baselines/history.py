@@ -7,10 +7,10 @@ import math
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, get_type_hints
 
 from enginegate.errors import BaselineError
 from enginegate.files import damage, parse_json, read_text, reading, write_atomic
@@ -129,11 +129,10 @@ def _read(path: Path) -> Iterator[Note]:
 def _note(**stored: Any) -> Note:
     """A note of what is stored. Raises TypeError."""
     note = Note(**stored)
-    for field in fields(Note):
-        value = getattr(note, field.name)
-        wanted = (int, float) if field.type is float else field.type
-        if not isinstance(value, wanted) or isinstance(value, bool):
-            raise TypeError(f"{field.name} is {value!r}")
+    for name, kind in get_type_hints(Note).items():
+        value = getattr(note, name)
+        if not isinstance(value, (int, float) if kind is float else kind):
+            raise TypeError(f"{name} is {value!r}")
     return note
 
 

@@ -15,7 +15,7 @@ from enginegate.engines import (
     Embeddings,
     Engine,
     Executed,
-    check_installed,
+    check_runnable,
     execution_flags,
     get_backend,
     offered,
@@ -170,7 +170,7 @@ def open_session(
 ) -> Session:
     """Begin a run; `evidence` is what earlier runs left. Raises errors of the family."""
     backend, why = resolve(options.backend)
-    check_installed(backend)
+    check_runnable(backend)
     options = replace(options, backend=backend, precisions=offered(backend, options.precisions))
     recorder = Recorder(evidence=dict(evidence or {}), lines=[why] if why else [])
     sweep_leftovers(options)
