@@ -102,7 +102,7 @@ def test_a_broken_line_of_history_is_named(project, capsys, monkeypatch):
     (path,) = (project.path / "baselines/history").glob("*/tiny.jsonl")
     path.write_text(path.read_text() + "{broken\n")
     assert main(["history", "tiny"]) == 1
-    assert "tiny.jsonl, line 3 is not a note" in capsys.readouterr().err
+    assert "tiny.jsonl is not valid (line 3 is not a note" in capsys.readouterr().err
 
 
 def test_steady_histories_have_no_change_points_and_steps_have_one():

@@ -17,6 +17,7 @@ from enginegate.speed import FLOOR_S, P50, POWER, Anchor, Question, Rules, Seque
 from enginegate.verdicts import Verdict
 
 REPLICATES = 24
+_SCHEMA = 1
 _RUNS = 300
 _STEPS = 7
 _MOST_SLOWDOWN = 1.0
@@ -152,7 +153,7 @@ def save_calibration(
         cells = {
             name: asdict(value) | {"settings": dict(settings)} for name, value in found.items()
         }
-        write_atomic(path, readable_json({"schema": 1, "cells": {**before, **cells}}))
+        write_atomic(path, readable_json({"schema": _SCHEMA, "cells": {**before, **cells}}))
     return path
 
 
@@ -160,7 +161,10 @@ def _stored(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     with reading(path, "calibration", "restore or delete it", BaselineError):
-        return dict(parse_json(read_text(path))["cells"])
+        content = parse_json(read_text(path))
+        if content["schema"] != _SCHEMA:
+            raise ValueError(f"schema {content['schema']}, this version reads {_SCHEMA}")
+        return dict(content["cells"])
 
 
 def calibration_lines(found: Mapping[str, Calibration]) -> list[str]:

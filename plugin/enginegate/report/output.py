@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 from enginegate.errors import EngineGateError, ReportError
-from enginegate.files import write_atomic, writing
+from enginegate.files import reading, write_atomic, writing
 from enginegate.report.compare import Source, comparison
 from enginegate.report.compose import compose
 from enginegate.report.figures import MARK, Figures, parse_figures
@@ -47,7 +48,9 @@ def report_files(
 
     Raises ReportError, once all that can be written is.
     """
-    page, problems = _page([read(path) for path in files], baselines), list[str]()
+    sources, problems = [read(path) for path in files], list[str]()
+    with _showing(files[-1]):
+        page = _page(sources, baselines)
     for path, render in ((html, render_html), (markdown, render_markdown)):
         if path:
             problem = _problem(path, render, page)
@@ -57,6 +60,12 @@ def report_files(
         yield from render_page_text(page)
     if problems:
         raise ReportError("; ".join(problems))
+
+
+def _showing(path: Path) -> AbstractContextManager[None]:
+    """Turn figures that nothing can be computed with into one error."""
+    way_out = "restore the report, or run again; report a fault of enginegate if it is whole"
+    return reading(path, "the page of", way_out, ReportError)
 
 
 def _page(sources: Sequence[Source], baselines: Path) -> Page:
@@ -69,7 +78,9 @@ def _page(sources: Sequence[Source], baselines: Path) -> Page:
 def _problem(path: Path, render: Callable[[Page], str], page: Page) -> str:
     """Write a rendered page; what kept it from being written, empty if nothing did."""
     try:
-        write_atomic(path, render(page))
+        with _showing(path):
+            text = render(page)
+        write_atomic(path, text)
     except EngineGateError as error:
         return str(error)
     return ""
