@@ -281,6 +281,7 @@ def holder(tmp_path, monkeypatch):
     (tmp_path / "held").mkdir()
     command = [sys.executable, "-c", HOLDER, str(tmp_path / "held")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
     assert process.stdout.readline() == "ready\n"
     yield process
     process.kill()

@@ -23,6 +23,7 @@ from enginegate.engines.profile import Kernel, Profile
 from enginegate.engines.reference import open_reference, run_reference
 from enginegate.engines.registry import (
     TritonModel,
+    check_installed,
     check_runnable,
     get_backend,
     needs_gpu,
@@ -38,7 +39,8 @@ from enginegate.engines.saved import SAVING, engines_of, save_engine, saved_engi
 __all__ = [
     "EMBEDDED_AT_ONCE", "HEADER", "ONNX_FILE", "PLAN_FILE", "SAVING", "Backend", "BuildHints",
     "Built", "Embeddings", "Engine", "Executed", "GpuTimes", "Keeping", "Keeps", "Kernel",
-    "Profile", "Profiles", "TritonModel", "advice", "build_engine", "call_s", "check_runnable",
+    "Profile", "Profiles", "TritonModel", "advice", "build_engine", "call_s", "check_installed",
+    "check_runnable",
     "check_shape", "choose_best", "embed_all", "engines_of", "execution_flags", "findings",
     "get_backend", "gpu_times", "keeping_of", "median_call_s", "needs_gpu", "offered",
     "open_reference", "register", "resolve", "run_reference", "runtime_packages", "save_engine",
