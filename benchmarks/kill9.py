@@ -57,7 +57,7 @@ import sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from tests.selftest.fake_server import no_models, quiet, stand_in
-from enginegate.scratch import scratch_folder
+from enginegate.files import scratch_folder
 from enginegate.serving.triton.server import serve
 with scratch_folder() as folder, serve(stand_in(folder)(), no_models, quiet):
     time.sleep(1)

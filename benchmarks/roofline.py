@@ -25,12 +25,12 @@ from enginegate.diagnostics.roofline.flops import cost_of
 from enginegate.diagnostics.roofline.roofline import Roofline, Setting, Traffic
 from enginegate.engines.build import build_engine
 from enginegate.engines.onnxruntime import run_onnx
+from enginegate.files import default_cache
 from enginegate.models.export import export_model, tokenize_with
 from enginegate.models.spec import SHIPPED
 from enginegate.models.workload import make_workload, read_texts
 from enginegate.report.terminal import aligned
 from enginegate.report.wording.roofline import cost_line, device_line
-from enginegate.scratch import default_cache
 from enginegate.variants import Precision, Variant
 
 PRECISIONS = (Precision.FP32, Precision.BF16, Precision.INT8)

@@ -16,10 +16,10 @@ from enginegate.files import (
     read_text,
     readable_json,
     reading,
+    scratch_folder,
     sha256_of_folder,
     sha256_of_json,
 )
-from enginegate.scratch import scratch_folder
 
 MANIFEST = "manifest.json"
 BUILDING = ".building-"

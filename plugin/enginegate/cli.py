@@ -27,6 +27,7 @@ from enginegate.diagnostics import (
 )
 from enginegate.engines import HEADER, advice, findings, get_backend, resolve
 from enginegate.errors import EngineGateError, OptionError
+from enginegate.files import default_cache
 from enginegate.report import (
     CSV_COLUMNS,
     TRAFFIC,
@@ -39,7 +40,6 @@ from enginegate.report import (
     report_files,
     roofline_rows,
 )
-from enginegate.scratch import default_cache
 from enginegate.serving import analyse
 
 _BATCHES = "1,8,32,128"

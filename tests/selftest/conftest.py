@@ -96,7 +96,7 @@ def save_small_bert(torch_loaded):
 def server_packages():
     """The server's environment from the cache of this machine, proven once: it takes seconds."""
     from enginegate.cache import Store
-    from enginegate.scratch import default_cache
+    from enginegate.files import default_cache
     from enginegate.serving.triton.environment import server_environment
 
     return server_environment(Store(default_cache()), lambda _task: contextlib.nullcontext())
@@ -192,7 +192,7 @@ def fill_disk(monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    return lambda: monkeypatch.setattr("enginegate.files.os.fsync", full)
+    return lambda: monkeypatch.setattr("enginegate.files.content.os.fsync", full)
 
 
 class Clock:

@@ -22,10 +22,17 @@ from enginegate.errors import (
     ModelError,
     OptionError,
 )
-from enginegate.files import parse_json, reading, write_atomic
+from enginegate.files import (
+    SUFFIX,
+    locked,
+    parse_json,
+    reading,
+    scratch_folder,
+    sweep,
+    write_atomic,
+)
 from enginegate.models.sources import locate
 from enginegate.models.spec import Kind, ModelSpec, specs_from
-from enginegate.scratch import SUFFIX, locked, scratch_folder, sweep
 from enginegate.verdicts import Exit
 
 DAMAGED = {
@@ -265,7 +272,7 @@ def test_sigterm_is_left_alone_without_a_precision_and_to_who_has_it(project):
 HOLDER = """
 import contextlib, sys, time
 from pathlib import Path
-from enginegate.scratch import locked, scratch_file, scratch_folder
+from enginegate.files import locked, scratch_file, scratch_folder
 here = Path(sys.argv[1])
 with scratch_folder("enginegate-", here) as f, scratch_file(here / "r.json"), locked(here / "b"):
     (f / "inside").write_text("x")
@@ -296,7 +303,7 @@ def held(tmp_path):
 def test_what_a_living_run_holds_is_left_and_what_a_killed_one_left_is_swept(
     tmp_path, holder, monkeypatch
 ):
-    monkeypatch.setattr("enginegate.scratch._YOUNG_S", 0)
+    monkeypatch.setattr("enginegate.files.scratch._YOUNG_S", 0)
     assert [path for place in held(tmp_path) for path in sweep(*place)] == []
     holder.kill()
     holder.wait()
@@ -311,7 +318,7 @@ def test_what_is_young_or_anothers_is_not_swept(tmp_path, monkeypatch):
     (tmp_path / f"enginegate-b{SUFFIX}").symlink_to(left)
     assert list(sweep(tmp_path, "enginegate-*")) == []
     os.utime(left, (1, 1))
-    monkeypatch.setattr("enginegate.scratch.os.getuid", lambda: os.geteuid() + 1)
+    monkeypatch.setattr("enginegate.files.scratch.os.getuid", lambda: os.geteuid() + 1)
     assert list(sweep(tmp_path, "enginegate-*")) == []
     monkeypatch.undo()
     assert list(sweep(tmp_path, "enginegate-*")) == [left]
@@ -319,7 +326,7 @@ def test_what_is_young_or_anothers_is_not_swept(tmp_path, monkeypatch):
 
 def test_a_lock_lies_in_the_cache_folder_and_is_gone_afterwards(tmp_path, monkeypatch):
     monkeypatch.setenv("ENGINEGATE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("enginegate.scratch._LOCK_WAIT_S", 0)
+    monkeypatch.setattr("enginegate.files.scratch._LOCK_WAIT_S", 0)
     with locked(tmp_path / "a.json"):
         assert len(list((tmp_path / "cache" / "locks").iterdir())) == 1
         with (

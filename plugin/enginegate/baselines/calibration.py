@@ -10,9 +10,8 @@ from typing import Any
 
 from enginegate.baselines.store import CALIBRATION
 from enginegate.errors import BaselineError
-from enginegate.files import parse_json, read_text, readable_json, reading, write_atomic
+from enginegate.files import locked, parse_json, read_text, readable_json, reading, write_atomic
 from enginegate.results import Result
-from enginegate.scratch import locked
 from enginegate.speed import FLOOR_S, P50, POWER, Anchor, Question, Rules, SequentialTest
 from enginegate.verdicts import Verdict
 

@@ -13,9 +13,8 @@ from statistics import fmean
 from typing import Any, get_type_hints
 
 from enginegate.errors import BaselineError
-from enginegate.files import damage, parse_json, read_text, reading, write_atomic
+from enginegate.files import damage, locked, parse_json, read_text, reading, write_atomic
 from enginegate.results import Result
-from enginegate.scratch import locked
 
 FOLDER = "history"
 _PENALTY = 3.0  # times variance and log of the number of runs

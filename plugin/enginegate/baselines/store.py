@@ -13,10 +13,17 @@ from typing import Any
 
 from enginegate.baselines.migration import SCHEMA, migrate
 from enginegate.errors import BaselineError
-from enginegate.files import damage, parse_json, read_text, readable_json, reading, write_atomic
+from enginegate.files import (
+    damage,
+    locked,
+    parse_json,
+    read_text,
+    readable_json,
+    reading,
+    write_atomic,
+)
 from enginegate.machine import Machine, library_versions
 from enginegate.results import Context, Result
-from enginegate.scratch import locked
 from enginegate.serving import Load, StoredLoad
 from enginegate.speed import Speed
 

@@ -11,7 +11,7 @@ from enginegate.config.arguments import GATE, SERVING
 from enginegate.config.serving import ServeOptions
 from enginegate.config.settings import Settings, mapping, read_table, refuse_unknown
 from enginegate.errors import OptionError
-from enginegate.scratch import default_cache
+from enginegate.files import default_cache
 from enginegate.variants import Precision, Variant, parse_precisions, plan
 from enginegate.verdicts import GateLevel, Refresh, Verdict
 

@@ -17,8 +17,8 @@ from enginegate.engines.graphs import keeping_in_file
 from enginegate.engines.profile import Kernel, Profile, profile_of
 from enginegate.engines.quantize import quantize_qdq, to_fp16
 from enginegate.errors import EngineError
+from enginegate.files import scratch_folder
 from enginegate.models import Batch, Exported
-from enginegate.scratch import scratch_folder
 from enginegate.variants import Precision
 
 _PROVIDERS = ("CPUExecutionProvider",)

@@ -13,8 +13,15 @@ from pathlib import Path
 from enginegate.cache import read_entry
 from enginegate.engines.build import Built
 from enginegate.errors import EngineError, OptionError
-from enginegate.files import parse_json, read_text, reading, write_atomic, writing
-from enginegate.scratch import ending_with_parent, scratch_folder
+from enginegate.files import (
+    ending_with_parent,
+    parse_json,
+    read_text,
+    reading,
+    scratch_folder,
+    write_atomic,
+    writing,
+)
 from enginegate.variants import Precision, Variant
 
 SAVING = ".saving-"

@@ -9,7 +9,7 @@ from pathlib import Path
 from enginegate.cache import BUILDING
 from enginegate.config import Options
 from enginegate.engines import SAVING
-from enginegate.scratch import default_cache, sweep
+from enginegate.files import default_cache, sweep
 from enginegate.serving import clean
 
 _AGAINST = "enginegate-against-"

@@ -40,6 +40,7 @@ from enginegate.engines import (
     save_engine,
     saved_engine,
 )
+from enginegate.files import scratch_folder
 from enginegate.machine import this_machine
 from enginegate.models import (
     Batch,
@@ -55,7 +56,6 @@ from enginegate.models import (
     tokenize_with,
 )
 from enginegate.results import Context
-from enginegate.scratch import scratch_folder
 from enginegate.speed import (
     CANDIDATE,
     CONTROL,

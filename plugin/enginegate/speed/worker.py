@@ -20,8 +20,8 @@ import numpy as np
 
 from enginegate.engines import Built, get_backend, register, target_of
 from enginegate.errors import EngineError
+from enginegate.files import scratch_folder
 from enginegate.models import Batch, Workload, probe_of
-from enginegate.scratch import scratch_folder
 from enginegate.speed.arms import Arm, LocalArm, OpenArm, Turn, placed
 
 _END_WAIT_S = 10.0

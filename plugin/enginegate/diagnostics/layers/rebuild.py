@@ -14,8 +14,8 @@ from enginegate.engines import (
     get_backend,
     keeping_of,
 )
+from enginegate.files import scratch_folder
 from enginegate.models import Exported, Workload, probe_of, take
-from enginegate.scratch import scratch_folder
 
 BLAME_TEXTS = 64  # enough to rank layers by, few enough for a minute
 

@@ -19,10 +19,9 @@ from enginegate.cache import Store
 from enginegate.diagnostics.roofline.device import Device, Memory
 from enginegate.engines import Engine, get_backend, needs_gpu
 from enginegate.errors import EngineError
-from enginegate.files import sha256_of
+from enginegate.files import scratch_folder, sha256_of
 from enginegate.machine import this_machine
 from enginegate.models import Batch, Exported, Kind, ModelSpec
-from enginegate.scratch import scratch_folder
 from enginegate.variants import Precision
 
 _RECIPE = 1  # raise when the same ceiling would be measured otherwise

@@ -26,9 +26,9 @@ from enginegate.engines.tensorrt.inspector import read_inspection
 from enginegate.engines.tensorrt.runner import MODE, PlanRunner
 from enginegate.engines.tensorrt.timing_cache import TimingCacheFile
 from enginegate.errors import EngineError
+from enginegate.files import scratch_folder
 from enginegate.machine import first_gpu
 from enginegate.models import Batch, Exported
-from enginegate.scratch import scratch_folder
 from enginegate.variants import Precision
 
 

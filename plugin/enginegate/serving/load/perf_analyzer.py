@@ -18,8 +18,8 @@ from pathlib import Path
 
 from enginegate.config import Endpoint
 from enginegate.errors import ServingError
+from enginegate.files import scratch_folder
 from enginegate.models import Batch
-from enginegate.scratch import scratch_folder
 from enginegate.serving.load.sweep import RULES, UNSTABLE, LevelRules
 from enginegate.serving.records import Breakdown, Latency, Level
 

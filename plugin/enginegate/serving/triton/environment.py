@@ -18,8 +18,8 @@ from typing import Any
 from enginegate.cache import Store
 from enginegate.engines import runtime_packages
 from enginegate.errors import ServingError
+from enginegate.files import ending_with_parent
 from enginegate.machine import installed_version
-from enginegate.scratch import ending_with_parent
 
 Progress = Callable[[str], AbstractContextManager[None]]
 

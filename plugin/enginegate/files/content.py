@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from enginegate.errors import EngineGateError, FileError
-from enginegate.scratch import scratch_file
+from enginegate.files.scratch import scratch_file
 
 _CHUNK_BYTES = 1 << 20
 _MOST_BYTES = 1 << 30
