@@ -5,7 +5,6 @@ ends, however it ends. So what nobody holds is what a dead process left, and `sw
 """
 
 import contextlib
-import ctypes
 import fcntl
 import hashlib
 import os
@@ -83,6 +82,8 @@ def _waited_for(lock: Path, path: Path) -> int:
 
 def ending_with_parent() -> Callable[[], None] | None:
     """The `preexec_fn` of a child that must not outlive this process, even where that is killed."""
+    import ctypes
+
     prctl = getattr(ctypes.CDLL(None), "prctl", None)  # loaded before the fork; Linux only
     return prctl and (lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
 
