@@ -19,13 +19,13 @@ from scipy.optimize import nnls
 from small_model import heading
 
 from enginegate.cache import Store
-from enginegate.config.options import default_cache
 from enginegate.diagnostics.roofline.ceilings import measured_device
 from enginegate.diagnostics.roofline.device import ELEMENT_BYTES
 from enginegate.diagnostics.roofline.flops import cost_of
 from enginegate.diagnostics.roofline.roofline import Roofline, Setting, Traffic
 from enginegate.engines.build import build_engine
 from enginegate.engines.onnxruntime import run_onnx
+from enginegate.files import default_cache
 from enginegate.models.export import export_model, tokenize_with
 from enginegate.models.spec import SHIPPED
 from enginegate.models.workload import make_workload, read_texts

@@ -4,18 +4,26 @@ An entry is a folder named by the SHA-256 of its key. It appears whole (built be
 renamed into it) and carries a manifest with the hash of each of its files, checked on every use.
 """
 
-import json
-import shutil
-import tempfile
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from enginegate.errors import StoreError
-from enginegate.files import parse_json, readable_json, sha256_of_folder, sha256_of_json
+from enginegate.files import (
+    parse_json,
+    read_text,
+    readable_json,
+    reading,
+    scratch_folder,
+    sha256_of_folder,
+    sha256_of_json,
+)
 
 MANIFEST = "manifest.json"
+BUILDING = ".building-"
+_SELF = "sha256"  # of the rest of the manifest: properties count as files do
 Key = Mapping[str, Any]
 Build = Callable[[Path], Mapping[str, Any]]
 
@@ -46,76 +54,88 @@ class Store:
     def get_or_build(self, kind: str, key: Key, build: Build) -> Entry:
         """The entry of `key`, built by `build(folder)` unless a whole one is there.
 
-        `build` writes files into the folder it is given and returns JSON properties. A corrupt
-        entry is removed, built again, and says so in `note`. Raises StoreError if the store cannot
-        be written, and whatever `build` raises; in both cases nothing half-made stays.
+        `build` writes files into the folder it is given and returns JSON properties. An entry
+        that is damaged in any way is built again, and says so in `note`. Raises StoreError if the
+        store cannot be written, and whatever `build` raises; in both cases nothing half-made stays.
         """
-        folder = self.root / kind / sha256_of_json(key)[:32]
-        fault = _fault(folder)
-        if fault is None:
-            return Entry(folder, _manifest(folder)["properties"])
-        note = f"cached entry {folder} was corrupt ({fault}) and was built again" if fault else ""
+        folder, note = self.root / kind / sha256_of_json(key)[:32], ""
+        if os.path.lexists(folder):
+            try:
+                return Entry(folder, _properties_of(folder))
+            except StoreError as error:
+                note = str(error)
         self._build(folder, key, build)
-        return Entry(folder, _manifest(folder)["properties"], built=True, note=note)
+        return Entry(folder, _properties_of(folder), built=True, note=note)
 
     def _build(self, folder: Path, key: Key, build: Build) -> None:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+            with scratch_folder(BUILDING, folder.parent) as temporary:
+                made = temporary / "entry"
+                made.mkdir()
+                _fill(made, key, build)
+                _move_into_place(made, folder, temporary / "damaged")
         except OSError as error:
             raise self._unwritable(error) from error
-        try:
-            _fill(temporary, key, build)
-            _move_into_place(temporary, folder)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
     def _unwritable(self, error: OSError) -> StoreError:
-        reason = error.strerror or str(error)
+        where = f" ({error.filename})" if error.filename else ""
         return StoreError(
-            f"cannot write the engine cache {self.root}: {reason}; "
+            f"cannot write the engine cache {self.root}: {error.strerror or error}{where}; "
             "free space there or name another folder with --engine-cache"
         )
 
 
 def read_entry(folder: Path) -> Entry:
-    """An entry that was copied elsewhere. Raises ValueError if a file is not as it was."""
-    fault = _fault(folder)
-    if fault is not None:
-        raise ValueError(fault or "it has no files")
-    return Entry(folder, _manifest(folder)["properties"])
+    """An entry that was copied elsewhere. Raises OSError, ValueError and others for all damage."""
+    return Entry(folder, _whole(folder)["properties"])
 
 
 def _fill(folder: Path, key: Key, build: Build) -> None:
     properties = dict(build(folder))
-    manifest = {"files": sha256_of_folder(folder), "key": dict(key), "properties": properties}
-    (folder / MANIFEST).write_text(readable_json(manifest), encoding="utf-8")
+    content = {"files": sha256_of_folder(folder), "key": dict(key), "properties": properties}
+    manifest = parse_json(readable_json(content))  # as it will be read: keys are texts
+    text = readable_json({**manifest, _SELF: sha256_of_json(manifest)})
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
-def _move_into_place(temporary: Path, folder: Path) -> None:
-    if folder.exists() and _fault(folder) is not None:
-        shutil.rmtree(folder)
+def _move_into_place(made: Path, folder: Path, damaged: Path) -> None:
+    if os.path.lexists(folder) and not _is_whole(folder):
+        if folder.is_dir() and not folder.is_symlink():
+            folder.chmod(0o755)  # else it cannot be moved
+        folder.rename(damaged)
     try:
-        temporary.rename(folder)
+        made.rename(folder)
     except OSError:
-        if _fault(folder) is not None:  # else another run was first, with the same content
+        if not _is_whole(folder):  # else another run was first, with the same content
             raise
 
 
-def _manifest(folder: Path) -> Any:
-    return parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
-
-
-def _fault(folder: Path) -> str | None:
-    """None for a whole entry, "" for a missing one, else what is wrong with it."""
-    if not folder.exists():
-        return ""
+def _is_whole(folder: Path) -> bool:
     try:
-        expected = dict(_manifest(folder)["files"])
-    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError):
-        return f"{MANIFEST} is missing or unreadable"
+        _properties_of(folder)
+    except StoreError:
+        return False
+    return True
+
+
+def _properties_of(folder: Path) -> Mapping[str, Any]:
+    """The properties of an entry in its place. Raises StoreError with all that can be wrong."""
+    with reading(folder, "cached entry", "it was built again", StoreError):
+        manifest = _whole(folder)
+        if sha256_of_json(manifest["key"])[:32] != folder.name:
+            raise ValueError("it is of another key")
+        return dict(manifest["properties"])
+
+
+def _whole(folder: Path) -> dict[str, Any]:
+    """The manifest of a whole entry. Raises OSError, ValueError and others for all damage."""
+    if folder.is_symlink() or not folder.is_dir():
+        raise ValueError("it is not a folder")
+    manifest = dict(parse_json(read_text(folder / MANIFEST)))
+    if manifest.pop(_SELF, "") != sha256_of_json(manifest):
+        raise ValueError(f"{MANIFEST} does not match its hash, or is of an older version")
     found = {k: v for k, v in sha256_of_folder(folder).items() if k != MANIFEST}
-    wrong = sorted(set(expected.items()) ^ set(found.items()))
-    return f"{wrong[0][0]} does not match its hash" if wrong else None
+    if wrong := sorted(set(manifest["files"].items()) ^ set(found.items())):
+        raise ValueError(f"{wrong[0][0]} does not match its hash")
+    return manifest

@@ -15,7 +15,7 @@ from enginegate.baselines import (
     show_rows,
 )
 from enginegate.cache import Store
-from enginegate.config import default_cache, number
+from enginegate.config import number
 from enginegate.diagnostics import (
     ELEMENT_BYTES,
     Device,
@@ -28,6 +28,7 @@ from enginegate.diagnostics import (
 )
 from enginegate.engines import HEADER, advice, findings, get_backend, resolve
 from enginegate.errors import EngineGateError, OptionError
+from enginegate.files import default_cache
 from enginegate.report import (
     CSV_COLUMNS,
     TRAFFIC,

@@ -39,3 +39,7 @@ class ServingError(EngineGateError):
 
 class ReportError(EngineGateError):
     """A report cannot be read, drawn or written."""
+
+
+class FileError(EngineGateError):
+    """A file cannot be written: the disk is full, or its folder may not be written."""

@@ -1,6 +1,8 @@
 """The pytest hooks. Each delegates; nothing heavy is imported unless a precision is asked for."""
 
 import contextlib
+import signal
+import threading
 import time
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
@@ -62,6 +64,8 @@ if TYPE_CHECKING:
 
 SERVER = "enginegate_server"
 _EVIDENCE = "enginegate/evidence"
+_STOPPED_BY = pytest.StashKey[str]()
+_INTERRUPTED = "Ctrl-C, a call of pytest.exit, or errors of the collection"
 _NO_SERVER = "no server asked for: pytest --precision fp16 --serve triton (or --serve URL)"
 _NO_PRECISION = "no precision asked for: pytest --precision fp16 (or fp32, bf16, int8, best, all)"
 
@@ -99,6 +103,25 @@ def _start(config: pytest.Config) -> None:
     cache = getattr(config, "cache", None)
     evidence = cache.get(_EVIDENCE, {}) if cache else {}
     config.stash[SESSION] = open_session(options, lambda what: _progress(config, what), evidence)
+    _end_orderly(config)
+
+
+def _end_orderly(config: pytest.Config) -> None:
+    """Let SIGTERM end the run as Ctrl-C does, unless somebody else handles it already."""
+    here = threading.current_thread() is threading.main_thread()
+    if here and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda *_: _terminated(config))
+        config.add_cleanup(_leave_sigterm)
+
+
+def _leave_sigterm() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminated(config: pytest.Config) -> None:
+    config.stash[_STOPPED_BY] = "SIGTERM"
+    signal.signal(signal.SIGTERM, lambda *_: None)  # the reports are being written
+    pytest.exit("SIGTERM")
 
 
 @contextlib.contextmanager
@@ -184,14 +207,24 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     run = session.config.stash.get(SESSION, None)
     if run is None or session.config.option.collectonly:
         return
-    interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
     from enginegate.session import finish_run
 
-    finish_run(run, interrupted=interrupted, narrowed=_narrowed(session.config))
+    stopped = _stopped_by(session, exitstatus)
+    finish_run(run, interrupted=stopped, narrowed=_narrowed(session.config))
     if cache := getattr(session.config, "cache", None):
         cache.set(_EVIDENCE, run.recorder.evidence)
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        session.exitstatus = run.exit_status()
+        status = run.exit_status()
+        session.exitstatus = status or (pytest.ExitCode.INTERRUPTED if stopped else status)
+
+
+def _stopped_by(session: pytest.Session, exitstatus: int) -> str:
+    """By what the run was stopped before its end; empty if it was not."""
+    if exitstatus == pytest.ExitCode.INTERRUPTED:
+        return session.config.stash.get(_STOPPED_BY, _INTERRUPTED)
+    if exitstatus == pytest.ExitCode.INTERNAL_ERROR:
+        return "an internal error"
+    return " ".join(str(session.shouldfail or session.shouldstop or "").split())
 
 
 def _narrowed(config: pytest.Config) -> str:

@@ -96,8 +96,8 @@ def save_small_bert(torch_loaded):
 def shipped_distilbert(torch_loaded):
     """The shipped DistilBERT's ONNX file, in the cache of this machine: its export takes long."""
     from enginegate.cache import Store
-    from enginegate.config.options import default_cache
     from enginegate.engines.onnxruntime import run_onnx
+    from enginegate.files import default_cache
     from enginegate.models.export import export_model
     from enginegate.models.spec import SHIPPED
 
@@ -113,7 +113,7 @@ def server_packages():
     from filelock import FileLock
 
     from enginegate.cache import Store
-    from enginegate.config.options import default_cache
+    from enginegate.files import default_cache
     from enginegate.serving.triton.environment import server_environment
 
     cache = default_cache()
@@ -212,7 +212,7 @@ def fill_disk(monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    return lambda: monkeypatch.setattr("enginegate.files.os.fsync", full)
+    return lambda: monkeypatch.setattr("enginegate.files.content.os.fsync", full)
 
 
 class Clock:

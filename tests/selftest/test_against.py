@@ -98,7 +98,7 @@ def test_a_saved_engine_that_is_not_whole(project):
     engine.write_bytes(engine.read_bytes()[:-7])
     result = project.judge("--against=saved")
     assert result.ret == Exit.ERROR
-    result.stdout.fnmatch_lines(["saved engine *is not whole (engine.onnx does not match*"])
+    result.stdout.fnmatch_lines(["saved engine *is not valid (engine.onnx does not match*"])
 
 
 def test_a_variant_that_was_not_saved_has_no_baseline(project):

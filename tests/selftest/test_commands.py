@@ -108,7 +108,7 @@ def test_a_broken_line_of_history_is_named(project, capsys, monkeypatch):
     (path,) = (project.path / "baselines/history").glob("*/tiny.jsonl")
     path.write_text(path.read_text() + "{broken\n")
     assert main(["history", "tiny"]) == 1
-    assert "tiny.jsonl, line 3 is not a note" in capsys.readouterr().err
+    assert "tiny.jsonl is not valid (line 3 is not a note" in capsys.readouterr().err
 
 
 def test_steady_histories_have_no_change_points_and_steps_have_one():
@@ -136,7 +136,7 @@ def test_calibration_is_stored_beside_the_baselines(project):
     path.write_text("junk")
     broken = project.judge("--calibrate")
     assert broken.ret == Exit.ERROR
-    broken.stdout.fnmatch_lines(["ERROR: *calibration.json is not valid *: restore or delete it"])
+    broken.stdout.fnmatch_lines(["ERROR: *calibration.json is not valid *; restore or delete it"])
     assert path.read_text() == "junk"
 
 

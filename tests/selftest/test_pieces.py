@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from enginegate.cache import Store
-from enginegate.errors import StoreError
+from enginegate.errors import FileError, StoreError
 from enginegate.files import parse_json, readable_json, write_atomic
 from enginegate.machine.fingerprint import Machine
 from enginegate.models.workload import default_corpus, hashed_tokenizer, make_workload
@@ -19,7 +19,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, fill_disk):
     path = tmp_path / "a.json"
     write_atomic(path, "old")
     fill_disk()
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(FileError, match="No space left"):
         write_atomic(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -41,4 +41,4 @@ def test_a_summary_that_cannot_be_written_is_told(project, monkeypatch):
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.path))
     result = project.judge()
     assert result.ret == 12
-    result.stdout.fnmatch_lines(["ERROR: cannot write *: Is a directory"])
+    result.stdout.fnmatch_lines(["ERROR: cannot write *: Is a directory; free space*"])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from enginegate.config.options import default_cache
+from enginegate.files import default_cache
 from enginegate.serving.load.capacity import SearchRules, find_capacity
 from enginegate.serving.triton.server import _Supervisor
 from enginegate.verdicts import Exit

@@ -18,7 +18,7 @@ from enginegate.errors import ServingError
 from enginegate.serving.load.embed import embed_served
 from enginegate.serving.load.exchange import make_exchange
 from enginegate.serving.load.generator import open_generator
-from enginegate.serving.triton import launch
+from enginegate.serving.triton import environment as launching
 from enginegate.serving.triton.access import Access, allowed, check_out_of_reach
 from enginegate.serving.triton.client import deployment_of, statistics
 from enginegate.serving.triton.server import serve
@@ -89,7 +89,7 @@ class TestAnotherUser:
             return ["--grpc-address=127.0.0.1", f"--grpc-port={free_port()}"]
 
         monkeypatch.setattr(Access, "options", left_open)
-        monkeypatch.setattr(launch, "allowed", dict)
+        monkeypatch.setattr(launching, "allowed", dict)
         with serve(server_packages, write_echo, quiet) as server:
             worked = as_nobody(server, marker)
         assert {"loaded a model", "listed the models", "reached gRPC"} <= set(worked)

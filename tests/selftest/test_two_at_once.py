@@ -35,9 +35,9 @@ def test_a_refresh_killed_while_it_writes_leaves_the_old_file(project):
     project.write(
         "conftest.py",
         plain
-        + "\nimport pathlib, time\nimport enginegate.files\n"
+        + "\nimport os, pathlib, time\n"
         + "def wait(descriptor):\n    pathlib.Path('writing').touch()\n    time.sleep(600)\n"
-        + "enginegate.files.os.fsync = wait\n",
+        + "os.fsync = wait\n",
     )
     run = subprocess.Popen(command("--precision=fp32"), cwd=project.path)
     while not (project.path / "writing").exists() and run.poll() is None:
@@ -55,7 +55,7 @@ def test_who_waits_too_long_for_the_other_says_so(project, monkeypatch):
 
     project.judge("--refresh-baselines")
     before = project.baseline().read_text()
-    monkeypatch.setattr("enginegate.files._LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr("enginegate.files.scratch._LOCK_WAIT_S", 0.2)
     with locked(project.baseline()):
         result = subprocess.run(
             [*command("--precision=fp32"), "-p", "impatient"],
@@ -71,5 +71,8 @@ def test_who_waits_too_long_for_the_other_says_so(project, monkeypatch):
 
 def impatient(project):
     """A folder with a plugin that waits a moment only."""
-    project.write("impatient.py", "import enginegate.files\nenginegate.files._LOCK_WAIT_S = 0.2\n")
+    project.write(
+        "impatient.py",
+        "import enginegate.files.scratch\nenginegate.files.scratch._LOCK_WAIT_S = 0.2\n",
+    )
     return project.path

@@ -3,7 +3,6 @@
 Both are JSON Lines. Every error names the file and the line, and says what belongs there.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 
 from enginegate.accuracy.bootstrap import Values
 from enginegate.errors import WorkloadError
-from enginegate.files import parse_json
+from enginegate.files import parse_json, read_text, reading
 
 QUERY, DOCUMENT = "query", "document"
 _FEWEST = 8
@@ -87,10 +86,8 @@ def read_pairs(path: Path) -> Pairs:
 
 def _objects(path: Path, *, strict: bool) -> Iterator[Line]:
     """Numbered objects; where `strict`, anything else is an error instead of left out."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise WorkloadError(f"cannot read {path}: {error}; give a UTF-8 .jsonl file") from error
+    with reading(path, "the texts", "give a UTF-8 .jsonl file", WorkloadError):
+        lines = read_text(path).splitlines()
     for number, line in enumerate(lines, 1):
         if line.strip():
             value = _parsed(path, number, line)
@@ -103,7 +100,7 @@ def _objects(path: Path, *, strict: bool) -> Iterator[Line]:
 def _parsed(path: Path, number: int, line: str) -> Any:
     try:
         return parse_json(line)
-    except (json.JSONDecodeError, ValueError) as error:
+    except ValueError as error:
         raise _wrong(path, number, f"is not JSON: {error}") from error
 
 

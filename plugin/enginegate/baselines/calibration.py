@@ -10,12 +10,13 @@ from typing import Any
 
 from enginegate.baselines.store import CALIBRATION
 from enginegate.errors import BaselineError
-from enginegate.files import locked, parse_json, readable_json, write_atomic
+from enginegate.files import locked, parse_json, read_text, readable_json, reading, write_atomic
 from enginegate.results import Result
 from enginegate.speed import FLOOR_S, P50, POWER, Anchor, Question, Rules, SequentialTest
 from enginegate.verdicts import Verdict
 
 REPLICATES = 24
+_SCHEMA = 1
 _RUNS = 300
 _STEPS = 7
 _MOST_SLOWDOWN = 1.0
@@ -143,7 +144,7 @@ def save_calibration(
 ) -> Path:
     """Write the cells into the machine's file and keep its others.
 
-    Raises BaselineError if the present file is not valid, and OSError.
+    Raises BaselineError if the present file is not valid, and FileError.
     """
     path = folder / CALIBRATION
     with locked(path):
@@ -151,17 +152,18 @@ def save_calibration(
         cells = {
             name: asdict(value) | {"settings": dict(settings)} for name, value in found.items()
         }
-        write_atomic(path, readable_json({"schema": 1, "cells": {**before, **cells}}))
+        write_atomic(path, readable_json({"schema": _SCHEMA, "cells": {**before, **cells}}))
     return path
 
 
 def _stored(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    try:
-        return dict(parse_json(path.read_text(encoding="utf-8"))["cells"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise BaselineError(f"{path} is not valid ({error}): restore or delete it") from error
+    with reading(path, "calibration", "restore or delete it", BaselineError):
+        content = parse_json(read_text(path))
+        if content["schema"] != _SCHEMA:
+            raise ValueError(f"schema {content['schema']}, this version reads {_SCHEMA}")
+        return dict(content["cells"])
 
 
 def calibration_lines(found: Mapping[str, Calibration]) -> list[str]:

@@ -5,12 +5,14 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any, get_type_hints
 
 from enginegate.errors import BaselineError
-from enginegate.files import locked, parse_json, write_atomic
+from enginegate.files import damage, locked, parse_json, read_text, reading, write_atomic
 from enginegate.machine import git
 from enginegate.results import Result
 from enginegate.variants import checked_name
@@ -59,18 +61,31 @@ class Series:
 def append_history(results: Iterable[Result], root: Path, machine: str, rootpath: Path) -> None:
     """Add a line per batch size to `root/history/<machine>/<model>.jsonl`.
 
-    The file is written anew, whole or not at all. Raises OSError.
+    The file is written anew, whole or not at all. Raises BaselineError, or FileError.
     """
     commit = git(rootpath, "describe", "--always", "--dirty").stdout.strip()
     lines: dict[str, list[str]] = {}
     for result in results:
-        noted = (json.dumps(asdict(note)) for note in _notes(result, commit))
+        noted = (json.dumps(asdict(note), allow_nan=False) for note in _notes(result, commit))
         lines.setdefault(result.variant.model, []).extend(noted)
     for model, added in lines.items():
         path = root / FOLDER / machine / f"{checked_name(model)}.jsonl"
         with locked(path):
-            before = path.read_text(encoding="utf-8") if path.exists() else ""
-            write_atomic(path, before + "".join(f"{line}\n" for line in added))
+            write_atomic(path, _before(path) + "".join(f"{line}\n" for line in added))
+
+
+def _before(path: Path) -> str:
+    """The notes so far, which are kept as they are, but a line that was begun is ended."""
+    if not path.exists():
+        return ""
+    with _reading(path):
+        text = read_text(path)
+    return text if not text or text.endswith("\n") else f"{text}\n"
+
+
+def _reading(path: Path) -> AbstractContextManager[None]:
+    way_out = "remove the line, or restore the file with git"
+    return reading(path, "history", way_out, BaselineError)
 
 
 def _notes(result: Result, commit: str) -> Iterator[Note]:
@@ -94,14 +109,22 @@ def read_history(root: Path, model: str) -> list[Series]:
 
 
 def _read(path: Path) -> Iterator[Note]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            yield Note(**parse_json(line))
-        except (ValueError, TypeError) as error:
-            raise BaselineError(
-                f"{path}, line {number} is not a note ({error}); remove the line or restore the "
-                "file with git"
-            ) from error
+    with _reading(path):
+        for number, line in enumerate(read_text(path).splitlines(), start=1):
+            try:
+                yield _note(**parse_json(line))
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"line {number} is not a note: {damage(error)}") from error
+
+
+def _note(**stored: Any) -> Note:
+    """A note of what is stored. Raises TypeError."""
+    note = Note(**stored)
+    for name, kind in get_type_hints(Note).items():
+        value = getattr(note, name)
+        if not isinstance(value, (int, float) if kind is float else kind):
+            raise TypeError(f"{name} is {value!r}")
+    return note
 
 
 def change_points(values: Sequence[float]) -> list[int]:

@@ -5,13 +5,22 @@ import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from enginegate.errors import BaselineError
-from enginegate.files import locked, parse_json, readable_json, write_atomic
+from enginegate.files import (
+    damage,
+    locked,
+    parse_json,
+    read_text,
+    readable_json,
+    reading,
+    write_atomic,
+)
 from enginegate.machine import Machine, library_versions
 from enginegate.results import Context, Result
 from enginegate.serving import Load, StoredLoad
@@ -104,7 +113,8 @@ class Baselines:
         path = self.path(model)
         content = read_content(path)
         variants = content["variants"] if content else {}
-        return {key: _baseline(path, value) for key, value in variants.items()}
+        with _reading(path):
+            return {key: _baseline(path, value) for key, value in variants.items()}
 
     def models(self) -> list[str]:
         """Models that have a file on this machine."""
@@ -144,14 +154,14 @@ class Baselines:
 
 
 def write_content(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file whole. Raises BaselineError if the folder cannot be written."""
+    """Write a file whole. Raises BaselineError for what JSON cannot say, and FileError."""
     try:
-        write_atomic(path, readable_json(content))
-    except OSError as error:
+        text = readable_json(content)
+    except (ValueError, TypeError) as error:
         raise BaselineError(
-            f"cannot write baseline {path}: {error.strerror or error}; nothing was changed, "
-            "free the folder or name another with --baselines"
+            f"baseline {path} is not written ({damage(error)}): measure it again"
         ) from error
+    write_atomic(path, text)
 
 
 def read_content(path: Path) -> Any:
@@ -159,35 +169,26 @@ def read_content(path: Path) -> Any:
 
     Raises BaselineError.
     """
-    try:
-        return parse_content(path, _read_text(path))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError) as error:
-        raise _invalid(path, str(error)) from error
+    with _reading(path):
+        return parse_content(path, read_text(path, _MOST_BYTES))
 
 
 def parse_content(path: Path, text: str) -> Any:
     """The validated content of `text`, which was found at `path`. Raises BaselineError."""
     import jsonschema
 
-    try:
+    with _reading(path):
         _refuse_conflict(text)
         content = parse_json(text)
         _refuse_other_schema(content)
-        jsonschema.validate(content, _schema())
+        try:
+            jsonschema.validate(content, _schema())
+        except jsonschema.ValidationError as error:
+            raise ValueError(f"{error.json_path}: {error.message[:200]}") from error
         _refuse_name(content["model"], path.stem)
-    except ValueError as error:
-        raise _invalid(path, str(error)) from error
-    except jsonschema.ValidationError as error:
-        raise _invalid(path, f"{error.json_path}: {error.message[:200]}") from error
     return content
-
-
-def _read_text(path: Path) -> str:
-    if (size := path.stat().st_size) > _MOST_BYTES:
-        raise ValueError(f"{size >> 20} MB, a baseline has at most {_MOST_BYTES >> 20} MB")
-    return path.read_text(encoding="utf-8")
 
 
 def _refuse_conflict(text: str) -> None:
@@ -214,11 +215,12 @@ def _refuse_name(model: str, file: str) -> None:
         raise ValueError(f"it is of {model}, not of {file}: this disk takes both for one name")
 
 
-def _invalid(path: Path, reason: str) -> BaselineError:
-    return BaselineError(
-        f"baseline {path} is not valid ({reason}); restore it with `git checkout -- {path.name}` "
-        "in its folder, or delete it and run with --refresh-baselines"
+def _reading(path: Path) -> AbstractContextManager[None]:
+    way_out = (
+        f"restore it with `git checkout -- {path.name}` in its folder, or delete it and run with "
+        "--refresh-baselines"
     )
+    return reading(path, "baseline", way_out, BaselineError)
 
 
 @functools.cache

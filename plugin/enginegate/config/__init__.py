@@ -1,7 +1,7 @@
 """What was asked."""
 
 from enginegate.config.arguments import add_options
-from enginegate.config.options import Options, default_cache
+from enginegate.config.options import Options
 from enginegate.config.serving import (
     Arrivals,
     Deployment,
@@ -15,5 +15,5 @@ from enginegate.config.settings import number
 
 __all__ = [
     "Arrivals", "Deployment", "Driver", "Endpoint", "Options", "Protocol", "ServeOptions", "Slo",
-    "add_options", "default_cache", "number",
+    "add_options", "number",
 ]  # fmt: skip

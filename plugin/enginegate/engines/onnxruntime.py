@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +16,7 @@ from enginegate.engines.graphs import keeping_in_file
 from enginegate.engines.profile import Kernel, Profile, profile_of
 from enginegate.engines.quantize import copy_onnx, quantize_qdq, to_fp16
 from enginegate.errors import EngineError
+from enginegate.files import scratch_folder
 from enginegate.models import Batch, Exported
 from enginegate.variants import Precision
 
@@ -93,9 +93,9 @@ class OnnxRuntime:
 
     def keeping(self, model: Exported, precision: Precision, calibration: Batch) -> Keeping:
         """The converted graph, in which nodes of the model's own can be put back."""
-        with tempfile.TemporaryDirectory(prefix="enginegate-") as folder:
-            properties = self.build(model, precision, calibration, Path(folder))
-            return keeping_in_file(Path(folder), model.onnx, properties)
+        with scratch_folder() as folder:
+            properties = self.build(model, precision, calibration, folder)
+            return keeping_in_file(folder, model.onnx, properties)
 
     @contextlib.contextmanager
     def load(
@@ -134,8 +134,8 @@ def profiled(
     Raises EngineError if the file does not load, or what happens inside fails.
     """
     events: list[Event] = []
-    with tempfile.TemporaryDirectory(prefix="enginegate-") as folder:
-        options = _session_options(threads, Path(folder) / "profile")
+    with scratch_folder() as folder:
+        options = _session_options(threads, folder / "profile")
         try:
             session = ort.InferenceSession(str(path), options, providers=list(providers))
             yield session, events

@@ -10,6 +10,8 @@ from enginegate.errors import OptionError
 from enginegate.machine import find_gpus, installed_version
 from enginegate.variants import Precision
 
+REFERENCE = "onnxruntime"  # the backend that runs the model's own file in fp32
+
 
 @dataclass(frozen=True)
 class TritonModel:
@@ -139,11 +141,16 @@ def what_lacks(name: str) -> str:
     """What a known backend lacks on this machine, GPU first; empty if it can run."""
     entry = REGISTERED[name]
     lacking = [] if not entry.gpu or find_gpus().gpus else [find_gpus().reason]
-    missing = [package for package in entry.packages if find_spec(package) is None]
+    missing = [package for package in entry.packages if not _is_there(package)]
     missing += [name for name in entry.distributions if installed_version(name) is None]
     if missing:
         lacking.append(f"{', '.join(missing)} not installed: {entry.install}")
     return "; ".join(lacking)
+
+
+def _is_there(package: str) -> bool:
+    found = find_spec(package)
+    return found is not None and found.origin is not None  # an empty folder has no origin
 
 
 def runtime_packages() -> list[str]:
@@ -160,6 +167,12 @@ def check_installed(name: str) -> None:
         raise OptionError(
             f"backend {name} cannot run here: {lacking}; `enginegate doctor` says more"
         )
+
+
+def check_runnable(name: str) -> None:
+    """Raise OptionError unless a run can use the backend, and the reference beside it."""
+    check_installed(name)
+    check_installed(REFERENCE)
 
 
 def offered(name: str, precisions: Sequence[Precision]) -> tuple[Precision, ...]:
@@ -183,6 +196,6 @@ def get_backend(name: str) -> Backend:
     module, _, attribute = REGISTERED[name].target.partition(":")
     try:
         backend: Backend = getattr(importlib.import_module(module), attribute)()
-    except (ImportError, OSError) as error:  # a library that is found and cannot be loaded
+    except Exception as error:  # a library that is found and cannot be loaded, for any reason
         raise OptionError(f"backend {name} is installed and cannot be loaded: {error}") from error
     return backend

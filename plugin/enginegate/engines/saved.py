@@ -6,17 +6,25 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from enginegate.cache import read_entry
 from enginegate.engines.build import Built
 from enginegate.errors import EngineError, OptionError
-from enginegate.files import parse_json, write_atomic
+from enginegate.files import (
+    ending_with_parent,
+    parse_json,
+    read_text,
+    reading,
+    scratch_folder,
+    write_atomic,
+    writing,
+)
 from enginegate.machine import NO_PROGRAM, git
 from enginegate.variants import Precision, Variant, checked_name
 
+SAVING = ".saving-"
 _MARKER = "saved.json"
 _TAIL_LINES = 15
 
@@ -24,14 +32,21 @@ _TAIL_LINES = 15
 def save_engine(built: Built, variant: Variant, root: Path) -> None:
     """Copy a built engine into `root/<model>/<backend>-<precision>`, whole or not at all."""
     target = _folder(root, variant)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=target.parent) as temporary:
-        whole = Path(temporary) / "engine"
+    with writing(target), _beside(target) as temporary:
+        whole = temporary / "engine"
         shutil.copytree(built.entry.folder, whole / "engine")
         marker = {"backend": built.backend, "precision": built.precision}
         write_atomic(whole / _MARKER, json.dumps(marker))
-        shutil.rmtree(target, ignore_errors=True)
+        if target.exists():
+            target.rename(temporary / "before")
         whole.rename(target)
+
+
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(SAVING, target.parent) as folder:
+        yield folder
 
 
 def saved_engine(root: Path, variant: Variant) -> Built | None:
@@ -42,14 +57,10 @@ def saved_engine(root: Path, variant: Variant) -> Built | None:
     folder = _folder(root, variant)
     if not folder.exists():
         return None
-    try:
-        marker = parse_json((folder / _MARKER).read_text(encoding="utf-8"))
+    with reading(folder, "saved engine", "save it again with --save-engines", EngineError):
+        marker = parse_json(read_text(folder / _MARKER))
         entry = read_entry(folder / "engine")
-        return Built(variant, Precision(marker["precision"]), marker["backend"], entry)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EngineError(
-            f"saved engine {folder} is not whole ({error}); save it again with --save-engines"
-        ) from error
+        return Built(variant, Precision(marker["precision"]), str(marker["backend"]), entry)
 
 
 def _folder(root: Path, variant: Variant) -> Path:
@@ -69,8 +80,8 @@ def engines_of(
     if against and Path(against).is_dir():
         yield Path(against)
         return
-    with tempfile.TemporaryDirectory(prefix="enginegate-against-") as folder:
-        tree, engines = Path(folder, "tree"), Path(folder, "engines")
+    with scratch_folder("enginegate-against-") as folder:
+        tree, engines = folder / "tree", folder / "engines"
         present = contextlib.nullcontext(rootpath)
         with _worktree(against, tree, rootpath) if against else present as project:
             _build(project, engines, [python or sys.executable, "-m", "pytest", *arguments])
@@ -86,6 +97,7 @@ def _worktree(revision: str, tree: Path, rootpath: Path) -> Iterator[Path]:
             f"--against {revision}: neither a folder of saved engines nor a git revision here"
         )
     inside = _git(rootpath, "rev-parse", "--show-prefix")
+    _git(rootpath, "worktree", "prune")  # what a killed run left
     _git(rootpath, "worktree", "add", "--detach", str(tree), commit)
     try:
         yield tree / inside
@@ -105,7 +117,13 @@ def _build(project: Path, engines: Path, command: Sequence[str]) -> None:
     whole = [*command, f"--save-engines={engines}"]
     try:
         found = subprocess.run(  # noqa: S603
-            whole, cwd=project, capture_output=True, text=True, check=False, env=environment
+            whole,
+            cwd=project,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+            preexec_fn=ending_with_parent(),
         )
     except OSError as error:
         raise OptionError(f"--against-python {command[0]}: {error.strerror}") from error

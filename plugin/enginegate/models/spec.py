@@ -115,7 +115,7 @@ def _spec(name: str, table: Mapping[str, Any], root: Path) -> ModelSpec:
     _refuse_unknown(name, table)
     settings = {key: value for key, value in table.items() if key not in set(Kind)}
     paths = [key for key in ("tokenizer", "head_weights") if key in settings]
-    settings |= {key: _local(str(settings[key]), root) for key in paths}
+    settings |= {k: _local(f"{_where(name)}: {k}", settings[k], root) for k in paths}
     base = SHIPPED.get(name) or ModelSpec(name=name, kind=Kind.ONNX, source="")
     spec = replace(base, **{**_source(name, table, base, root), **settings})
     _refuse_bad_values(spec)
@@ -134,9 +134,10 @@ def _source(name: str, table: Mapping[str, Any], base: ModelSpec, root: Path) ->
         raise OptionError(f"{_where(name)} needs exactly one of {', '.join(Kind)}")
     if not given:
         return {}
-    source, is_onnx = str(table[given[0]]), given[0] is Kind.ONNX
-    found = _onnx_file(root / Path(source).expanduser()) if is_onnx else _local(source, root)
-    return {"kind": given[0], "source": found, "architecture": None}
+    source = _local(f"{_where(name)}: {given[0]}", table[given[0]], root)
+    if given[0] is Kind.ONNX:
+        source = _onnx_file(root / Path(source).expanduser())
+    return {"kind": given[0], "source": source, "architecture": None}
 
 
 def _onnx_file(path: Path) -> str:
@@ -153,10 +154,19 @@ def hub_blobs(path: Path) -> Path | None:
     return None
 
 
-def _local(name: str, root: Path) -> str:
-    """The absolute path of what lies under `root`; a hub id or the like as it is."""
-    path = (root / Path(name).expanduser()).resolve()
-    return str(path) if path.exists() else name
+def _local(key: str, name: object, root: Path) -> str:
+    """The absolute path of what lies under `root`; a hub id or the like as it is.
+
+    Raises OptionError for what no file and no model can be named.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise OptionError(f"{key} = {name!r} is not a name")
+    try:
+        path = (root / Path(name).expanduser()).resolve()
+        return str(path) if path.exists() else name
+    except (OSError, ValueError, RuntimeError) as error:  # too long, NUL, a home of nobody
+        reason = getattr(error, "strerror", None) or error
+        raise OptionError(f"{key} = {name[:60]!r}… cannot be a file or a model: {reason}") from None
 
 
 def _refuse_bad_values(spec: ModelSpec) -> None:

@@ -1,7 +1,6 @@
 """The inputs: real text, tokenised and padded, with disjoint calibration and evaluation parts."""
 
 import hashlib
-import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from enginegate.errors import WorkloadError
-from enginegate.files import parse_json
+from enginegate.files import parse_json, read_text, reading
 
 Tokens = npt.NDArray[np.int64]
 Batch = Mapping[str, Tokens]
@@ -103,12 +102,8 @@ def _shuffled(text: str) -> str:
 
 
 def _read_file(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise WorkloadError(
-            f"cannot read workload {path}: {error}; give a UTF-8 .txt or .jsonl file"
-        ) from error
+    with reading(path, "workload", "give a UTF-8 .txt or .jsonl file", WorkloadError):
+        lines = read_text(path).splitlines()
     if path.suffix == ".jsonl":
         numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
         lines = [_read_json_line(path, number, line) for number, line in numbered]
@@ -118,7 +113,7 @@ def _read_file(path: Path) -> list[str]:
 def _read_json_line(path: Path, number: int, line: str) -> str:
     try:
         value = parse_json(line)
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise WorkloadError(f"workload {path}, line {number} is not JSON: {error}") from error
     if isinstance(value, dict) and "text" not in value and {"query", "document"} <= set(value):
         return ""  # a judgement of relevance

@@ -11,7 +11,7 @@ from enginegate.report.output import (
 )
 from enginegate.report.render.html import check_drawable
 from enginegate.report.saved_run import render_json
-from enginegate.report.table import described, spent_line
+from enginegate.report.table import described, interrupted_line, spent_line
 from enginegate.report.text import aligned, render_text, summary_lines
 from enginegate.report.wording.roofline import (
     TRAFFIC,
@@ -28,27 +28,9 @@ from enginegate.report.wording.sweeps import (
 )
 
 __all__ = [
-    "CSV_COLUMNS",
-    "TRAFFIC",
-    "aligned",
-    "analysis_lines",
-    "annotations",
-    "append_summary",
-    "check_drawable",
-    "compare_engines",
-    "cost_line",
-    "described",
-    "device_line",
-    "for_terminal",
-    "plot_history",
-    "read_sweep_csv",
-    "render_json",
-    "render_text",
-    "report_files",
-    "roofline_line",
-    "roofline_rows",
-    "run_html",
-    "run_markdown",
-    "spent_line",
+    "CSV_COLUMNS", "TRAFFIC", "aligned", "analysis_lines", "annotations", "append_summary",
+    "check_drawable", "compare_engines", "cost_line", "described", "device_line", "for_terminal",
+    "interrupted_line", "plot_history", "read_sweep_csv", "render_json", "render_text",
+    "report_files", "roofline_line", "roofline_rows", "run_html", "run_markdown", "spent_line",
     "summary_lines",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from enginegate.baselines import Series, describe_history
 from enginegate.models import OWN_CODE
 from enginegate.report.decision import decide
 from enginegate.report.numbers import counted, listed
-from enginegate.report.page import Chart, Decision, Matrix, Page, Section, Table
+from enginegate.report.page import Chart, Decided, Decision, Matrix, Page, Section, Table
 from enginegate.report.saved_run import SavedRun
 from enginegate.report.sections.changes import against_baseline, history_chart, over_time
 from enginegate.report.sections.embeddings import distributions, rankings, worst_texts
@@ -17,7 +17,7 @@ from enginegate.report.sections.layers import blame_charts, repairs
 from enginegate.report.sections.proof import proof
 from enginegate.report.sections.sweeps import Sweep, load_charts, what_sweeps_say
 from enginegate.report.sections.tradeoff import speed_against_quality
-from enginegate.report.table import HEADER, sections
+from enginegate.report.table import HEADER, interrupted_line, sections
 from enginegate.report.wording.sweeps import cliff_lines
 from enginegate.results import Result
 from enginegate.variants import Precision
@@ -29,7 +29,7 @@ _WORDS = {Decision.SHIP: "may ship", Decision.HOLD: "on hold", Decision.BLOCK: "
 
 def compose(run: SavedRun, baselines: Path | None) -> Page:
     """The page of a run. `baselines` is the folder that holds the history; None for none."""
-    matrix = matrix_of(run)
+    by, matrix = run.whole.get("interrupted"), matrix_of(run)
     parts = (
         proof(run),
         Section("speed", "Speed against quality", charts=tuple(speed_against_quality(run))),
@@ -60,11 +60,11 @@ def compose(run: SavedRun, baselines: Path | None) -> Page:
     )
     return Page(
         title="May these engines ship?",
-        headline=headline(matrix),
+        headline=f"Interrupted: {headline(matrix)}" if by else headline(matrix),
         subtitle=_subtitle(run),
         matrix=matrix,
         sections=tuple(part for part in parts if not part.is_empty),
-        said=tuple(_said(run)),
+        said=(*_interrupted(run), *_said(run)),
         changed=tuple(_changed_rows(run.results)),
         unchanged="No engine is called slower, faster or wrong.",
         details=tuple(_all_rows(run.results)),
@@ -93,7 +93,9 @@ def matrix_of(run: SavedRun) -> Matrix:
     rows = []
     for model, _, members in run.by_model():
         groups = ([r for r in members if r.variant.precision == p] for p in precisions)
-        rows.append((model, tuple(decide(group) if group else None for group in groups)))
+        decided = (decide(group) if group else None for group in groups)
+        held = run.whole.get("interrupted")
+        rows.append((model, tuple(_held(d) if held and d else d for d in decided)))
     return Matrix(precisions, tuple(rows))
 
 
@@ -108,6 +110,19 @@ def headline(matrix: Matrix) -> str:
 def _subtitle(run: SavedRun) -> str:
     processors = counted(run.machine.cores, "processor")
     return f"{listed(run.models)} on {run.machine.cpu}, {processors}"
+
+
+def _interrupted(run: SavedRun) -> Iterator[str]:
+    if by := run.whole.get("interrupted"):
+        yield interrupted_line(by)
+
+
+def _held(decided: Decided) -> Decided:
+    """The decision in a run that was stopped: nothing may ship by it."""
+    if decided.decision is not Decision.SHIP:
+        return decided
+    said = "the run was interrupted"
+    return Decided(Decision.HOLD, said, (said, *decided.details))
 
 
 def _load(run: SavedRun) -> Section:

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 from enginegate.baselines import Series
-from enginegate.errors import ReportError
-from enginegate.files import write_atomic
+from enginegate.errors import EngineGateError, ReportError
+from enginegate.files import reading, write_atomic, writing
 from enginegate.report.compare import Source, comparison
 from enginegate.report.compose import compose, compose_history
 from enginegate.report.figures import MARK, Figures, compose_figures, parse_figures
@@ -15,7 +16,7 @@ from enginegate.report.outlets import log_command
 from enginegate.report.page import Page
 from enginegate.report.render.html import render_html
 from enginegate.report.render.markdown import render_markdown
-from enginegate.report.saved_run import decode_run, parse_object, parse_run, read_text
+from enginegate.report.saved_run import decode_run, parse_run, read_report
 from enginegate.report.text import render_page_text
 from enginegate.verdicts import Verdict
 
@@ -39,7 +40,7 @@ def run_markdown(report: str) -> str:
 
 def read(path: Path) -> Source:
     """A saved run, or published figures. Raises ReportError."""
-    whole = parse_object(read_text(path), str(path))
+    whole = read_report(path)
     return parse_figures(whole, path) if MARK in whole else decode_run(whole, path.stem, str(path))
 
 
@@ -50,7 +51,9 @@ def report_files(
 
     Raises ReportError, once all that can be written is.
     """
-    page, problems = _page([read(path) for path in files], baselines), list[str]()
+    sources, problems = [read(path) for path in files], list[str]()
+    with _showing(files[-1]):
+        page = _page(sources, baselines)
     for path, render in ((html, render_html), (markdown, render_markdown)):
         if path:
             problem = _problem(path, render, page)
@@ -60,6 +63,12 @@ def report_files(
         yield from render_page_text(page)
     if problems:
         raise ReportError("; ".join(problems))
+
+
+def _showing(path: Path) -> AbstractContextManager[None]:
+    """Turn figures that nothing can be computed with into one error."""
+    way_out = "restore the report, or run again; report a fault of enginegate if it is whole"
+    return reading(path, "the page of", way_out, ReportError)
 
 
 def _page(sources: Sequence[Source], baselines: Path) -> Page:
@@ -80,19 +89,20 @@ def plot_history(model: str, series: Sequence[Series], path: Path) -> None:
 def _problem(path: Path, render: Callable[[Page], str], page: Page) -> str:
     """Write a rendered page; what kept it from being written, empty if nothing did."""
     try:
-        write_atomic(path, render(page))
-    except ReportError as error:
+        with _showing(path):
+            text = render(page)
+        write_atomic(path, text)
+    except EngineGateError as error:
         return str(error)
-    except OSError as error:
-        return f"cannot write {path}: {error.strerror}"
     return ""
 
 
 def append_summary(make: Callable[[], str]) -> None:
-    """Add to the summary of a GitHub job step, where there is one. Raises OSError."""
+    """Add to the summary of a GitHub job step, where there is one. Raises FileError."""
     if path := os.environ.get(SUMMARY):
-        with Path(path).open("a", encoding="utf-8") as stream:
-            stream.write(f"{make()}\n")
+        said = make().encode(errors="backslashreplace")
+        with writing(Path(path)), Path(path).open("ab") as stream:
+            stream.write(said + b"\n")
 
 
 def annotations(

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from enginegate.errors import ReportError
-from enginegate.files import parse_json, readable_json
+from enginegate.files import damage, parse_json, read_text, readable_json, reading
 from enginegate.machine import Machine, library_versions
 from enginegate.results import Result
 
 REPORT_SCHEMA = 4
+_WAY_OUT = "restore it, or run again"
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,11 @@ class SavedRun:
         return raw
 
 
-def read_text(path: Path) -> str:
-    """The text of a file. Raises ReportError."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ReportError(f"cannot read the report {path}: {error}") from error
+def read_report(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises ReportError."""
+    with reading(path, "the report", _WAY_OUT, ReportError):
+        text = read_text(path)
+    return parse_object(text, str(path))
 
 
 def parse_run(text: str, name: str, where: str) -> SavedRun:
@@ -82,9 +82,9 @@ def decode_run(whole: Mapping[str, Any], name: str, where: str) -> SavedRun:
 def parse_object(text: str, where: str) -> dict[str, Any]:
     """A JSON object. Raises ReportError."""
     try:
-        whole = parse_json(text)
+        whole = parse_json(text, halves=True)
     except ValueError as error:
-        raise ReportError(f"{where} is not JSON ({error}): restore it, or run again") from error
+        raise ReportError(f"{where} is not JSON ({damage(error)}): {_WAY_OUT}") from error
     if not isinstance(whole, dict):
         raise ReportError(f"{where} is not a report: {type(whole).__name__} instead of an object")
     return whole
@@ -145,10 +145,12 @@ def render_json(
     allowed: Mapping[str, float],
     costs: Mapping[str, Any],
     rooflines: Mapping[str, Any],
+    interrupted: str = "",
 ) -> str:
     """The JSON report; `docs/report.schema.json` describes it.
 
-    `allowed` is the largest slowdown that passes, by metric.
+    `allowed` is the largest slowdown that passes, by metric. `interrupted` says by what the run
+    was stopped.
     """
     return readable_json(
         {
@@ -161,6 +163,7 @@ def render_json(
             "results": [_result(result) for result in results],
             "costs": dict(costs),
             "rooflines": dict(rooflines),
+            **({"interrupted": interrupted} if interrupted else {}),
         }
     )
 

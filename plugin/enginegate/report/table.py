@@ -283,6 +283,11 @@ def gpu_lines(result: Result) -> Iterator[str]:
         yield f"  batch {batch}: {said}"
 
 
+def interrupted_line(by: str) -> str:
+    """The warning of a run that was stopped, and by what."""
+    return f"INTERRUPTED ({by}): this is what was known by then, and nothing may ship by it"
+
+
 def spent_line(measured_s: float, other_s: float) -> str:
     """The parts of the run's time."""
     measured = f"{measured_s:.0f} s measuring, the replicates' loading included"

@@ -14,8 +14,10 @@ from enginegate.serving.records import (
     StoredLoad,
 )
 from enginegate.serving.served import EngineServer, ServedEngine, ToServe
+from enginegate.serving.triton.supervisor import clean
 
 __all__ = [
     "Analysis", "Breakdown", "Capacity", "Cliff", "EngineServer", "Latency", "Level", "Load",
-    "LoadRun", "OpenLevel", "ServedEngine", "StoredLoad", "ToServe", "analyse", "served_rig",
+    "LoadRun", "OpenLevel", "ServedEngine", "StoredLoad", "ToServe", "analyse", "clean",
+    "served_rig",
 ]  # fmt: skip

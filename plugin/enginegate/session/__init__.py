@@ -15,7 +15,7 @@ from enginegate.engines import (
     Embeddings,
     Engine,
     Executed,
-    check_installed,
+    check_runnable,
     execution_flags,
     get_backend,
     offered,
@@ -29,6 +29,7 @@ from enginegate.session.comparison import Comparisons, compared, named
 from enginegate.session.costs import ModelCosts
 from enginegate.session.diagnosis import diagnosed, repaired_engine
 from enginegate.session.finish import finish_run
+from enginegate.session.leftovers import sweep_leftovers
 from enginegate.session.preparation import Preparation, Progress, Reference, context_of
 from enginegate.session.recorder import Recorder
 from enginegate.session.served import load_engine, serve_engine, served_result
@@ -169,9 +170,10 @@ def open_session(
 ) -> Session:
     """Begin a run; `evidence` is what earlier runs left. Raises errors of the family."""
     backend, why = resolve(options.backend)
-    check_installed(backend)
+    check_runnable(backend)
     options = replace(options, backend=backend, precisions=offered(backend, options.precisions))
     recorder = Recorder(evidence=dict(evidence or {}), lines=[why] if why else [])
+    sweep_leftovers(options)
     seed = options.seed if options.seed is not None else secrets.randbelow(1 << 32)
     rules = gating_rules(options.replicates, options.max_time_s)
 

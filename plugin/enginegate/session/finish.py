@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,11 @@ from enginegate.baselines import (
 )
 from enginegate.config import Options
 from enginegate.errors import EngineGateError
-from enginegate.files import write_atomic
+from enginegate.files import damage, write_atomic
 from enginegate.machine import state_as_json, this_machine
 from enginegate.report import (
     append_summary,
+    interrupted_line,
     render_json,
     render_text,
     run_html,
@@ -43,17 +45,23 @@ if TYPE_CHECKING:
 ACCEPT = Path(".enginegate", "accept")
 
 
-def finish_run(session: "Session", *, interrupted: bool, narrowed: str) -> None:
-    """Write baselines and reports; what cannot be written is one of the recorder's problems."""
+def finish_run(session: "Session", *, interrupted: str, narrowed: str) -> None:
+    """Write baselines and reports; what cannot be written is one of the recorder's problems.
+
+    `interrupted` says by what the run was stopped; empty for one that came to its end.
+    """
     recorder, costs = session.recorder, session.costs
+    recorder.interrupted = interrupted
+    recorder.lines += [interrupted_line(interrupted)] if interrupted else []
     results = list(recorder.results.values())
     output = RunOutput(session.options, session.comparisons.baselines, recorder)
     if results:
         recorder.lines.append(spent_line(recorder.measured_s, recorder.other_s))
     output.look_for_missing(results, narrowed)
-    output.settle_baselines(results, interrupted=interrupted)
-    output.calibrate(results, session.rules, session.seed)
-    output.compare_with_ceilings(results, costs)
+    output.settle_baselines(results, interrupted=bool(interrupted))
+    if not interrupted:  # what is still to be measured is measured by the next run
+        output.calibrate(results, session.rules, session.seed)
+        output.compare_with_ceilings(results, costs)
     condition = {**session.condition, "gpu_after": state_as_json()}
     output.write_reports(results, condition, session.seed, costs)
     session.prepare.close()
@@ -139,31 +147,45 @@ class RunOutput:
     ) -> None:
         """The reports that were asked for."""
         machine, allowed = this_machine(), self.options.allowed
-        counted, rooflines = costs.costs, functools.partial(costs.rooflines, results)
+        stopped = self.recorder.interrupted
+        counted = costs.costs
+        rooflines = functools.partial(costs.rooflines, () if stopped else results)
         report = functools.cache(
-            lambda: render_json(results, machine, condition, seed, allowed, counted(), rooflines())
+            lambda: render_json(
+                results, machine, condition, seed, allowed, counted(), rooflines(), stopped
+            )
         )
         makers: dict[Path | None, Callable[[], str]] = {
-            self.options.report_text: lambda: render_text(results, costs.lines()) + "\n",
+            self.options.report_text: lambda: (
+                render_text(results, [*costs.lines(), *self._stopped_lines()]) + "\n"
+            ),
             self.options.report_json: report,
             self.options.report_html: lambda: run_html(report(), self.options.baselines),
             self.options.report_markdown: lambda: run_markdown(report()),
         }
         for path, make in makers.items():
             if path:
-                with self._noting_problems():
+                with self._noting_problems(str(path)):
                     write_atomic(path, make())
         if results:
             with self._noting_problems():
                 append_summary(lambda: run_markdown(report()))
 
+    def _stopped_lines(self) -> list[str]:
+        stopped = self.recorder.interrupted
+        return [interrupted_line(stopped)] if stopped else []
+
     @contextlib.contextmanager
-    def _noting_problems(self) -> Iterator[None]:
-        """What fails inside is noted, and keeps nothing else from being written."""
+    def _noting_problems(self, what: str = "the ending of the run") -> Iterator[None]:
+        """What fails inside, of any kind, is noted, and keeps nothing else from being written."""
         try:
             yield
         except EngineGateError as error:
             self.recorder.problems.append(str(error))
-        except OSError as error:
-            named = f"cannot write {error.filename}: {error.strerror}"
-            self.recorder.problems.append(named if error.filename else str(error))
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            self.recorder.problems.append(
+                f"{what} failed with {type(error).__name__} ({damage(error)}) in "
+                f"{Path(place.filename).name}, line {place.lineno}; the rest was done. "
+                "This is a fault of enginegate: please report it"
+            )

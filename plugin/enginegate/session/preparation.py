@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import random
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -41,6 +40,7 @@ from enginegate.engines import (
     save_engine,
     saved_engine,
 )
+from enginegate.files import scratch_folder
 from enginegate.machine import this_machine
 from enginegate.models import (
     Batch,
@@ -188,9 +188,9 @@ class Preparation:
         for number in range(self._options.rebuilds):
             with (
                 self._progress(f"build {number + 2} of {variant.id}"),
-                tempfile.TemporaryDirectory(prefix="enginegate-") as folder,
+                scratch_folder() as folder,
             ):
-                again = self._engine(Store(Path(folder)), variant, model, workload, kept)
+                again = self._engine(Store(folder), variant, model, workload, kept)
                 with again.load(workload, self._options.threads) as engine:
                     found = embed_all(engine, workload.evaluation)
             yield found

@@ -29,6 +29,7 @@ class Recorder:
         lines: what to tell the user at the end.
         problems: what could not be written.
         failures: reasons that the run fails for.
+        interrupted: by what the run was stopped; empty for one that came to its end.
         measured_s: seconds spent measuring.
     """
 
@@ -41,6 +42,7 @@ class Recorder:
     lines: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    interrupted: str = ""
     measured_s: float = 0.0
     _asked: dict[str, Variant] = field(default_factory=dict)
     _started_s: float = field(init=False)

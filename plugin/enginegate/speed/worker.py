@@ -9,7 +9,6 @@ import json
 import os
 import random
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 
 from enginegate.engines import Built, get_backend, register, registration
 from enginegate.errors import EngineError
+from enginegate.files import scratch_folder
 from enginegate.machine import Child
 from enginegate.models import Batch, Workload, probe_of
 from enginegate.speed.arms import Arm, LocalArm, OpenArm, Turn, placed
@@ -51,8 +51,8 @@ def remote_arm(python: str, built: Built, workload: Workload, threads: int) -> O
 
     @contextlib.contextmanager
     def opened(inputs: Mapping[int, Batch], rng: random.Random) -> Iterator[Arm]:
-        with tempfile.TemporaryDirectory(prefix="enginegate-worker-") as folder:
-            path = Path(folder, "inputs.npz")
+        with scratch_folder("enginegate-worker-") as folder:
+            path = folder / "inputs.npz"
             _save({**inputs, _PROBE: probe}, path)
             with _started(python) as worker:
                 _ask(worker, load=load, inputs=str(path), seed=rng.getrandbits(32))

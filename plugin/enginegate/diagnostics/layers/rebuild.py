@@ -1,10 +1,8 @@
 """One engine built again and again, each time with other layers kept in fp32."""
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from enginegate.engines import (
     Backend,
@@ -16,6 +14,7 @@ from enginegate.engines import (
     get_backend,
     keeping_of,
 )
+from enginegate.files import scratch_folder
 from enginegate.models import Exported, Workload, probe_of, take
 
 BLAME_TEXTS = 64  # enough to rank layers by, few enough for a minute
@@ -45,8 +44,7 @@ class Rebuilder:
     @contextlib.contextmanager
     def loaded(self, nodes: frozenset[str]) -> Iterator[Engine]:
         """The engine with those nodes in fp32; gone afterwards."""
-        with tempfile.TemporaryDirectory(prefix="enginegate-") as name:
-            folder = Path(name)
+        with scratch_folder() as folder:
             properties = self.keeping.build(nodes, folder)
             probe = probe_of(self.workload)
             with self.backend.load(folder, properties, probe, self.threads) as engine:

@@ -4,7 +4,6 @@ Each is the fastest of many calls, so that an engine is not faster by luck.
 """
 
 import re
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -21,7 +20,7 @@ from enginegate.cache import Store
 from enginegate.diagnostics.roofline.device import Device, Memory
 from enginegate.engines import get_backend, registration
 from enginegate.errors import EngineError
-from enginegate.files import sha256_of
+from enginegate.files import scratch_folder, sha256_of
 from enginegate.machine import this_machine
 from enginegate.models import Exported, Kind, ModelSpec
 from enginegate.variants import Precision
@@ -66,8 +65,8 @@ def _peak(store: Store, backend: str, precision: Precision, threads: int) -> flo
     """FLOP/s of a chain of matrix products, built and run as any engine of the backend is."""
 
     def measure(_folder: Path) -> Mapping[str, Any]:
-        with tempfile.TemporaryDirectory(prefix="enginegate-") as folder:
-            return {"peak_per_s": _measure_peak(Path(folder), backend, precision, threads)}
+        with scratch_folder() as folder:
+            return {"peak_per_s": _measure_peak(folder, backend, precision, threads)}
 
     key = _key(threads, backend=get_backend(backend).version(), precision=str(precision))
     return float(store.get_or_build("ceiling", key, measure).properties["peak_per_s"])

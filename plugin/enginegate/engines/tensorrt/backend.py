@@ -5,7 +5,6 @@ one TensorRT version and one GPU; both are stored with it, and another one refus
 """
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ from enginegate.engines.tensorrt.inspector import types_of
 from enginegate.engines.tensorrt.runner import MODE, PlanRunner
 from enginegate.engines.tensorrt.timing_cache import TimingCacheFile
 from enginegate.errors import EngineError
+from enginegate.files import scratch_folder
 from enginegate.machine import first_gpu
 from enginegate.models import Batch, Exported
 from enginegate.variants import Precision
@@ -94,8 +94,8 @@ class TensorRt:
     ) -> Mapping[str, Any]:
         """Write the plan, for this GPU, of the ONNX file converted to the given precision."""
         runtime = self.version()
-        with tempfile.TemporaryDirectory(prefix="enginegate-") as temporary, open_device():
-            onnx = Path(temporary) / f"{model.spec.name}-{precision}.onnx"
+        with scratch_folder() as temporary, open_device():
+            onnx = temporary / f"{model.spec.name}-{precision}.onnx"
             _convert(model.onnx, onnx, precision, calibration)
             matmuls = name_nodes(onnx)
             cache = TimingCacheFile.in_folder(self.demand.timings, runtime)

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from enginegate.errors import ServingError
+from enginegate.files import read_text, reading
 from enginegate.serving import Analysis, Cliff, Latency, Level
 
 CSV_COLUMNS = ("engine", "concurrency", "infer_per_sec", "avg_latency_usec")
@@ -133,14 +134,14 @@ def read_sweep_csv(path: Path) -> dict[str, tuple[Level, ...]]:
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Number of each line and its row; the header is line 1."""
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            reader = csv.DictReader(stream)
+    with reading(path, "the sweep", f"give a CSV file of {','.join(CSV_COLUMNS)}", ServingError):
+        reader = csv.DictReader(read_text(path).splitlines(), strict=True)
+        try:
             if tuple(reader.fieldnames or ()) != CSV_COLUMNS:
                 raise _wrong(path, 1, f"the columns are {reader.fieldnames}")
             yield from ((reader.line_num, row) for row in reader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ServingError(f"cannot read the sweep {path}: {error}") from error
+        except csv.Error as error:
+            raise ValueError(f"line {reader.line_num}: {error}") from error
 
 
 def _level(path: Path, line: int, row: Mapping[str, str]) -> tuple[str, Level]:

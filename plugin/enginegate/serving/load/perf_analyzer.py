@@ -12,12 +12,12 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from enginegate.config import Endpoint
 from enginegate.errors import ServingError
+from enginegate.files import scratch_folder
 from enginegate.models import Batch
 from enginegate.serving.load.sweep import RULES, UNSTABLE
 from enginegate.serving.records import Breakdown, Latency, Level
@@ -59,8 +59,8 @@ def run_perf_analyzer(program: Path, endpoint: Endpoint, tokens: Batch, concurre
     stable is measured once more without that demand, and marked. Raises ServingError if the
     program fails or counts no answer.
     """
-    with tempfile.TemporaryDirectory(prefix="enginegate-perf-") as folder:
-        data, report = Path(folder, "inputs.json"), Path(folder, "level.csv")
+    with scratch_folder("enginegate-perf-") as folder:
+        data, report = folder / "inputs.json", folder / "level.csv"
         _write_inputs(tokens, data)
         command = _command(program, endpoint, data, report)
         command += ["--concurrency-range", str(concurrency)]

@@ -20,6 +20,7 @@ import enginegate
 from enginegate.cache import Store
 from enginegate.engines import runtime_packages
 from enginegate.errors import ServingError
+from enginegate.files import ending_with_parent
 from enginegate.machine import installed_version
 from enginegate.serving.triton.access import Access, allowed
 from enginegate.speed import own_paths
@@ -152,7 +153,13 @@ def _pip(folder: Path, arguments: Sequence[str]) -> None:
     quiet = ["--quiet", "--no-input", "--disable-pip-version-check"]
     target = ["--target", str(folder / _PACKAGES)]
     command = [sys.executable, "-m", "pip", "install", *quiet, *target, *arguments]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    found = subprocess.run(  # noqa: S603
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=ending_with_parent(),
+    )
     if found.returncode != 0:
         tail = "\n".join(found.stderr.strip().splitlines()[-_TAIL_LINES:])
         raise ServingError(

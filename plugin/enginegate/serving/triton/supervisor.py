@@ -10,6 +10,7 @@ must start at once and cannot fail on an import.
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import select
@@ -34,7 +35,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # not SIG_IGN, which the server would inherit
     os.umask(0o077)  # files, sockets and shared memory of the server are this user's alone
-    folder = Path(tempfile.mkdtemp(prefix="enginegate-server-"))
+    folder = Path(tempfile.mkdtemp(prefix="enginegate-server-", suffix=".held"))
+    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)  # as `scratch` does: not swept
     server: subprocess.Popen[bytes] | None = None
     try:
         (SEGMENTS / folder.name).mkdir()
