@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from enginegate.gate import Gate, shown
+from enginegate.gate import SESSION, Gate, shown
 
 if TYPE_CHECKING:
     from enginegate.accuracy import EmbeddingJudge, Limits, UserTexts
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 Measure = Callable[[int], "Measured"]
 MeasureLoad = Callable[[], "Result"]
-SESSION = pytest.StashKey["Session"]()
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,35 @@
-"""From what was found to the outcome of a test."""
+"""A run in pytest: its hooks, and from what was found to the outcome of a test.
 
-from typing import TYPE_CHECKING
+The hooks come with `enginegate.fixtures`, so only to a project that uses them.
+"""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from enginegate.errors import EngineGateError, OptionError
 from enginegate.verdicts import Verdict
 
 if TYPE_CHECKING:
     from enginegate.results import Result
-    from enginegate.session import Session
+    from enginegate.session import Recorder, Session
     from enginegate.speed import Measured, Speed
 
 PROPERTY = "enginegate_verdict"
 ERROR = "error"
+SERVER = "enginegate_server"
+SESSION = pytest.StashKey["Session"]()
+
+_EVIDENCE = "enginegate/evidence"
+_STOPPED_BY = pytest.StashKey[str]()
+_INTERRUPTED = "Ctrl-C, a call of pytest.exit, or errors of the collection"
+_NO_SERVER = "no server asked for: pytest --precision fp16 --serve triton (or --serve URL)"
+_NO_PRECISION = "no precision asked for: pytest --precision fp16 (or fp32, bf16, int8, best, all)"
 
 
 def shown(text: str) -> str:
@@ -97,3 +114,180 @@ def _load_properties(result: "Result") -> list[tuple[str, object]]:
         ("enginegate_saturated_from", analysis.saturated_from or ""),
         ("enginegate_cliffs", cliffs),
     ]
+
+
+def _refuse_workers(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") or config.getoption("dist", "no") != "no":
+        raise OptionError("engines cannot be timed beside each other: run without -n")
+
+
+def start(config: pytest.Config) -> None:
+    """Prepare the session of a run. Raises EngineGateError."""
+    _refuse_workers(config)
+    from enginegate.config import Options
+    from enginegate.session import open_session
+
+    options = Options.from_config(config)
+    if options.report_html:
+        from enginegate.report import check_drawable
+
+        check_drawable()
+    cache = getattr(config, "cache", None)
+    evidence = cache.get(_EVIDENCE, {}) if cache else {}
+    config.stash[SESSION] = open_session(options, lambda what: _progress(config, what), evidence)
+    _end_orderly(config)
+
+
+def _end_orderly(config: pytest.Config) -> None:
+    """Let SIGTERM end the run as Ctrl-C does, unless somebody else handles it already."""
+    here = threading.current_thread() is threading.main_thread()
+    if here and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda *_: _terminated(config))
+        config.add_cleanup(_leave_sigterm)
+
+
+def _leave_sigterm() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminated(config: pytest.Config) -> None:
+    config.stash[_STOPPED_BY] = "SIGTERM"
+    signal.signal(signal.SIGTERM, lambda *_: None)  # the reports are being written
+    pytest.exit("SIGTERM")
+
+
+@contextlib.contextmanager
+def _progress(config: pytest.Config, what: str) -> Iterator[None]:
+    """Say how long a step took, past pytest's capturing; nothing with -q or for quick steps."""
+    start = time.monotonic()
+    yield
+    elapsed_s = time.monotonic() - start
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    if reporter is None or config.get_verbosity() < 0 or elapsed_s < 1:
+        return
+    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        reporter.ensure_newline()
+        reporter.write_line(shown(f"enginegate: {what}: {elapsed_s:.1f} s"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test of an engine once per variant, engine by engine."""
+    if "enginegate_variant" in metafunc.fixturenames:
+        _parametrize_variants(metafunc)
+    if "batch_size" in metafunc.fixturenames and "measure" in metafunc.fixturenames:
+        run = metafunc.config.stash.get(SESSION, None)
+        metafunc.parametrize("batch_size", run.options.batches if run else [1])
+
+
+def _parametrize_variants(metafunc: pytest.Metafunc) -> None:
+    run = metafunc.config.stash.get(SESSION, None)
+    if run is None:
+        skip = pytest.mark.skip(reason=_NO_PRECISION)
+        cases = [pytest.param("", None, id="no-precision", marks=skip)]
+    else:
+        lacks_server = SERVER in metafunc.fixturenames and run.options.serve is None
+        marks = [pytest.mark.skip(reason=_NO_SERVER)] if lacks_server else []
+        cases = [pytest.param(v.model, v, id=v.id, marks=marks) for v in run.options.variants]
+    names = ("enginegate_model", "enginegate_variant")
+    metafunc.parametrize(names, cases, indirect=True, scope="session")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the plugin's own errors as one message, and remember why tests failed."""
+    if call.excinfo is not None and isinstance(call.excinfo.value, EngineGateError):
+        error = call.excinfo.value
+        plain = pytest.fail.Exception(shown(str(error)), pytrace=False)
+        item.user_properties.append((PROPERTY, ERROR))
+        call.excinfo = pytest.ExceptionInfo.from_exception(
+            plain.with_traceback(error.__traceback__)
+        )
+    report = yield
+    if report.failed and (run := item.config.stash.get(SESSION, None)):
+        run.recorder.fail(str(dict(item.user_properties).get(PROPERTY, "")))
+        fixtures = getattr(item, "fixturenames", ())
+        if SERVER in fixtures and run.server and (log := run.server.log_tail()):
+            report.sections.append(("server's log", shown(log)))
+    return report
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, Any] | None:
+    """Mark a flagged test in the progress line and in the closing count."""
+    if report.when == "call" and report.passed and (PROPERTY, "flagged") in report.user_properties:
+        return "flagged", "!", ("FLAGGED", {"yellow": True})
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Served engines last of each variant: nothing is timed in this process beside a server."""
+    items.sort(key=lambda item: SERVER in getattr(item, "fixturenames", ()))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Note which batch sizes of each variant will be timed, to time them in one go."""
+    run = session.config.stash.get(SESSION, None)
+    if run is not None:
+        run.plan(item.callspec.params for item in session.items if hasattr(item, "callspec"))
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Write baselines and reports; tell by the exit status what went wrong."""
+    run = session.config.stash.get(SESSION, None)
+    if run is None or session.config.option.collectonly:
+        return
+    from enginegate.session import finish_run
+
+    stopped = _stopped_by(session, exitstatus)
+    finish_run(run, interrupted=stopped, narrowed=_narrowed(session.config))
+    if cache := getattr(session.config, "cache", None):
+        cache.set(_EVIDENCE, run.recorder.evidence)
+    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        status = run.exit_status()
+        session.exitstatus = status or (pytest.ExitCode.INTERRUPTED if stopped else status)
+
+
+def _stopped_by(session: pytest.Session, exitstatus: int) -> str:
+    """By what the run was stopped before its end; empty if it was not."""
+    if exitstatus == pytest.ExitCode.INTERRUPTED:
+        return session.config.stash.get(_STOPPED_BY, _INTERRUPTED)
+    if exitstatus == pytest.ExitCode.INTERNAL_ERROR:
+        return "an internal error"
+    return " ".join(str(session.shouldfail or session.shouldstop or "").split())
+
+
+def _narrowed(config: pytest.Config) -> str:
+    """By what the run was narrowed to some of its tests; empty if it was not."""
+    option = config.option
+    ways = {
+        "-k": option.keyword,
+        "-m": option.markexpr,
+        "--deselect": option.deselect,
+        "--lf": getattr(option, "lf", False),
+        "a test id": any("::" in argument for argument in config.args),
+    }
+    return ", ".join(way for way, used in ways.items() if used)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print the table, what was refreshed, and what could not be written."""
+    run = config.stash.get(SESSION, None)
+    found = run.recorder if run else None
+    if found and (found.results or found.lines or found.problems):
+        _write_summary(terminalreporter, found)
+
+
+def _write_summary(terminalreporter: Any, run: "Recorder") -> None:
+    from enginegate.report import annotations, summary_lines
+
+    terminalreporter.section("enginegate")
+    for line in [*summary_lines(run.results.values()), *run.lines]:
+        terminalreporter.write_line(shown(line))
+    for problem in run.problems:
+        terminalreporter.write_line(shown(f"ERROR: {problem}"), red=True)
+    for command in annotations(run.notices, run.problems):
+        terminalreporter.write_line(command)

@@ -1,261 +1,97 @@
-"""The pytest hooks. Each delegates; nothing heavy is imported unless a precision is asked for."""
+"""What every pytest run loads: nothing is added to a run that does not use it.
+
+Options exist where one of them is given, or help is asked for. Fixtures and the hooks of a run
+(`enginegate.gate`) exist where the root's pyproject.toml has a table `[tool.enginegate]`, in the
+shipped suite, and where `pytest_plugins` names `enginegate.fixtures`.
+"""
 
 import contextlib
-import signal
-import threading
-import time
-from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Any
+import importlib
+import os
+from collections.abc import Generator
 
 import pytest
 
-from enginegate.config import add_options
-from enginegate.errors import EngineGateError, OptionError
-from enginegate.fixtures import (
-    SESSION,
-    built,
-    embedding_judge,
-    embeddings,
-    engine,
-    enginegate,
-    enginegate_model,
-    enginegate_server,
-    enginegate_variant,
-    exported,
-    gate,
-    limits,
-    measure,
-    measure_load,
-    model,
-    own_texts,
-    reference,
-    result,
-    rig,
-    served,
-    workload,
-)
-from enginegate.gate import ERROR, PROPERTY, shown
-
-__all__ = [
-    "built",
-    "embedding_judge",
-    "embeddings",
-    "engine",
-    "enginegate",
-    "enginegate_model",
-    "enginegate_server",
-    "enginegate_variant",
-    "exported",
-    "gate",
-    "limits",
-    "measure",
-    "measure_load",
-    "model",
-    "own_texts",
-    "reference",
-    "result",
-    "rig",
-    "served",
-    "workload",
-]
-
-if TYPE_CHECKING:
-    from enginegate.session import Recorder
-
-SERVER = "enginegate_server"
-_EVIDENCE = "enginegate/evidence"
-_STOPPED_BY = pytest.StashKey[str]()
-_INTERRUPTED = "Ctrl-C, a call of pytest.exit, or errors of the collection"
-_NO_SERVER = "no server asked for: pytest --precision fp16 --serve triton (or --serve URL)"
-_NO_PRECISION = "no precision asked for: pytest --precision fp16 (or fp32, bf16, int8, best, all)"
+_FIXTURES = "enginegate.fixtures"
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> Generator[None]:
+    """Add the options where they are used: `--precision` after all others had their turn."""
+    asked = early_config.known_args_namespace.help
+    used = asked or any(word.startswith(("--gate-", "--precision")) for word in args)
+    if not used:
+        return (yield)
+    from enginegate.config import add_options, add_precision
+
     add_options(parser)
+    _mark_values(early_config, parser, args)
+    yield
+    add_precision(parser)
+
+
+def _mark_values(config: pytest.Config, parser: pytest.Parser, args: list[str]) -> None:
+    """Write `--gate-x VALUE` as `--gate-x=VALUE`, so that no value is taken for a test's path.
+
+    Pytest looks for its root folder before it knows the options of plugins, and takes a value
+    that is an existing path for one of tests. Then the run is started once more, as it was meant.
+    """
+    from enginegate.config import join_values
+
+    given = config.invocation_params.args
+    joined = join_values(given)
+    values = [word.partition("=")[2] for word in joined if word not in given]
+    if any(os.path.lexists(value) for value in values):
+        raise SystemExit(pytest.main(joined, config.invocation_params.plugins))
+    args[:] = join_values(args)
+    config.known_args_namespace.file_or_dir = parser.parse_known_args(args).file_or_dir
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the options; prepare a session if a precision is asked for."""
-    if not config.getoption("--precision"):
+    """Bring the fixtures to a project that has opted in; prepare a session if one is asked for."""
+    asked = config.getoption("enginegate_precision", None)
+    if not asked and not _is_named(config):
         return
+    from enginegate.config import opted_in
+    from enginegate.errors import EngineGateError
+    from enginegate.gate import shown, start
+
     try:
-        _refuse_workers(config)
-        _start(config)
+        if opted_in(config):
+            _bring(config.pluginmanager, _FIXTURES)
+        if asked:
+            start(config)
     except EngineGateError as error:
         raise pytest.UsageError(shown(str(error))) from error
 
 
-def _refuse_workers(config: pytest.Config) -> None:
-    if hasattr(config, "workerinput") or config.getoption("dist", "no") != "no":
-        raise OptionError("engines cannot be timed beside each other: run without -n")
+def _is_named(config: pytest.Config) -> bool:
+    """The root folder's pyproject.toml may have a table of ours; it is not parsed for others."""
+    with contextlib.suppress(OSError):
+        return b"enginegate" in (config.rootpath / "pyproject.toml").read_bytes()
+    return False
 
 
-def _start(config: pytest.Config) -> None:
-    from enginegate.config import Options
-    from enginegate.session import open_session
-
-    options = Options.from_config(config)
-    if options.report_html:
-        from enginegate.report import check_drawable
-
-        check_drawable()
-    cache = getattr(config, "cache", None)
-    evidence = cache.get(_EVIDENCE, {}) if cache else {}
-    config.stash[SESSION] = open_session(options, lambda what: _progress(config, what), evidence)
-    _end_orderly(config)
+def pytest_plugin_registered(plugin: object, manager: pytest.PytestPluginManager) -> None:
+    """Bring the hooks of a run with the fixtures, whichever way these came."""
+    if getattr(plugin, "__name__", "") == _FIXTURES:
+        _bring(manager, "enginegate.gate")
 
 
-def _end_orderly(config: pytest.Config) -> None:
-    """Let SIGTERM end the run as Ctrl-C does, unless somebody else handles it already."""
-    here = threading.current_thread() is threading.main_thread()
-    if here and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, lambda *_: _terminated(config))
-        config.add_cleanup(_leave_sigterm)
-
-
-def _leave_sigterm() -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _terminated(config: pytest.Config) -> None:
-    config.stash[_STOPPED_BY] = "SIGTERM"
-    signal.signal(signal.SIGTERM, lambda *_: None)  # the reports are being written
-    pytest.exit("SIGTERM")
-
-
-@contextlib.contextmanager
-def _progress(config: pytest.Config, what: str) -> Iterator[None]:
-    """Say how long a step took, past pytest's capturing; nothing with -q or for quick steps."""
-    start = time.monotonic()
-    yield
-    elapsed_s = time.monotonic() - start
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    capture = config.pluginmanager.get_plugin("capturemanager")
-    if reporter is None or config.get_verbosity() < 0 or elapsed_s < 1:
-        return
-    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-        reporter.ensure_newline()
-        reporter.write_line(shown(f"enginegate: {what}: {elapsed_s:.1f} s"))
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each test of an engine once per variant, engine by engine."""
-    if "enginegate_variant" in metafunc.fixturenames:
-        _parametrize_variants(metafunc)
-    if "batch_size" in metafunc.fixturenames and "measure" in metafunc.fixturenames:
-        run = metafunc.config.stash.get(SESSION, None)
-        metafunc.parametrize("batch_size", run.options.batches if run else [1])
-
-
-def _parametrize_variants(metafunc: pytest.Metafunc) -> None:
-    run = metafunc.config.stash.get(SESSION, None)
-    if run is None:
-        skip = pytest.mark.skip(reason=_NO_PRECISION)
-        cases = [pytest.param("", None, id="no-precision", marks=skip)]
-    else:
-        lacks_server = SERVER in metafunc.fixturenames and run.options.serve is None
-        marks = [pytest.mark.skip(reason=_NO_SERVER)] if lacks_server else []
-        cases = [pytest.param(v.model, v, id=v.id, marks=marks) for v in run.options.variants]
-    names = ("enginegate_model", "enginegate_variant")
-    metafunc.parametrize(names, cases, indirect=True, scope="session")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[Any]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the plugin's own errors as one message, and remember why tests failed."""
-    if call.excinfo is not None and isinstance(call.excinfo.value, EngineGateError):
-        error = call.excinfo.value
-        plain = pytest.fail.Exception(shown(str(error)), pytrace=False)
-        item.user_properties.append((PROPERTY, ERROR))
-        call.excinfo = pytest.ExceptionInfo.from_exception(
-            plain.with_traceback(error.__traceback__)
-        )
-    report = yield
-    if report.failed and (run := item.config.stash.get(SESSION, None)):
-        run.recorder.fail(str(dict(item.user_properties).get(PROPERTY, "")))
-        fixtures = getattr(item, "fixturenames", ())
-        if SERVER in fixtures and run.server and (log := run.server.log_tail()):
-            report.sections.append(("server's log", shown(log)))
-    return report
-
-
-def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, Any] | None:
-    """Mark a flagged test in the progress line and in the closing count."""
-    if report.when == "call" and report.passed and (PROPERTY, "flagged") in report.user_properties:
-        return "flagged", "!", ("FLAGGED", {"yellow": True})
-    return None
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Served engines last of each variant: nothing is timed in this process beside a server."""
-    items.sort(key=lambda item: SERVER in getattr(item, "fixturenames", ()))
+def _bring(manager: pytest.PytestPluginManager, name: str) -> None:
+    """Register one of our modules, which a conftest.py may have imported before."""
+    if not manager.has_plugin(name):
+        manager.register(importlib.import_module(name), name)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Note which batch sizes of each variant will be timed, to time them in one go."""
-    run = session.config.stash.get(SESSION, None)
-    if run is not None:
-        run.plan(item.callspec.params for item in session.items if hasattr(item, "callspec"))
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Write baselines and reports; tell by the exit status what went wrong."""
-    run = session.config.stash.get(SESSION, None)
-    if run is None or session.config.option.collectonly:
-        return
-    from enginegate.session import finish_run
-
-    stopped = _stopped_by(session, exitstatus)
-    finish_run(run, interrupted=stopped, narrowed=_narrowed(session.config))
-    if cache := getattr(session.config, "cache", None):
-        cache.set(_EVIDENCE, run.recorder.evidence)
-    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        status = run.exit_status()
-        session.exitstatus = status or (pytest.ExitCode.INTERRUPTED if stopped else status)
-
-
-def _stopped_by(session: pytest.Session, exitstatus: int) -> str:
-    """By what the run was stopped before its end; empty if it was not."""
-    if exitstatus == pytest.ExitCode.INTERRUPTED:
-        return session.config.stash.get(_STOPPED_BY, _INTERRUPTED)
-    if exitstatus == pytest.ExitCode.INTERNAL_ERROR:
-        return "an internal error"
-    return " ".join(str(session.shouldfail or session.shouldstop or "").split())
-
-
-def _narrowed(config: pytest.Config) -> str:
-    """By what the run was narrowed to some of its tests; empty if it was not."""
-    option = config.option
-    ways = {
-        "-k": option.keyword,
-        "-m": option.markexpr,
-        "--deselect": option.deselect,
-        "--lf": getattr(option, "lf", False),
-        "a test id": any("::" in argument for argument in config.args),
-    }
-    return ", ".join(way for way, used in ways.items() if used)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print the table, what was refreshed, and what could not be written."""
-    run = config.stash.get(SESSION, None)
-    found = run.recorder if run else None
-    if found and (found.results or found.lines or found.problems):
-        _write_summary(terminalreporter, found)
-
-
-def _write_summary(terminalreporter: Any, run: "Recorder") -> None:
-    from enginegate.report import annotations, summary_lines
-
-    terminalreporter.section("enginegate")
-    for line in [*summary_lines(run.results.values()), *run.lines]:
-        terminalreporter.write_line(shown(line))
-    for problem in run.problems:
-        terminalreporter.write_line(shown(f"ERROR: {problem}"), red=True)
-    for command in annotations(run.notices, run.problems):
-        terminalreporter.write_line(command)
+    """Refuse a precision for which nothing could be judged."""
+    used = session.config.getoption("enginegate_precision", None)
+    if used and not session.config.pluginmanager.has_plugin(_FIXTURES):
+        raise pytest.UsageError(
+            f"--precision {','.join(used)} judges nothing here: this project does not use "
+            f"enginegate. Add a table [tool.enginegate] to {session.config.rootpath}"
+            "/pyproject.toml, or run `pytest --pyargs enginegate.suite`"
+        )

@@ -1,5 +1,8 @@
 """Every option, once: for pytest's parser, for the reading and for the tables of the docs."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import pytest
 
 from enginegate.config.serving import Arrivals, Driver, slo
@@ -16,6 +19,7 @@ from enginegate.config.settings import (
     text,
     words,
 )
+from enginegate.variants import Precision
 from enginegate.verdicts import GateLevel, Refresh
 
 # fmt: off
@@ -37,7 +41,8 @@ GATE = (
            120.0, attribute="max_time_s"),
     Option("max_slowdown", "X", seconds, "largest slowdown that passes (default {})", 0.05),
     Option("max_slowdown_p99", "X", seconds, "the same of the p99 (default {})", 0.1),
-    Option("gate", "LEVEL", choice, "strict, {} (default), warn or off", GateLevel.NORMAL),
+    Option("gate", "LEVEL", choice, "strict, {} (default), warn or off", GateLevel.NORMAL,
+           word="level"),
     Option("against", "REF|DIR", text, "measure beside saved engines", key=False),
     Option("against_python", "EXE", text, "measure beside the libraries of an interpreter",
            key=False),
@@ -86,6 +91,8 @@ _GROUPS = (
     ("enginegate serving", "what load does this engine carry?", SERVING),
 )
 _SWITCH = {"action": "store_true", "default": None}  # None: not given, the table is asked
+_VALUED = {option.flag for option in (*GATE, *SERVING) if option.metavar}
+PRECISION = "--precision"
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -93,5 +100,37 @@ def add_options(parser: pytest.Parser) -> None:
     for name, title, options in _GROUPS:
         group = parser.getgroup(name, title)
         for option in options:
-            kind = {"metavar": option.metavar, **option.argparse} if option.metavar else _SWITCH
-            group.addoption(option.flag, help=option.help.format(option.written), **kind)
+            group.addoption(option.flag, **_described(option))
+
+
+def add_precision(parser: pytest.Parser) -> None:
+    """Add `--precision`, unless another plugin or a conftest.py has it."""
+    try:
+        _, unknown = parser.parse_known_and_unknown_args([f"{PRECISION}={Precision.FP32}"])
+    except pytest.UsageError:  # theirs takes no such value
+        return
+    if unknown:
+        parser.getgroup("enginegate").addoption(PRECISION, **_described(GATE[0]))
+
+
+def join_values(args: Iterable[str]) -> list[str]:
+    """The arguments with each of our options and its value in one word, `--flag=value`."""
+    joined: list[str] = []
+    for word in map(str, args):
+        if joined and _takes(joined[-1], word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _takes(flag: str, word: str) -> bool:
+    if flag == PRECISION:  # it may be somebody else's
+        return set(word.lower().split(",")) <= {*Precision, "all"}
+    return flag in _VALUED and not word.startswith("-")
+
+
+def _described(option: Option) -> dict[str, Any]:
+    """The arguments of addoption but the flag."""
+    kind = {"metavar": option.metavar, **option.argparse} if option.metavar else _SWITCH
+    return {"dest": option.dest, "help": option.help.format(option.written), **kind}

@@ -106,8 +106,8 @@ class Options:
             "model": ",".join(self.models) if self.models_narrowed else "",
             "engine-cache": str(self.engine_cache),
         }
-        named = [f"--{name}={value}" for name, value in given.items() if value]
-        allowed = ["--tf32"] if self.tf32 else []
+        named = [f"--gate-{name}={value}" for name, value in given.items() if value]
+        allowed = ["--gate-tf32"] if self.tf32 else []
         return [*named, *allowed, "-p", "no:cacheprovider", "-q"]
 
     def fails(self, verdict: Verdict) -> bool:
@@ -134,7 +134,7 @@ class Options:
         specs = specs_from(own, config.rootpath)
         values = get.values()
         beside = values["against"] or values["against_python"]
-        if beside and config.getoption("--refresh-baselines"):
+        if beside and config.getoption("enginegate_refresh_baselines", None):
             raise OptionError(
                 "--refresh-baselines measures beside the reference: run it without --against"
             )
@@ -144,9 +144,9 @@ class Options:
         serving = Settings(config, SERVING, mapping(table, "serve"))
         return cls(
             **values,
-            models_narrowed=bool(config.getoption("--model")),
+            models_narrowed=bool(config.getoption("enginegate_model", None)),
             specs=specs,
-            strict=bool(config.getini("strict")),
+            strict=_strict(config),
             rootpath=config.rootpath,
             serve=ServeOptions.from_settings(serving, values["threads"]),
         )
@@ -167,3 +167,11 @@ def _models(
 
 def _folded(names: tuple[str, ...]) -> list[str]:
     return [name.casefold() for name in dict.fromkeys(names)]
+
+
+def _strict(config: pytest.Config) -> bool:
+    """Pytest's own `strict`, which it has from version 9 on."""
+    try:
+        return bool(config.getini("strict"))
+    except (KeyError, ValueError):
+        return False

@@ -1,7 +1,7 @@
 """What `--serve` and the options beside it ask for."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.util import find_spec
@@ -124,7 +124,7 @@ class ServeOptions:
     def from_settings(cls, get: Settings, threads: int) -> "ServeOptions | None":
         """Read them; None without `--serve`. Raises OptionError for whatever is wrong in them."""
         refuse_unknown(get, "tool.enginegate.serve")
-        target = get.config.getoption("--serve")
+        target = get.config.getoption("enginegate_serve", None)
         if not target:
             return None
         if find_spec("tritonclient") is None:
@@ -149,13 +149,19 @@ class ServeOptions:
 
 def _refuse_unfit(config: pytest.Config, *, running: bool) -> None:
     """What cannot be had of served engines, and of a server that runs already."""
-    never = ["--against-python", "--calibrate"]
-    theirs = ["--max-batch-size", "--preferred-batch-sizes", "--max-queue-delay-us", "--instances"]
-    theirs += ["--against", "--refresh-baselines"]
-    if given := [name for name in never if config.getoption(name)]:
-        raise OptionError(f"{given[0]} judges engines in this process: run it without --serve")
-    if running and (given := [name for name in theirs if config.getoption(name)]):
-        raise OptionError(f"{given[0]} needs a server that is started: use --serve {EMBEDDED}")
+    never = ["against_python", "calibrate"]
+    theirs = ["max_batch_size", "preferred_batch_sizes", "max_queue_delay_us", "instances"]
+    theirs += ["against", "refresh_baselines"]
+    if given := _given(config, never):
+        raise OptionError(f"{given} judges engines in this process: run it without --gate-serve")
+    if running and (given := _given(config, theirs)):
+        raise OptionError(f"{given} needs a server that is started: use --gate-serve {EMBEDDED}")
+
+
+def _given(config: pytest.Config, names: Iterable[str]) -> str:
+    """The flag of the first of these options that is given; empty if none is."""
+    found = (name for name in names if config.getoption(f"enginegate_{name}", None))
+    return f"--gate-{next(found, '')}".replace("_", "-").removesuffix("--gate-")
 
 
 def _deployment(values: Mapping[str, Any], threads: int) -> Deployment:

@@ -29,6 +29,7 @@ class Option:
         help: text of `pytest --help`, where `{}` stands for the default.
         default: value where none is given; a path is relative to the root folder.
         key: it is a key of pyproject.toml too; else it only exists on the command line.
+        word: stands in the flag in place of the name.
         attribute: the attribute that holds the value; the same as the name unless given.
         argparse: further arguments for the parser.
     """
@@ -39,13 +40,19 @@ class Option:
     help: str
     default: Any = None
     key: bool = True
+    word: str = ""
     attribute: str = ""
     argparse: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def flag(self) -> str:
-        """Its name on the command line."""
-        return "--" + self.name.replace("_", "-")
+        """Its name on the command line, which no other plugin is likely to have."""
+        return "--gate-" + (self.word or self.name).replace("_", "-")
+
+    @property
+    def dest(self) -> str:
+        """Its name in pytest's namespace, which no other plugin has."""
+        return f"enginegate_{self.name}"
 
     @property
     def written(self) -> str:
@@ -69,7 +76,7 @@ class Settings:
 
 def raw(get: Settings, option: Option) -> Any:
     """The value as it was given; None if it was not."""
-    given = get.config.getoption(option.name)
+    given = get.config.getoption(option.dest, None)
     return get.table.get(option.name) if given is None else given
 
 
@@ -115,7 +122,7 @@ def seconds(get: Settings, option: Option) -> float:
 
 def path(get: Settings, option: Option) -> Path | None:
     """A path: relative to where pytest was started, or in the table to the root folder."""
-    if given := get.config.getoption(option.name):
+    if given := get.config.getoption(option.dest, None):
         return Path(get.config.invocation_params.dir, given)
     stored = get.table.get(option.name) or option.default
     return Path(get.config.rootpath, stored) if stored else None
@@ -161,12 +168,21 @@ def read_table(config: pytest.Config) -> Mapping[str, Any]:
 
     Raises OptionError for a file that cannot be read.
     """
+    return mapping(_tools(config), "enginegate")
+
+
+def opted_in(config: pytest.Config) -> bool:
+    """`[tool.enginegate]` is in the root folder's pyproject.toml. Raises OptionError as above."""
+    return "enginegate" in _tools(config)
+
+
+def _tools(config: pytest.Config) -> Mapping[str, Any]:
     path = config.rootpath / "pyproject.toml"
     if not path.exists():
         return {}
     with reading(path, "the settings", "correct it", OptionError):
         content = tomllib.loads(read_text(path))
-    return mapping(mapping(content, "tool"), "enginegate")
+    return mapping(content, "tool")
 
 
 def refuse_unknown(get: Settings, where: str, *tables: str) -> None:

@@ -1,0 +1,3 @@
+"""What the suite's tests ask for."""
+
+pytest_plugins = ["enginegate.fixtures"]
