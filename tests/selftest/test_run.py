@@ -241,17 +241,6 @@ def test_without_a_precision_tests_of_engines_are_skipped_with_the_reason(projec
     result.stdout.fnmatch_lines(["*no precision asked for: pytest --precision fp16*"])
 
 
-def test_a_users_own_fixture_named_engine_is_left_alone(pytester):
-    pytester.makepyfile(
-        "import pytest\n"
-        "@pytest.fixture\n"
-        "def engine(): return 'a database'\n"
-        "def test_it(engine): assert engine == 'a database'\n"
-    )
-    pytester.runpytest_inprocess().assert_outcomes(passed=1)
-    pytester.runpytest_inprocess("--precision", "fp32").assert_outcomes(passed=1)
-
-
 def test_a_model_given_by_a_fixture(project):
     project.write("pyproject.toml", '[tool.enginegate]\nengine_cache = "cache"\nbatches = [1]\n')
     project.write(
@@ -282,8 +271,8 @@ def test_two_models_under_one_overridden_fixture_are_refused(project):
 
 
 def test_no_model_at_all_is_one_clear_message(project):
-    project.write("pyproject.toml", "")
-    result = project.judge("--backend", "onnxruntime", "-k", "embeddings")
+    project.write("pyproject.toml", "[tool.enginegate]")
+    result = project.judge("--gate-backend", "onnxruntime", "-k", "embeddings")
     result.assert_outcomes(errors=1, deselected=5)
     result.stdout.fnmatch_lines(["no model is named: use --model*"])
 

@@ -1,0 +1,93 @@
+"""Installed and unused, the plugin does not exist; used, no value of it is taken for a test."""
+
+import json
+
+import pytest
+
+from enginegate.config.arguments import GATE, SERVING
+
+OLD_FLAGS = ["--" + option.name.replace("_", "-") for option in (*GATE, *SERVING)]
+FIXTURES = ["engine", "model", "workload", "limits", "result", "measure", "batch_size", "gate"]
+
+
+@pytest.fixture
+def unrelated(pytester):
+    """A project with options and fixtures of its own by every name that ours have or had."""
+    added = "".join(
+        f"    parser.addoption({flag!r}, default='theirs', dest={flag[2:]!r})\n"
+        for flag in OLD_FLAGS
+    )
+    fixtures = "".join(
+        f"@pytest.fixture\ndef {name}(): return 'their {name}'\n" for name in FIXTURES
+    )
+    pytester.makeconftest(f"import pytest\ndef pytest_addoption(parser):\n{added}{fixtures}")
+    pytester.makepyfile(
+        f"def test_fixtures({', '.join(FIXTURES)}):\n"
+        + "".join(f"    assert {name} == 'their {name}'\n" for name in FIXTURES)
+        + "def test_options(pytestconfig):\n"
+        + "    given = dict(zip(('precision', 'model'), ('7', 'x')))\n"
+        + f"    for name in {[flag[2:] for flag in OLD_FLAGS]!r}:\n"
+        + "        assert pytestconfig.getoption(name) == given.get(name, 'theirs')\n"
+    )
+    return pytester
+
+
+def test_options_and_fixtures_of_an_unrelated_project_are_its_own(unrelated):
+    result = unrelated.runpytest_inprocess("--precision", "7", "--model=x", "--strict-markers")
+    result.assert_outcomes(passed=2)
+    assert "enginegate" not in result.stdout.str().replace("enginegate-0", "")
+
+
+def test_a_precision_that_is_ours_and_theirs_is_theirs(unrelated):
+    unrelated.makepyfile(
+        "def test_it(pytestconfig): assert pytestconfig.option.precision == 'fp32'"
+    )
+    unrelated.runpytest_inprocess("--precision", "fp32").assert_outcomes(passed=1)
+
+
+def test_ours_has_another_name_where_theirs_is_taken(project):
+    conftest = project.path / "conftest.py"
+    conftest.write_text(
+        conftest.read_text()
+        + "\ndef pytest_addoption(parser): parser.addoption('--precision', type=int)\n"
+    )
+    arguments = ("--precision=3", "--gate-precision=fp32", "-k", "same_embeddings")
+    project.run(*arguments).assert_outcomes(passed=1, deselected=3)
+
+
+def test_a_fixture_that_nobody_defines_is_not_found(pytester):
+    pytester.makepyfile("def test_it(workload): pass")
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*fixture 'workload' not found*"])
+
+
+@pytest.mark.parametrize("way", ["table", "plugin", "suite"])
+def test_a_project_opts_in(pytester, way):
+    pytester.makepyprojecttoml("[tool.enginegate]" if way == "table" else "")
+    if way == "plugin":
+        pytester.makeconftest("pytest_plugins = ['enginegate.fixtures']")
+    pytester.makepyfile("def test_it(gate): gate.check_embeddings()")
+    arguments = ["--pyargs", "enginegate.suite"] if way == "suite" else []
+    result = pytester.runpytest_inprocess(*arguments, "-rs")
+    result.assert_outcomes(skipped=5 if way == "suite" else 1)
+    result.stdout.fnmatch_lines(["*no precision asked for*"])
+
+
+def test_a_precision_in_a_project_that_has_not_opted_in_is_an_error(pytester):
+    pytester.makepyfile("def test_it(): pass")
+    result = pytester.runpytest_inprocess("--precision", "fp32")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*does not use enginegate. Add a table [[]tool.enginegate]*"])
+
+
+@pytest.mark.parametrize("joint", [" ", "="])
+def test_a_path_that_exists_does_not_move_the_root(project, tmp_path_factory, joint):
+    """A second run finds the report of the first, far from the project."""
+    report = tmp_path_factory.mktemp("elsewhere") / "report.json"
+    written = f"--gate-report-json{joint}{report}".split(" ")
+    for _ in range(2):
+        result = project.fork("--precision", "fp32", *written, "-k", "same_embeddings")
+        result.assert_outcomes(passed=1, deselected=3)
+        assert list(json.loads(report.read_text())["results"])
+        report.write_text("of the run before")
