@@ -1,4 +1,4 @@
-"""Is the layer that was spoiled among the first three that --blame names?
+"""Is the layer that was spoiled among the first three that --gate-blame names?
 
     python benchmarks/blame.py [--cache DIR] [--model NAME] [--engine NAME] > results/blame.txt
 

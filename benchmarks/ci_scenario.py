@@ -17,7 +17,9 @@ from pathlib import Path
 from enginegate.machine.fingerprint import this_machine
 
 HERE = Path(__file__).parents[1]
-GATE = "python -m pytest --precision=fp32 --model=judged --batches=8 --require-baseline"
+GATE = (
+    "python -m pytest --precision=fp32 --gate-model=judged --gate-batches=8 --gate-require-baseline"
+)
 TABLE = """
 [tool.enginegate.models.judged]
 onnx = "judged.onnx"
@@ -52,7 +54,7 @@ def scenario(clone: Path):
     settings.write_text(settings.read_text().replace("[tool.pytest", f"{TABLE}\n[tool.pytest", 1))
     write_model(clone / "judged.onnx", 0)
     yield from step(clone, GATE, 14)
-    yield from step(clone, GATE.replace("--require-baseline", "--refresh-baselines"), 0)
+    yield from step(clone, GATE.replace("--gate-require-baseline", "--gate-refresh-baselines"), 0)
     yield from step(clone, commit("baselines"), 0)
     yield from step(clone, GATE, 0)
     write_model(clone / "slower.onnx", MORE_WORK)

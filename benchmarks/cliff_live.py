@@ -2,9 +2,9 @@
 
     python benchmarks/cliff_live.py [--rounds 6]
 
-A project with two small models runs the plugin's own suite, `pytest --serve triton`, in turn as the
-report's server seems to have been configured (preferred batch 16, queue delay 10 ms) and as the
-plugin then advises (no delay). For every level of the cliff: what it gave, what the advice
+A project with two small models runs the plugin's own suite, `pytest --gate-serve triton`, in turn
+as the report's server seems to have been configured (preferred batch 16, queue delay 10 ms) and as
+the plugin then advises (no delay). For every level of the cliff: what it gave, what the advice
 promised (from the runs with the delay alone, which try it at up to eight levels) and what came of
 it; medians over the rounds.
 
@@ -49,21 +49,25 @@ seq_len = 16
 """
 MODELS = ("encoder", "product")
 LEVELS = "1:18"
-DELAYED = ("--preferred-batch-sizes=16", "--max-queue-delay-us=10000", "--max-batch-size=16")
-ADVISED = ("--max-batch-size=16",)
+DELAYED = (
+    "--gate-preferred-batch-sizes=16",
+    "--gate-max-queue-delay-us=10000",
+    "--gate-max-batch-size=16",
+)
+ADVISED = ("--gate-max-batch-size=16",)
 
 
 def sweep(project: Path, model: str, deployment: tuple[str, ...]) -> dict:
     """The load of the report."""
     report = project / "report.json"
     asked = (
-        f"--model={model}",
+        f"--gate-model={model}",
         "--precision=fp32",
-        "--serve=triton",
-        f"--concurrency={LEVELS}",
+        "--gate-serve=triton",
+        f"--gate-concurrency={LEVELS}",
         *deployment,
     )
-    suite = ("--pyargs", "enginegate.suite.test_serving", f"--report-json={report}")
+    suite = ("--pyargs", "enginegate.suite.test_serving", f"--gate-report-json={report}")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *suite, *asked]
     found = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout[-3000:]

@@ -41,14 +41,14 @@ onnx = "tiny.onnx"
 vocab_size = 200
 seq_len = 8
 """
-BRIEF = ("--measure-s=0.04", "--max-time-per-variant=6", "--gate=off")
+BRIEF = ("--gate-measure-s=0.04", "--gate-max-time-per-variant=6", "--gate-level=off")
 NAMES = ("json", "html", "markdown", "text")
 REPORTS = tuple(f"--report-{name}=run.{name}" for name in NAMES)
 KINDS = {
-    "build": ("--precision=fp32,int8", "-k", "embeddings", "--save-engines=saved"),
-    "refresh": ("--precision=fp32", "--refresh-baselines", "--history", *BRIEF),
+    "build": ("--precision=fp32,int8", "-k", "embeddings", "--gate-save-engines=saved"),
+    "refresh": ("--precision=fp32", "--gate-refresh-baselines", "--gate-history", *BRIEF),
     "report": ("--precision=fp32", "-k", "embeddings", *REPORTS),
-    "against": ("--precision=fp32", "--against=HEAD", *BRIEF),
+    "against": ("--precision=fp32", "--gate-against=HEAD", *BRIEF),
     "serve": (),
 }
 NEXT = {"serve": KINDS["report"]}

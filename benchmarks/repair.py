@@ -5,11 +5,11 @@
 
 The engine is MiniLM with its real weights, int8 on OpenVINO, one thread, judged on the 256 default
 texts: the ten nearest of each among the others, against the reference's. Layers are kept in fp32 in
-the order of their worth, as --repair keeps them. Recall back is (recall - int8's) / (1 - int8's).
-Speed is of batch 8, all engines in random turns, best of four calls, median of the rounds. Speed-up
-is the time of OpenVINO's fp32 engine / the engine's; speed-up kept is relative to int8's. The rows
-`bf16` keep the layers in bf16 instead, which the plugin does not offer; whole engines in fp32 and
-bf16 stand below.
+the order of their worth, as --gate-repair keeps them. Recall back is (recall - int8's) / (1 -
+int8's). Speed is of batch 8, all engines in random turns, best of four calls, median of the rounds.
+Speed-up is the time of OpenVINO's fp32 engine / the engine's; speed-up kept is relative to int8's.
+The rows `bf16` keep the layers in bf16 instead, which the plugin does not offer; whole engines in
+fp32 and bf16 stand below.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     python benchmarks/rival_benchmatrix.py FILE [--runs 10] [--neighbour]
 
 Every run times the engines of benchmarks/trials.py (MiniLM, OpenVINO int8 and fp32, batch 1 and 8)
-twice, one after the other: as a gated run with --against would, and with `benchmatrix
+twice, one after the other: as a gated run with --gate-against would, and with `benchmatrix
 collect-paired` and `compare --paired` at their defaults, both sides the same. FILE gets a line of
 JSON a run; the table is printed at the end. Needs `pip install benchmatrix`.
 """

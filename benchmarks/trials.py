@@ -7,9 +7,10 @@
 Every line of FILE is one replicate of one batch size as the gate measured it (block medians of
 every arm, calls of the candidate), with the run it belongs to and the run's verdicts. The engines
 are MiniLM with its real weights on OpenVINO, int8 and fp32, at batch 1 and 8; beside candidate,
-yardstick and sentinel stand as in a run with --against. `slower` adds matrix multiplications inside
-the fp32 engine, for a slowdown of about 3, 5, 10 and 20 %; with --reference the ONNX reference
-takes part in every block, for the stored comparison. benchmarks/verdicts.py makes the tables.
+yardstick and sentinel stand as in a run with --gate-against. `slower` adds matrix multiplications
+inside the fp32 engine, for a slowdown of about 3, 5, 10 and 20 %; with --reference the ONNX
+reference takes part in every block, for the stored comparison. benchmarks/verdicts.py makes the
+tables.
 """
 
 import argparse
@@ -127,7 +128,7 @@ def add_work(source: Path, target: Path, multiplications: int) -> None:
 
 
 def record_unchanged(bench: Bench, out: Path, runs: int, condition: str, first: int) -> None:
-    """Suite runs of unchanged engines, judged live as a gated run with --against would."""
+    """Suite runs of unchanged engines, judged live as a gated run with --gate-against would."""
     for run in range(first, first + runs):
         for labels, seen in suite_run(bench, run):
             labels |= {"run": run, "condition": condition}

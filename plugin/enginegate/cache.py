@@ -82,7 +82,7 @@ class Store:
         where = f" ({error.filename})" if error.filename else ""
         return StoreError(
             f"cannot write the engine cache {self.root}: {error.strerror or error}{where}; "
-            "free space there or name another folder with --engine-cache"
+            "free space there or name another folder with --gate-engine-cache"
         )
 
 

@@ -84,7 +84,7 @@ def command_parser() -> argparse.ArgumentParser:
         remove.add_argument(f"--{name}", default="", help="only of this one")
     remove.add_argument("--dry-run", action="store_true", help="say what would be removed")
     remove.set_defaults(run=_prune)
-    history = commands.add_parser("history", help="change points of what --history noted")
+    history = commands.add_parser("history", help="change points of what --gate-history noted")
     history.add_argument("model")
     history.add_argument("--plot", type=Path, metavar="FILE", help="draw it on this HTML page")
     history.set_defaults(run=_history)
@@ -104,7 +104,7 @@ def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "files",
         type=Path,
         nargs="+",
-        help="what --report-json wrote; the last is shown, beside those before it",
+        help="what --gate-report-json wrote; the last is shown, beside those before it",
     )
     report.add_argument("--html", type=Path, help="write a page to look at")
     report.add_argument("--markdown", type=Path, help="write a pull-request comment")

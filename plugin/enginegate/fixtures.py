@@ -48,8 +48,8 @@ def model(enginegate: "Session", enginegate_model: str) -> "ModelSpec":
 
     if enginegate_model not in enginegate.options.specs:
         raise ModelError(
-            "no model is named: use --model, define one in [tool.enginegate.models.<name>], or "
-            "override the `model` fixture with an enginegate.models.ModelSpec"
+            "no model is named: use --gate-model, define one in [tool.enginegate.models.<name>], "
+            "or override the `model` fixture with an enginegate.models.ModelSpec"
         )
     return enginegate.options.specs[enginegate_model]
 
@@ -173,10 +173,10 @@ def enginegate_server(
     workload: "Workload",
     embedding_judge: "EmbeddingJudge",
 ) -> Iterator["ServedEngine"]:
-    """The variant's engine on a server, with --serve; skips if its embeddings are wrong."""
+    """The variant's engine on a server, with --gate-serve; skips if its embeddings are wrong."""
     _skip_if_wrong(result, "not served")
     if enginegate.options.save_engines:
-        pytest.skip("not served: --save-engines only builds")
+        pytest.skip("not served: --gate-save-engines only builds")
     from enginegate.session import serve_engine
 
     parts = (built, engine, exported, workload, embedding_judge)
@@ -219,7 +219,7 @@ def measure(request: pytest.FixtureRequest, enginegate: "Session", result: "Resu
     """Times one batch size; skips if the embeddings are wrong."""
     _skip_if_wrong(result, "not timed")
     if enginegate.options.save_engines:
-        pytest.skip("not timed: --save-engines only builds")
+        pytest.skip("not timed: --gate-save-engines only builds")
     replay = _Replay()
     benchmark = _benchmark(request, replay)
     if benchmark.disabled:

@@ -28,7 +28,9 @@ SESSION = pytest.StashKey["Session"]()
 _EVIDENCE = "enginegate/evidence"
 _STOPPED_BY = pytest.StashKey[str]()
 _INTERRUPTED = "Ctrl-C, a call of pytest.exit, or errors of the collection"
-_NO_SERVER = "no server asked for: pytest --precision fp16 --serve triton (or --serve URL)"
+_NO_SERVER = (
+    "no server asked for: pytest --precision fp16 --gate-serve triton (or --gate-serve URL)"
+)
 _NO_PRECISION = "no precision asked for: pytest --precision fp16 (or fp32, bf16, int8, best, all)"
 
 
@@ -51,7 +53,7 @@ class Gate:
         fails = verdict is Verdict.FAIL
         reasons = [*self._result.flags, *(accuracy.judgement.reasons if accuracy else ())]
         if fails and self._result.blame is None:
-            reasons.append("--blame says which layers do it")
+            reasons.append("--gate-blame says which layers do it")
         text = f"{self._result.variant.id}: {verdict}: {'; '.join(reasons)}"
         self._conclude(verdict, text, fails=fails)
 

@@ -87,7 +87,9 @@ def name_fault(name: object) -> str:
             "(a to z), digits, `.`, `_` and `-`, the first of them a letter, a digit or `_`"
         )
     if name.casefold() in _RESERVED:
-        return f"a model cannot be named {name}: what --calibrate finds is stored under that name"
+        return (
+            f"a model cannot be named {name}: what --gate-calibrate finds is stored under that name"
+        )
     return ""
 
 

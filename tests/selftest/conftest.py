@@ -317,7 +317,7 @@ class Project:
         """Have the engines and baselines of a clean run, which is made for the first who asks."""
         kept = self._kept / precisions
         if not kept.exists():
-            assert self.run(f"--precision={precisions}", "--refresh-baselines").ret == 0
+            assert self.run(f"--precision={precisions}", "--gate-refresh-baselines").ret == 0
             for name in ("cache", "baselines"):
                 shutil.copytree(self.path / name, kept / name)
             return

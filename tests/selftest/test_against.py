@@ -12,19 +12,19 @@ def git(folder, *arguments):
 
 
 def test_saving_engines_builds_and_does_not_time(project):
-    saved = project.judge("--save-engines=saved")
+    saved = project.judge("--gate-save-engines=saved")
     saved.assert_outcomes(passed=2, skipped=2)
     assert (project.path / "saved/tiny/faulty-fp32/engine/engine.onnx").exists()
     assert not list(project.path.glob("baselines/*"))
 
 
 def test_the_same_engine_beside_itself_passes_and_a_slower_one_regresses(project):
-    project.judge("--save-engines=saved")
-    same = project.judge("--against=saved", "--require-baseline")
+    project.judge("--gate-save-engines=saved")
+    same = project.judge("--gate-against=saved", "--gate-require-baseline")
     same.assert_outcomes(passed=4)
     same.stdout.fnmatch_lines(["*measured beside: saved*"])
     project.plant("slow")
-    slower = project.judge("--against=saved")
+    slower = project.judge("--gate-against=saved")
     slower.assert_outcomes(passed=2, failed=2)
     assert slower.ret == Exit.REGRESSED
     assert not (project.path / ".enginegate/accept").exists()
@@ -35,29 +35,29 @@ def test_an_engine_beside_that_of_a_git_revision(project):
     git(project.path, "add", "tiny.onnx", "faulty.py", "conftest.py", "pyproject.toml")
     git(project.path, "add", "test_accuracy.py", "test_throughput.py")
     git(project.path, "commit", "-qm", "first")
-    same = project.judge("--against=HEAD", "--require-baseline")
+    same = project.judge("--gate-against=HEAD", "--gate-require-baseline")
     same.assert_outcomes(passed=4)
     listed = subprocess.run(
         ["git", "worktree", "list"], cwd=project.path, check=True, capture_output=True, text=True
     )
     assert len(listed.stdout.splitlines()) == 1
     project.plant("slow")
-    assert project.judge("--against=HEAD").ret == Exit.REGRESSED
+    assert project.judge("--gate-against=HEAD").ret == Exit.REGRESSED
 
 
 def test_a_revision_that_builds_nothing_says_why(project):
     git(project.path, "init", "-q")
     git(project.path, "add", "pyproject.toml")
     git(project.path, "commit", "-qm", "nothing to build from")
-    result = project.judge("--against=HEAD")
+    result = project.judge("--gate-against=HEAD")
     assert result.ret == Exit.ERROR
     result.stdout.fnmatch_lines(["nothing to measure beside: * builds no engine in *"])
 
 
 def test_neither_a_folder_nor_a_revision(project):
-    result = project.judge("--against=nonsense")
+    result = project.judge("--gate-against=nonsense")
     assert result.ret == Exit.ERROR
-    result.stdout.fnmatch_lines(["--against nonsense: neither a folder of saved engines nor*"])
+    result.stdout.fnmatch_lines(["--gate-against nonsense: neither a folder of saved engines nor*"])
 
 
 def another_name(project):
@@ -70,54 +70,54 @@ def another_name(project):
 def test_beside_the_libraries_of_another_interpreter(project, monkeypatch):
     """Both arms run in processes of their own, by the real clock."""
     monkeypatch.setattr("enginegate.speed.timing.TURN_S", 0.006)
-    brief = ("--measure-s=0.04", "--max-time-per-variant=6")
+    brief = ("--gate-measure-s=0.04", "--gate-max-time-per-variant=6")
     other = another_name(project)
-    same = project.judge(f"--against-python={other}", "--require-baseline", *brief)
+    same = project.judge(f"--gate-against-python={other}", "--gate-require-baseline", *brief)
     same.assert_outcomes(passed=4)
     same.stdout.fnmatch_lines([f"*measured beside: libraries of {other}*"])
 
 
 def test_an_interpreter_that_is_not_there(project):
-    result = project.judge("--against-python=nowhere/python")
+    result = project.judge("--gate-against-python=nowhere/python")
     assert result.ret == Exit.ERROR
-    result.stdout.fnmatch_lines(["--against-python nowhere/python: No such file or directory"])
+    result.stdout.fnmatch_lines(["--gate-against-python nowhere/python: No such file or directory"])
 
 
 def test_a_worker_that_ends_says_so(project):
     other = another_name(project)
-    project.judge("--save-engines=saved")
+    project.judge("--gate-save-engines=saved")
     other.write_text("#!/bin/sh\nexit 3\n")
-    result = project.judge(f"--against-python={other}", "--against=saved")
+    result = project.judge(f"--gate-against-python={other}", "--gate-against=saved")
     assert result.ret == Exit.ERROR
     result.stdout.fnmatch_lines(["worker *: it ended with status 3"])
 
 
 def test_a_saved_engine_that_is_not_whole(project):
-    project.judge("--save-engines=saved")
+    project.judge("--gate-save-engines=saved")
     engine = project.path / "saved/tiny/faulty-fp32/engine/engine.onnx"
     engine.write_bytes(engine.read_bytes()[:-7])
-    result = project.judge("--against=saved")
+    result = project.judge("--gate-against=saved")
     assert result.ret == Exit.ERROR
     result.stdout.fnmatch_lines(["saved engine *is not valid (engine.onnx does not match*"])
 
 
 def test_a_variant_that_was_not_saved_has_no_baseline(project):
-    project.judge("--save-engines=saved")
-    result = project.run("--precision", "int8", "--against=saved", "--require-baseline")
+    project.judge("--gate-save-engines=saved")
+    result = project.run("--precision", "int8", "--gate-against=saved", "--gate-require-baseline")
     assert result.ret == Exit.UNPROVEN
     result.stdout.fnmatch_lines(["*no baseline: saved has no engine of it*"])
 
 
 def test_refreshing_beside_an_engine_is_refused(project):
-    result = project.judge("--against=saved", "--refresh-baselines")
+    result = project.judge("--gate-against=saved", "--gate-refresh-baselines")
     assert result.ret == 4
-    result.stderr.fnmatch_lines(["ERROR: --refresh-baselines measures beside the reference*"])
+    result.stderr.fnmatch_lines(["ERROR: --gate-refresh-baselines measures beside the reference*"])
 
 
 def test_two_yardsticks_that_differ_make_the_run_invalid(project):
     project.store()
     project.plant_sentinel("slow")
-    result = project.judge("--replicates=8")
+    result = project.judge("--gate-replicates=8")
     assert result.ret == Exit.INVALID
     result.stdout.fnmatch_lines(["*invalid: two copies of the yardstick differ: *"])
     assert "regressed" not in result.stdout.str()

@@ -7,35 +7,74 @@ import pytest
 from enginegate.verdicts import Exit
 
 USAGE = 4
-SERVE = ("--precision", "fp32", "--serve", "triton")
+SERVE = ("--precision", "fp32", "--gate-serve", "triton")
 
 BAD_OPTIONS = {
     ("--precision", "fp8"): "unknown precision 'fp8': use fp32, fp16, bf16, int8, best, or all",
-    ("--precision", "fp32", "--backend", "tflite"): "unknown backend 'tflite': use auto, openvino",
-    ("--precision", ","): "no precision named: use fp32, fp16, bf16, int8, best, or all",
-    ("--precision", "bf16"): "backend faulty does not build bf16: it offers fp32, int8",
-    ("--precision", "fp32", "--model", "nope"): "unknown model nope: defined are distilbert*tiny",
-    ("--precision", "fp32", "--threads", "many"): "--threads 'many' is not a positive int",
-    ("--precision", "fp32", "--measure-s", "-1"): "--measure-s '-1' is not a positive float",
-    ("--precision", "fp32", "--workload", "no.txt"): "cannot read workload *no.txt*.txt or .jsonl",
-    ("--precision", "fp32", "--replicates", "2"): "--replicates 2: at least 3 are needed",
-    ("--precision", "fp32", "--refresh-baselines", "tests"): "--refresh-baselines 'tests' is not",
     (
         "--precision",
         "fp32",
-        "--serve",
+        "--gate-backend",
+        "tflite",
+    ): "unknown backend 'tflite': use auto, openvino",
+    ("--precision", ","): "no precision named: use fp32, fp16, bf16, int8, best, or all",
+    ("--precision", "bf16"): "backend faulty does not build bf16: it offers fp32, int8",
+    (
+        "--precision",
+        "fp32",
+        "--gate-model",
+        "nope",
+    ): "unknown model nope: defined are distilbert*tiny",
+    (
+        "--precision",
+        "fp32",
+        "--gate-threads",
+        "many",
+    ): "--gate-threads 'many' is not a positive int",
+    (
+        "--precision",
+        "fp32",
+        "--gate-measure-s",
+        "-1",
+    ): "--gate-measure-s '-1' is not a positive float",
+    (
+        "--precision",
+        "fp32",
+        "--gate-workload",
+        "no.txt",
+    ): "cannot read workload *no.txt*.txt or .jsonl",
+    ("--precision", "fp32", "--gate-replicates", "2"): "--gate-replicates 2: at least 3 are needed",
+    (
+        "--precision",
+        "fp32",
+        "--gate-refresh-baselines",
+        "tests",
+    ): "--gate-refresh-baselines 'tests' is not",
+    (
+        "--precision",
+        "fp32",
+        "--gate-serve",
         "tritn",
-    ): "--serve 'tritn' is neither `triton` nor an address",
-    ("--precision", "fp32", "--serve", "http://host/m"): "--serve 'http://host/m' is neither*",
-    (*SERVE, "--concurrency", "8:1"): "--concurrency '8:1' is an empty range",
-    (*SERVE, "--slo", "p42=1ms"): "--slo 'p42=1ms' is not a figure and a time",
-    (*SERVE, "--max-batch-size", "4", "--preferred-batch-sizes", "8"): (
-        "--preferred-batch-sizes 8 is more than --max-batch-size 4"
+    ): "--gate-serve 'tritn' is neither `triton` nor an address",
+    (
+        "--precision",
+        "fp32",
+        "--gate-serve",
+        "http://host/m",
+    ): "--gate-serve 'http://host/m' is neither*",
+    (*SERVE, "--gate-concurrency", "8:1"): "--gate-concurrency '8:1' is an empty range",
+    (*SERVE, "--gate-slo", "p42=1ms"): "--gate-slo 'p42=1ms' is not a figure and a time",
+    (*SERVE, "--gate-max-batch-size", "4", "--gate-preferred-batch-sizes", "8"): (
+        "--gate-preferred-batch-sizes 8 is more than --gate-max-batch-size 4"
     ),
-    (*SERVE, "--load-driver", "ab"): "--load-driver 'ab' is not one of own, perf_analyzer",
-    (*SERVE, "--calibrate"): "--calibrate judges engines in this process",
-    ("--precision", "fp32", "--serve", "http://h:1/m", "--instances", "2"): (
-        "--instances needs a server that is started: use --serve triton"
+    (
+        *SERVE,
+        "--gate-load-driver",
+        "ab",
+    ): "--gate-load-driver 'ab' is not one of own, perf_analyzer",
+    (*SERVE, "--gate-calibrate"): "--gate-calibrate judges engines in this process",
+    ("--precision", "fp32", "--gate-serve", "http://h:1/m", "--gate-instances", "2"): (
+        "--gate-instances needs a server that is started: use --gate-serve triton"
     ),
     ("--precision", "fp32", "-n", "2"): "engines cannot be timed beside each other: run without -n",
 }
@@ -103,7 +142,7 @@ def test_a_bad_model_is_one_clear_error(project, table, monkeypatch, save_small_
         f'[tool.enginegate]\nengine_cache = "cache"\n[tool.enginegate.models.mine]\n{table}\n'
     )
     project.write("pyproject.toml", settings)
-    result = project.judge("--backend", "onnxruntime", "-k", "embeddings", "--tb=short")
+    result = project.judge("--gate-backend", "onnxruntime", "-k", "embeddings", "--tb=short")
     result.assert_outcomes(errors=1, deselected=5)
     result.stdout.fnmatch_lines([MODELS[table]])
     assert "Traceback" not in result.stdout.str()
@@ -120,7 +159,7 @@ def test_a_bad_model_is_one_clear_error(project, table, monkeypatch, save_small_
 )
 def test_a_bad_workload_is_a_usage_error(project, name, content, message):
     project.write(name, content)
-    result = project.judge("--workload", name)
+    result = project.judge("--gate-workload", name)
     assert result.ret == USAGE
     result.stderr.fnmatch_lines([f"ERROR: {message}"])
 
@@ -156,10 +195,10 @@ def test_a_corrupt_baseline_is_one_clear_error_and_is_not_overwritten(project, f
     result = project.judge("-k", "fp32-1")
     result.assert_outcomes(failed=1, deselected=3)
     said = SAID.get(fault, "*")
-    expected = f"baseline *tiny.json is not valid ({said}*git checkout*--refresh-baselines"
+    expected = f"baseline *tiny.json is not valid ({said}*git checkout*--gate-refresh-baselines"
     result.stdout.fnmatch_lines([expected])
     assert result.ret == Exit.ERROR
-    refreshed = project.judge("--refresh-baselines")
+    refreshed = project.judge("--gate-refresh-baselines")
     assert refreshed.ret != 0
     assert path.read_text() == broken
 
@@ -168,7 +207,7 @@ def test_a_full_disk_fails_the_refresh_and_leaves_the_old_baseline(project, fill
     project.store()
     before = project.baseline().read_text()
     fill_disk()
-    result = project.judge("--refresh-baselines")
+    result = project.judge("--gate-refresh-baselines")
     assert result.ret == Exit.ERROR
     result.stdout.fnmatch_lines(["ERROR: cannot write *No space left on device*"])
     assert project.baseline().read_text() == before
@@ -179,10 +218,10 @@ def test_an_unwritable_cache_is_one_clear_error(project):
     project.write("cache", "a file where the folder should be")
     result = project.judge("-k", "embeddings")
     result.assert_outcomes(errors=1, deselected=3)
-    result.stdout.fnmatch_lines(["cannot write the engine cache *--engine-cache*"])
+    result.stdout.fnmatch_lines(["cannot write the engine cache *--gate-engine-cache*"])
 
 
 def test_an_unwritable_report_fails_the_run(project):
-    result = project.judge("-k", "embeddings", "--report-text", "tiny.onnx/report.txt")
+    result = project.judge("-k", "embeddings", "--gate-report-text", "tiny.onnx/report.txt")
     assert result.ret == Exit.ERROR
     result.stdout.fnmatch_lines(["ERROR: cannot write *"])

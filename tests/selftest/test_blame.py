@@ -252,8 +252,8 @@ def spoiled_project(project, layered):
 
 
 def test_blame_names_the_layer_in_terminal_text_and_json(spoiled_project):
-    reports = ("--report-json", "report.json", "--report-text", "report.txt")
-    result = spoiled_project.judge("--blame", "-k", "embeddings", *reports)
+    reports = ("--gate-report-json", "report.json", "--gate-report-text", "report.txt")
+    result = spoiled_project.judge("--gate-blame", "-k", "embeddings", *reports)
     result.assert_outcomes(failed=1)
     lines = ["fp32: blame: the first layer to diverge is block 1/ffn/lin2", "fp32: layers by *"]
     lines += ["layer * alone * repairs", "block 1/ffn/lin2 * MatMul * 100 %"]
@@ -266,16 +266,16 @@ def test_blame_names_the_layer_in_terminal_text_and_json(spoiled_project):
 
 def test_a_failure_without_blame_advises_it(spoiled_project):
     result = spoiled_project.judge("-k", "embeddings")
-    result.stdout.fnmatch_lines(["*cosine_worst*--blame says which layers do it*"])
+    result.stdout.fnmatch_lines(["*cosine_worst*--gate-blame says which layers do it*"])
 
 
 def test_a_clean_engine_is_not_blamed(project):
-    result = project.judge("--blame", "-k", "embeddings")
+    result = project.judge("--gate-blame", "-k", "embeddings")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["fp32: blame: there is no damage to blame a layer for"])
 
 
 def test_a_fault_outside_the_layers_is_said_to_be_there(project):
     project.plant("swapped rows")
-    result = project.judge("--blame", "-k", "embeddings")
+    result = project.judge("--gate-blame", "-k", "embeddings")
     result.stdout.fnmatch_lines(["fp32: blame: * lies outside the layers *"])

@@ -19,14 +19,14 @@ def pytest_collection_modifyitems(items):
 def test_another_order_measures_every_variant_once(project):
     project.store()
     project.write("conftest.py", (project.path / "conftest.py").read_text() + REVERSED)
-    result = project.run("--precision=fp32,int8", "--report-json=report.json", "-k", "fp32")
+    result = project.run("--precision=fp32,int8", "--gate-report-json=report.json", "-k", "fp32")
     result.assert_outcomes(passed=4, deselected=4)
     (found,) = json.loads((project.path / "report.json").read_text())["results"]
     assert [speed["batch"] for speed in found["speeds"]] == [1, 4]
 
 
 def test_repeated_tests_show_the_same_measurement(project):
-    result = project.judge("--count=2", "--report-json=report.json")
+    result = project.judge("--count=2", "--gate-report-json=report.json")
     result.assert_outcomes(passed=8)
     (found,) = json.loads((project.path / "report.json").read_text())["results"]
     assert [speed["batch"] for speed in found["speeds"]] == [1, 4]
@@ -66,7 +66,7 @@ def test_a_false_alarm_is_refuted_by_fresh_data(project):
 def test_gate_levels_with_a_regression(project, level, status):
     project.store()
     project.plant("slow")
-    result = project.judge(f"--gate={level}")
+    result = project.judge(f"--gate-level={level}")
     assert result.ret == status
     result.stdout.fnmatch_lines(["*batch *: regressed: *"])
 
@@ -74,17 +74,19 @@ def test_gate_levels_with_a_regression(project, level, status):
 def test_undecided_fails_at_the_strict_level_and_says_what_would_decide(project):
     project.store()
     project.plant("slow")  # by the limit itself
-    undecidable = ("--max-slowdown=0.4", "--max-time-per-variant=300")
+    undecidable = ("--gate-max-slowdown=0.4", "--gate-max-time-per-variant=300")
     normal = project.judge(*undecidable)
     assert normal.ret == 0
     normal.stdout.fnmatch_lines(["*undecided: *; sees *% or more; *"])
-    assert project.judge("--gate=strict", *undecidable).ret == Exit.UNDECIDED
+    assert project.judge("--gate-level=strict", *undecidable).ret == Exit.UNDECIDED
 
 
 def test_an_unknown_gate_level_is_a_usage_error(project):
-    result = project.judge("--gate=lax")
+    result = project.judge("--gate-level=lax")
     assert result.ret == 4
-    result.stderr.fnmatch_lines(["ERROR: --gate 'lax' is not one of strict, normal, warn, off*"])
+    result.stderr.fnmatch_lines(
+        ["ERROR: --gate-level 'lax' is not one of strict, normal, warn, off*"]
+    )
 
 
 def test_annotations_only_in_a_github_job(project, monkeypatch):
@@ -128,7 +130,7 @@ def test_the_gravest_reason_gives_the_exit_status(failures, status):
 
 
 def test_a_refresh_in_dry_run_writes_nothing(project):
-    result = project.judge("--refresh-baselines", "--dry-run")
+    result = project.judge("--gate-refresh-baselines", "--gate-dry-run")
     result.stdout.fnmatch_lines(["baselines: new  tiny-faulty-fp32"])
     assert not list(project.path.glob("baselines/*"))
 
@@ -136,7 +138,7 @@ def test_a_refresh_in_dry_run_writes_nothing(project):
 def test_a_refresh_of_what_is_missing_keeps_what_is_there(project):
     project.store()
     before = json.loads(project.baseline().read_text())["variants"]["faulty-fp32"]
-    result = project.run("--precision=fp32,int8", "--refresh-baselines=missing")
+    result = project.run("--precision=fp32,int8", "--gate-refresh-baselines=missing")
     result.stdout.fnmatch_lines(
         [
             "baselines: kept tiny-faulty-fp32 as it was: it is there",
@@ -150,7 +152,7 @@ def test_a_refresh_of_what_is_missing_keeps_what_is_there(project):
 
 def test_a_refresh_of_what_did_not_change_adds_a_session(project):
     for sessions in (1, 2, 3):
-        project.judge("--refresh-baselines")
+        project.judge("--gate-refresh-baselines")
         cells = json.loads(project.baseline().read_text())["variants"]["faulty-fp32"]["cells"]
         assert [len(cell) for cell in cells.values()] == [sessions, sessions]
 
@@ -161,7 +163,7 @@ def test_sessions_are_kept_from_the_oldest_and_the_newest(project):
     for cell in content["variants"]["faulty-fp32"]["cells"].values():
         cell[:] = [{**cell[0], "date": f"2026-01-{day:02}"} for day in range(1, 7)]
     project.baseline().write_text(json.dumps(content))
-    project.judge("--refresh-baselines")
+    project.judge("--gate-refresh-baselines")
     cells = json.loads(project.baseline().read_text())["variants"]["faulty-fp32"]["cells"]
     dates = [session["date"] for session in cells["1"]]
     assert dates[:5] == ["2026-01-01", "2026-01-03", "2026-01-04", "2026-01-05", "2026-01-06"]
@@ -169,9 +171,9 @@ def test_sessions_are_kept_from_the_oldest_and_the_newest(project):
 
 
 def test_a_slow_tail_is_found_where_there_are_calls_enough(project):
-    many = ("--measure-s=600", "--replicates=8", "--max-time-per-variant=3000")
-    project.judge("--refresh-baselines", *many)
-    project.judge(*many, "--require-baseline").assert_outcomes(passed=4)
+    many = ("--gate-measure-s=600", "--gate-replicates=8", "--gate-max-time-per-variant=3000")
+    project.judge("--gate-refresh-baselines", *many)
+    project.judge(*many, "--gate-require-baseline").assert_outcomes(passed=4)
     project.plant("slow tail")
     result = project.judge(*many)
     assert result.ret == Exit.REGRESSED

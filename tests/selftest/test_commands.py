@@ -48,7 +48,7 @@ def test_diff_shows_what_a_refresh_did(stored, capsys):
     git(stored.path, "commit", "-qm", "baselines")
     assert len(lines(capsys, "baselines", "diff")) == 1
     stored.plant("slow")
-    stored.judge("--refresh-baselines", "--accept-regressions")
+    stored.judge("--gate-refresh-baselines", "--gate-accept-regressions")
     capsys.readouterr()
     changed = lines(capsys, "baselines", "diff", "HEAD")[1:]
     assert [line.split()[2:4] for line in changed] == [["faulty-fp32", "1"], ["faulty-fp32", "4"]]
@@ -84,7 +84,7 @@ def test_history_is_kept_when_asked_for_and_shows_a_step(project, capsys, monkey
     monkeypatch.chdir(project.path)
     project.judge()
     assert not (project.path / "baselines/history").exists()
-    project.judge("--history")
+    project.judge("--gate-history")
     (path,) = (project.path / "baselines/history").glob("*/tiny.jsonl")
     note = json.loads(path.read_text().splitlines()[0])
     slower = {**note, "log_ratio": note["log_ratio"] + 0.1}
@@ -104,7 +104,7 @@ def test_history_is_kept_when_asked_for_and_shows_a_step(project, capsys, monkey
 
 def test_a_broken_line_of_history_is_named(project, capsys, monkeypatch):
     monkeypatch.chdir(project.path)
-    project.judge("--history")
+    project.judge("--gate-history")
     (path,) = (project.path / "baselines/history").glob("*/tiny.jsonl")
     path.write_text(path.read_text() + "{broken\n")
     assert main(["history", "tiny"]) == 1
@@ -123,7 +123,7 @@ def test_steady_histories_have_no_change_points_and_steps_have_one():
 
 
 def test_calibration_is_stored_beside_the_baselines(project):
-    result = project.judge("--calibrate", "--measure-seed=1")
+    result = project.judge("--gate-calibrate", "--gate-measure-seed=1")
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         ["calibration: tiny-faulty-fp32 batch 1: bias *% of 300 played runs are *; sees *"]
@@ -132,9 +132,9 @@ def test_calibration_is_stored_beside_the_baselines(project):
     cells = json.loads(path.read_text())["cells"]
     assert set(cells) == {"tiny-faulty-fp32 batch 1", "tiny-faulty-fp32 batch 4"}
     assert all(cell["false_alarm_rate"] <= 0.01 for cell in cells.values())
-    assert project.judge("--refresh-baselines").ret == 0
+    assert project.judge("--gate-refresh-baselines").ret == 0
     path.write_text("junk")
-    broken = project.judge("--calibrate")
+    broken = project.judge("--gate-calibrate")
     assert broken.ret == Exit.ERROR
     broken.stdout.fnmatch_lines(["ERROR: *calibration.json is not valid *; restore or delete it"])
     assert path.read_text() == "junk"

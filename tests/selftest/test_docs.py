@@ -161,7 +161,7 @@ def shown(option):
 
 def test_the_guide_shows_every_option_as_it_is():
     found = rows_of("guide.md")
-    served = found.pop("`--serve triton|URL` and others")
+    served = found.pop("`--gate-serve triton|URL` and others")
     assert served[:2] == ["off", "`serve`"]
     assert set(found) == {shown(option)[0] for option in GATE}
     for option in GATE:

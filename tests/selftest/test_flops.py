@@ -187,7 +187,9 @@ def test_a_polynomial_is_found_exactly_and_anything_else_refused():
 
 def test_the_report_of_a_run_has_the_cost(project):
     report = project.path / "report.json"
-    project.judge("--report-json", str(report), "--report-text", str(project.path / "report.txt"))
+    project.judge(
+        "--gate-report-json", str(report), "--gate-report-text", str(project.path / "report.txt")
+    )
     cost = json.loads(report.read_text())["costs"]["tiny"]
     assert cost["flops"]["matmul"] == {"total": 2 * 32 * 16, BACKBONE: 0, HEAD: 2 * 32 * 16}
     assert cost["flops"]["thop"]["total"] == 32 * 16
@@ -202,5 +204,5 @@ def test_a_model_that_cannot_be_counted_fails_no_run_and_says_so(project, monkey
 
     monkeypatch.setattr("enginegate.session.costs.cost_of", refuse)
     report = project.path / "report.json"
-    assert project.judge("--report-json", str(report)).ret == 0
+    assert project.judge("--gate-report-json", str(report)).ret == 0
     assert json.loads(report.read_text())["costs"] == {"tiny": {"not_counted": "planted"}}

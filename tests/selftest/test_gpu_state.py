@@ -53,7 +53,9 @@ def test_throttling_and_drift_disturb_a_block(fake_gpu, change, said):
 
 def test_a_throttled_run_is_marked(gpu_project, fake_gpu):
     fake_gpu.throttling = 0x40
-    result = gpu_project.run("--precision=fp16", "--report-json=report.json", "--report-text=r.txt")
+    result = gpu_project.run(
+        "--precision=fp16", "--gate-report-json=report.json", "--gate-report-text=r.txt"
+    )
     result.stdout.fnmatch_lines(
         ["fp16: * of * blocks disturbed: GPU thermal slowdown by hardware*"]
     )
@@ -66,7 +68,7 @@ def test_a_throttled_run_is_marked(gpu_project, fake_gpu):
 
 
 def test_engines_on_the_processor_have_no_phases(project):
-    project.judge("--report-json=report.json")
+    project.judge("--gate-report-json=report.json")
     report = json.loads((project.path / "report.json").read_text())
     assert report["results"][0]["gpu"] is None
     assert report["condition"]["gpu"] is None

@@ -92,7 +92,9 @@ def test_names_that_some_disks_take_for_one_are_a_usage_error(project):
     run = project.run("--precision", "fp32", "--collect-only")
     assert run.ret == 4
     run.stderr.fnmatch_lines(["ERROR: models mine, Mine differ only in capitals*"])
-    assert project.run("--precision", "fp32", "--collect-only", "--model", "mine,mine").ret == 0
+    assert (
+        project.run("--precision", "fp32", "--collect-only", "--gate-model", "mine,mine").ret == 0
+    )
 
 
 @pytest.mark.parametrize("name", ["../../x", "/abs", "calibration"])

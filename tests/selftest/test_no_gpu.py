@@ -8,7 +8,7 @@ from enginegate.machine.gpus import first_gpu
 
 
 def test_without_a_driver_tensorrt_is_one_clear_error(project, no_driver):
-    result = project.judge("--backend=tensorrt")
+    result = project.judge("--gate-backend=tensorrt")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     (line,) = result.stderr.lines[:1]
     assert line.startswith("ERROR: backend tensorrt cannot run here: no CUDA driver is installed")
@@ -17,7 +17,7 @@ def test_without_a_driver_tensorrt_is_one_clear_error(project, no_driver):
 
 
 def test_without_a_driver_auto_is_the_cpu_and_says_so(project, no_driver):
-    result = project.judge("--backend=auto", "-k", "embeddings")
+    result = project.judge("--gate-backend=auto", "-k", "embeddings")
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         ["backend auto: openvino, on the CPU; no tensorrt: no CUDA driver is installed: *"]

@@ -85,11 +85,15 @@ def test_a_damaged_history_is_one_error(tmp_path, name):
 
 
 def test_a_damaged_history_is_kept_and_keeps_no_report_back(project):
-    project.judge("--history")
+    project.judge("--gate-history")
     (path,) = project.path.glob("baselines/history/*/tiny.jsonl")
     path.write_bytes(b"\xff")
-    reports = ("--report-json=r.json", "--report-text=r.txt", "--report-markdown=r.md")
-    result = project.judge("--history", "--report-html=r.html", *reports)
+    reports = (
+        "--gate-report-json=r.json",
+        "--gate-report-text=r.txt",
+        "--gate-report-markdown=r.md",
+    )
+    result = project.judge("--gate-history", "--gate-report-html=r.html", *reports)
     assert result.ret == Exit.ERROR
     result.stdout.fnmatch_lines(["ERROR: history *tiny.jsonl is not valid *; remove the line*"])
     assert path.read_bytes() == b"\xff"
@@ -102,7 +106,9 @@ def test_a_fault_of_our_own_in_one_report_keeps_no_other_back(project, monkeypat
         raise RuntimeError("planted")
 
     monkeypatch.setattr("enginegate.session.finish.run_markdown", broken)
-    result = project.judge("--report-markdown=r.md", "--report-json=r.json", "--report-text=r.txt")
+    result = project.judge(
+        "--gate-report-markdown=r.md", "--gate-report-json=r.json", "--gate-report-text=r.txt"
+    )
     assert result.ret == Exit.ERROR
     result.stdout.fnmatch_lines(["ERROR: *r.md failed with RuntimeError (planted) in *the rest*"])
     assert not (project.path / "r.md").exists()
@@ -198,7 +204,7 @@ def test_last(engine):
     open("ready", "w").close()
     time.sleep(600)
 """
-BRIEF = ("--precision=fp32", "--measure-s=0.04", "--max-time-per-variant=6")
+BRIEF = ("--precision=fp32", "--gate-measure-s=0.04", "--gate-max-time-per-variant=6")
 
 
 @pytest.mark.parametrize(
@@ -208,7 +214,7 @@ def test_a_stopped_run_reports_what_it_knows_and_says_so(project, number, by):
     project.write("test_hang.py", HANG)
     names = ("json", "html", "markdown", "text")
     reports = [f"--report-{name}=r.{name}" for name in names]
-    command = [sys.executable, "-m", "pytest", "test_hang.py", "--refresh-baselines"]
+    command = [sys.executable, "-m", "pytest", "test_hang.py", "--gate-refresh-baselines"]
     run = subprocess.Popen(
         [*command, *BRIEF, *reports], cwd=project.path, stdout=subprocess.PIPE, text=True
     )
@@ -230,7 +236,7 @@ def test_a_stopped_run_reports_what_it_knows_and_says_so(project, number, by):
 
 def test_a_run_that_comes_to_its_end_says_nothing_of_it(project):
     before = signal.getsignal(signal.SIGTERM)
-    result = project.judge("--report-json=r.json")
+    result = project.judge("--gate-report-json=r.json")
     assert "interrupted" not in json.loads((project.path / "r.json").read_text())
     assert "INTERRUPTED" not in result.stdout.str()
     assert signal.getsignal(signal.SIGTERM) is before
@@ -239,7 +245,7 @@ def test_a_run_that_comes_to_its_end_says_nothing_of_it(project):
 def test_a_run_that_a_plugin_stops_is_not_green(project):
     """As pytest-timeout does at the end of --session-timeout."""
     project.write("conftest.py", (project.path / "conftest.py").read_text() + STOP)
-    result = project.judge("--report-json=r.json")
+    result = project.judge("--gate-report-json=r.json")
     assert result.ret == pytest.ExitCode.INTERRUPTED
     whole = json.loads((project.path / "r.json").read_text())
     assert whole["interrupted"] == "session-timeout: 1 sec exceeded"
@@ -355,7 +361,7 @@ def test_the_next_run_sweeps_what_a_killed_one_left(project, monkeypatch):
         os.utime(path, (1, 1))
     with scratch_folder("enginegate-", temporary) as mine:
         os.utime(mine, (1, 1))
-        project.judge("-k", "embeddings", "--report-json=r.json")
+        project.judge("-k", "embeddings", "--gate-report-json=r.json")
         assert [path.name for path in left if path.exists()] == []
         assert mine.exists()
 
@@ -376,7 +382,7 @@ def without(monkeypatch, *packages):
 @pytest.mark.parametrize("backend", ["auto", "openvino", "onnxruntime", "faulty"])
 def test_a_missing_extra_is_one_error_at_the_start(project, monkeypatch, backend):
     without(monkeypatch, "onnxruntime", "openvino", "nncf")
-    result = project.run("--precision=fp32", f"--backend={backend}")
+    result = project.run("--precision=fp32", f"--gate-backend={backend}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     (line,) = [line for line in result.errlines if line]
     assert line.startswith("ERROR: backend ")

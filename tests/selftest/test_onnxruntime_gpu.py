@@ -131,7 +131,7 @@ def test_nodes_with_floats_on_the_processor_are_an_error(build, gpu, workload):
     gpu.on_cpu = ("MatMul",)
     said = load_error(build("onnxruntime-cuda"), workload)
     assert "put 1 nodes on the processor" in said
-    assert "use --backend tensorrt" in said
+    assert "use --gate-backend tensorrt" in said
 
 
 def test_index_arithmetic_may_run_on_the_processor(build, gpu, workload):

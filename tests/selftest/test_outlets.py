@@ -166,7 +166,7 @@ def test_a_hostile_error_is_told_by_terminal_junit_and_annotations(project, monk
         "import pytest\nfrom enginegate.errors import EngineError\n"
         f"@pytest.fixture(scope='session')\ndef exported():\n    {raising}\n",
     )
-    run = project.run("--precision=fp32", "--backend=openvino", "--junitxml=junit.xml", "-rA")
+    run = project.run("--precision=fp32", "--gate-backend=openvino", "--junitxml=junit.xml", "-rA")
     run.assert_outcomes(errors=4)
     for text in (run.stdout.str(), junit_texts(project.path / "junit.xml")):
         assert "::error::planted" in text
@@ -181,7 +181,9 @@ def junit_texts(path):
 
 
 def test_a_hostile_option_is_one_clean_usage_error(project):
-    said = project.run("--precision=fp32", f"--model={HOSTILE[:60]}".replace("\0", "")).stderr.str()
+    said = project.run(
+        "--precision=fp32", f"--gate-model={HOSTILE[:60]}".replace("\0", "")
+    ).stderr.str()
     assert "unknown model" in said
     assert not HIDDEN.search(said)
     assert commands_in(said) == []

@@ -200,7 +200,11 @@ def test_a_whole_run_with_own_data(project):
     written(project.path / "own.jsonl", [*TEXTS, *JUDGED])
     written(project.path / "pairs.jsonl", [x | {"score": n} for n, x in enumerate(PAIRS)])
     result = project.judge(
-        "--workload=own.jsonl", "--sts=pairs.jsonl", "-k", "embeddings", "--report-json=report.json"
+        "--gate-workload=own.jsonl",
+        "--gate-sts=pairs.jsonl",
+        "-k",
+        "embeddings",
+        "--gate-report-json=report.json",
     )
     assert result.ret == 0
     result.stdout.fnmatch_lines(
@@ -216,7 +220,7 @@ def test_a_whole_run_with_own_data(project):
 
 def test_a_bad_file_ends_the_run_with_its_line(project):
     written(project.path / "own.jsonl", [*TEXTS, {"query": "q99", "document": "d1"}])
-    result = project.judge("--workload=own.jsonl")
+    result = project.judge("--gate-workload=own.jsonl")
     assert result.ret != 0
     assert result.ret != Exit.EMBEDDINGS
     result.stderr.fnmatch_lines(["*own.jsonl, line 43 judges a query 'q99'*"])

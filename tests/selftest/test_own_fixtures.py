@@ -54,27 +54,27 @@ def report(project):
 
 def test_a_run_with_a_projects_own_fixtures_is_judged_and_reported(project):
     project.write("conftest.py", CONFTEST)
-    first = project.judge("--refresh-baselines", "--report-json=report.json")
+    first = project.judge("--gate-refresh-baselines", "--gate-report-json=report.json")
     first.assert_outcomes(passed=4)
     (found,) = report(project)
     assert "built by the project" in found["notes"]
     assert [speed["batch"] for speed in found["speeds"]] == [1, 4]
     project.plant("slow")
-    slow = project.judge("--report-json=report.json")
+    slow = project.judge("--gate-report-json=report.json")
     slow.assert_outcomes(passed=2, failed=2)
     assert {s["judgement"]["verdict"] for s in report(project)[0]["speeds"]} == {"regressed"}
 
 
 def test_a_projects_own_result_is_judged_and_reported(project):
     project.write("conftest.py", CONFTEST + OWN_RESULT)
-    project.judge("--report-json=report.json").assert_outcomes(passed=3, skipped=1)
+    project.judge("--gate-report-json=report.json").assert_outcomes(passed=3, skipped=1)
     (found,) = report(project)
     assert len(found["speeds"]) == 2
 
 
 def test_a_rig_that_does_not_say_what_it_measures_beside_is_not_compared_with_that(project):
     project.write("conftest.py", CONFTEST)
-    project.judge("--save-engines=saved")
-    beside = project.judge("--against=saved", "--require-baseline")
+    project.judge("--gate-save-engines=saved")
+    beside = project.judge("--gate-against=saved", "--gate-require-baseline")
     beside.assert_outcomes(passed=2, failed=2)
     beside.stdout.fnmatch_lines(["*no baseline: the `rig` fixture does not say*"])

@@ -69,7 +69,7 @@ def test_a_build_that_fails_leaves_nothing(tmp_path):
 
 def test_a_store_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="--engine-cache"):
+    with pytest.raises(StoreError, match="--gate-engine-cache"):
         Store(tmp_path / "file").get_or_build("engine", {}, lambda folder: {})
 
 

@@ -203,13 +203,13 @@ cosine_p1 = 0.985
 
 
 def test_a_run_repairs_offers_the_configuration_and_honours_it(project, exported):
-    """Fails, is repaired, and passes without --repair with the lines that the run printed."""
+    """Fails, is repaired, and passes without --gate-repair with the lines that the run printed."""
     (project.path / "tiny.onnx").write_bytes(exported.onnx.read_bytes())
     settings = project.path / "pyproject.toml"
     settings.write_text(settings.read_text() + PYPROJECT)
     arguments = ("--precision=int8", "-k", "embeddings")
     assert project.run(*arguments).ret != 0
-    mended = project.run(*arguments, "--repair", "--report-json=report.json")
+    mended = project.run(*arguments, "--gate-repair", "--gate-report-json=report.json")
     assert mended.ret == 0
     mended.stdout.fnmatch_lines(["int8: flagged: kept in fp32: block*", "int8: repair: * kept in*"])
     mended.stdout.fnmatch_lines(["kept  damage gone *", "[[]tool.enginegate.models.tiny.keep]"])
@@ -235,7 +235,7 @@ def test_time_goes_to_the_type_that_ran(tmp_path, exported, workload):
 
 
 def test_the_report_says_where_the_time_went(project):
-    project.judge("--report-json=report.json", "-k", "embeddings")
+    project.judge("--gate-report-json=report.json", "-k", "embeddings")
     (found,) = json.loads((project.path / "report.json").read_text())["results"]
     assert set(found["time_share"]) >= {"f32"}
     assert found["states"]["provider"] == "CPUExecutionProvider"

@@ -150,7 +150,7 @@ def spoiled_result(**other):
         ("no json", "is not JSON"),
         ('{"a": NaN}', "NaN is not JSON"),
         ("[1]", "is not a report: list instead of an object"),
-        ("{}", "is not a report of a run: give a file that --report-json wrote"),
+        ("{}", "is not a report of a run: give a file that --gate-report-json wrote"),
         ({"schema": 99}, "has schema 99, this version reads"),
         ({"schema": 1}, "has schema 1, of an older version"),
         ({**report(), "results": "x"}, "is damaged at results: 'x' is not of type 'array'"),

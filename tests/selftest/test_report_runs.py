@@ -4,7 +4,11 @@ import json
 
 
 def test_a_run_writes_the_page_of_its_own_json(project):
-    given = ("--report-html=run.html", "--report-markdown=run.md", "--report-json=run.json")
+    given = (
+        "--gate-report-html=run.html",
+        "--gate-report-markdown=run.md",
+        "--gate-report-json=run.json",
+    )
     assert project.judge(*given).ret == 0
     page = (project.path / "run.html").read_text()
     assert "1 engine: 1 on hold" in page
@@ -16,7 +20,7 @@ def test_a_run_writes_the_page_of_its_own_json(project):
 
 def test_a_report_that_cannot_be_written_does_not_keep_the_others(project):
     project.write("file", "")
-    result = project.judge("--report-html=file/run.html", "--report-markdown=run.md")
+    result = project.judge("--gate-report-html=file/run.html", "--gate-report-markdown=run.md")
     assert result.ret == 12
     result.stdout.fnmatch_lines(["ERROR: cannot write *file*"])
     assert (project.path / "run.md").exists()
@@ -24,7 +28,7 @@ def test_a_report_that_cannot_be_written_does_not_keep_the_others(project):
 
 def test_a_missing_library_ends_the_run_before_it_measures(project, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "vl_convert", None)
-    result = project.judge("--report-html=run.html")
+    result = project.judge("--gate-report-html=run.html")
     assert result.ret == 4
     result.stderr.fnmatch_lines(["ERROR: the HTML report needs vl_convert: pip install *"])
 

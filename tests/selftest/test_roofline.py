@@ -189,12 +189,12 @@ def test_a_precision_that_the_profile_lacks_is_an_error(tmp_path, tiny_onnx, cap
 
 def test_the_command_prints_a_model_on_a_device(tmp_path, tiny_onnx, capsys):
     given = ["roofline", str(tiny_onnx), "--device-profile", str(write(tmp_path))]
-    assert main([*given, "--seq-len", "8", "--batches", "1,16"]) == 0
+    assert main([*given, "--seq-len", "8", "--gate-batches", "1,16"]) == 0
     printed = capsys.readouterr().out
     assert "tiny.onnx: FLOPs of a text of 8 tokens: " in printed
     assert "made up: fp32 1000 GFLOP/s; cache 1000, memory 100 GB/s (nowhere)" in printed
     assert "memory-bound up to batch 2 " in printed  # the head; the ridge of the cache is 1
-    assert main([*given, "--batches", "1,x"]) == 1
+    assert main([*given, "--gate-batches", "1,x"]) == 1
     assert main([*given, "--seq-len", "0"]) == 1
 
 
@@ -241,14 +241,14 @@ def test_ceilings_are_measured_once_per_machine_and_threads(tmp_path, quick):
 def test_a_run_with_roofline_says_the_limit_and_flags_a_wrong_ceiling(project, quick, monkeypatch):
     """The planted ceiling is a millionth of any machine's."""
     report = project.path / "report.json"
-    honest = project.judge("--roofline", "--report-json", str(report))
+    honest = project.judge("--gate-roofline", "--gate-report-json", str(report))
     honest.stdout.fnmatch_lines(
         ["roofline: *GFLOP/s; *GB/s (measured*", "tiny fp32: roofline: *% of the limit at batch 4"]
     )
     engine = json.loads(report.read_text())["rooflines"]["tiny"]["engines"][0]
     assert [p["batch"] for p in engine["points"] if p["measured_s"]] == [1, 4]
     monkeypatch.setattr("enginegate.session.costs.measured_device", lambda *_given: device(1e-9))
-    wrong = project.judge("--roofline")
+    wrong = project.judge("--gate-roofline")
     wrong.stdout.fnmatch_lines(["tiny fp32: batch 1 is * x as fast as the limit: that cannot be*"])
 
 
@@ -263,5 +263,5 @@ def test_a_run_without_roofline_measures_no_ceiling(project, monkeypatch):
 
     monkeypatch.setattr("enginegate.session.costs.measured_device", refuse)
     report = project.path / "report.json"
-    assert project.judge("--report-json", str(report)).ret == 0
+    assert project.judge("--gate-report-json", str(report)).ret == 0
     assert json.loads(report.read_text())["rooflines"] == {}

@@ -56,32 +56,32 @@ def test_a_wrong_pooling_is_caught(project, load_tiny):
 
 def test_baselines_round_trip(project):
     """Refresh, pass, degrade, fail with the numbers, accept the offered file, pass."""
-    assert project.judge("--refresh-baselines").ret == 0
-    project.judge("--require-baseline").assert_outcomes(passed=4)
+    assert project.judge("--gate-refresh-baselines").ret == 0
+    project.judge("--gate-require-baseline").assert_outcomes(passed=4)
     project.plant("slow")
     slow = project.judge()
     slow.assert_outcomes(passed=2, failed=2)
     assert slow.ret == Exit.REGRESSED
     slow.stdout.re_match_lines([r".*regressed: [345]\d\.\d % slower .*limit 10.0%"])
     slow.stdout.fnmatch_lines(["to accept: cp -r .enginegate/accept/. baselines and commit it"])
-    refused = project.judge("--refresh-baselines")
+    refused = project.judge("--gate-refresh-baselines")
     assert refused.ret == Exit.REGRESSED
     refused.stdout.fnmatch_lines(["baselines: kept tiny-faulty-fp32 as it was: it regressed*"])
     project.judge()
     accepted = next(project.path.glob(".enginegate/accept/*/tiny.json"))
     shutil.copy(accepted, project.baseline())
-    project.judge("--require-baseline").assert_outcomes(passed=4)
+    project.judge("--gate-require-baseline").assert_outcomes(passed=4)
 
 
 def test_a_regression_can_be_accepted_by_the_refresh_itself(project):
     project.store()
     project.plant("slow")
-    accepted = project.judge("--refresh-baselines", "--accept-regressions")
+    accepted = project.judge("--gate-refresh-baselines", "--gate-accept-regressions")
     assert accepted.ret == 0
     accepted.stdout.re_match_lines(
         [r"baselines: [\d-]+ -> now  tiny-faulty-fp32: batch 1 [\d.]+ % slower.*; replaced"]
     )
-    project.judge("--require-baseline").assert_outcomes(passed=4)
+    project.judge("--gate-require-baseline").assert_outcomes(passed=4)
 
 
 def test_all_is_what_the_backend_offers(project):
@@ -92,7 +92,7 @@ def test_all_is_what_the_backend_offers(project):
 
 def test_a_refresh_after_a_change_of_threads_prints_no_ratio(project):
     project.store()
-    result = project.judge("--refresh-baselines", "--threads", "2")
+    result = project.judge("--gate-refresh-baselines", "--gate-threads", "2")
     result.stdout.fnmatch_lines(["baselines: *tiny-faulty-fp32: not comparable, threads was 1*"])
 
 
@@ -107,20 +107,20 @@ def test_int8_is_flagged_and_strict_fails_it(project):
 
 def test_wrong_embeddings_never_become_a_baseline(project):
     project.plant("swapped rows")
-    result = project.judge("--refresh-baselines")
+    result = project.judge("--gate-refresh-baselines")
     result.stdout.fnmatch_lines(["baselines: kept tiny-faulty-fp32 as it was: embeddings: fail"])
     assert not list(project.path.glob("baselines/*/*"))
 
 
 def test_a_refresh_of_one_batch_size_writes_nothing(project):
-    result = project.judge("--refresh-baselines", "-k", "fp32-4 or embeddings")
+    result = project.judge("--gate-refresh-baselines", "-k", "fp32-4 or embeddings")
     result.stdout.fnmatch_lines(["baselines: kept tiny-faulty-fp32*only batch [[]4[]]*"])
 
 
 def test_a_refresh_of_one_variant_keeps_the_others(project):
-    project.run("--precision", "fp32,int8", "--refresh-baselines")
+    project.run("--precision", "fp32,int8", "--gate-refresh-baselines")
     before = json.loads(project.baseline().read_text())["variants"]
-    project.judge("--refresh-baselines")
+    project.judge("--gate-refresh-baselines")
     after = json.loads(project.baseline().read_text())["variants"]
     assert set(after) == {"faulty-fp32", "faulty-int8"}
     assert after["faulty-int8"] == before["faulty-int8"]
@@ -128,8 +128,8 @@ def test_a_refresh_of_one_variant_keeps_the_others(project):
 
 
 def test_a_missing_baseline_names_the_command_and_fails_where_required(project):
-    project.judge().stdout.fnmatch_lines(["*no baseline*write it with --refresh-baselines*"])
-    required = project.judge("--require-baseline")
+    project.judge().stdout.fnmatch_lines(["*no baseline*write it with --gate-refresh-baselines*"])
+    required = project.judge("--gate-require-baseline")
     required.assert_outcomes(passed=2, failed=2)
 
 
@@ -145,7 +145,7 @@ def test_another_machines_baseline_is_incomparable_and_passes(project):
 def test_another_workload_is_incomparable(project):
     project.store()
     project.write("own.txt", "\n".join(f"a text of my own, number {n}" for n in range(40)))
-    result = project.judge("--workload", "own.txt")
+    result = project.judge("--gate-workload", "own.txt")
     result.stdout.fnmatch_lines(["*incomparable: workload_sha256 was *, is *"])
 
 
@@ -166,7 +166,7 @@ def test_a_corrupt_engine_is_built_again_and_says_so(project):
 
 
 def test_reports_are_written(project):
-    project.judge("--report-text", "report.txt", "--report-json", "report.json")
+    project.judge("--gate-report-text", "report.txt", "--gate-report-json", "report.json")
     assert "fp32 batch 4: p50 " in (project.path / "report.txt").read_text()
     (found,) = json.loads((project.path / "report.json").read_text())["results"]
     assert found["executed"] == {"f32": 1}
@@ -182,7 +182,7 @@ REPORT_SCHEMA = json.loads(
 def test_the_json_report_is_as_its_schema_says(project, fault):
     project.store()
     project.plant(fault)
-    project.run("--precision", "fp32,int8", "--blame", "--report-json", "report.json")
+    project.run("--precision", "fp32,int8", "--gate-blame", "--gate-report-json", "report.json")
     report = json.loads((project.path / "report.json").read_text())
     jsonschema.Draft202012Validator.check_schema(REPORT_SCHEMA)
     jsonschema.validate(report, REPORT_SCHEMA)
@@ -190,7 +190,7 @@ def test_the_json_report_is_as_its_schema_says(project, fault):
 
 
 def test_a_report_with_another_verdict_breaks_the_schema(project):
-    project.judge("--report-json", "report.json", "-k", "embeddings")
+    project.judge("--gate-report-json", "report.json", "-k", "embeddings")
     report = json.loads((project.path / "report.json").read_text())
     report["results"][0]["speed_verdict"] = "splendid"
     with pytest.raises(jsonschema.ValidationError):
@@ -223,7 +223,7 @@ def test_pytests_own_options_work(project, arguments, passed):
 
 
 def test_without_a_terminal(project):
-    assert project.judge("-p", "no:terminal", "--report-json", "report.json").ret == 0
+    assert project.judge("-p", "no:terminal", "--gate-report-json", "report.json").ret == 0
     assert (project.path / "report.json").exists()
 
 
@@ -252,7 +252,7 @@ def test_a_model_given_by_a_fixture(project):
         "    path = pytestconfig.rootpath / 'tiny.onnx'\n"
         "    return ModelSpec('mine', Kind.ONNX, str(path), vocab_size=200, seq_len=8)\n",
     )
-    result = project.judge("--backend", "onnxruntime", "-k", "embeddings")
+    result = project.judge("--gate-backend", "onnxruntime", "-k", "embeddings")
     result.assert_outcomes(passed=1, deselected=2)
     result.stdout.fnmatch_lines(["mine", "fp32*pass*"])
 
@@ -265,7 +265,7 @@ def test_two_models_under_one_overridden_fixture_are_refused(project):
         "def model(enginegate):\n"
         "    return enginegate.options.specs['tiny']\n",
     )
-    result = project.judge("--model", "tiny,minilm", "-k", "embeddings")
+    result = project.judge("--gate-model", "tiny,minilm", "-k", "embeddings")
     result.assert_outcomes(passed=1, errors=1, deselected=6)
     result.stdout.fnmatch_lines(["two models of this run are both named tiny-faulty-fp32*"])
 
@@ -274,7 +274,7 @@ def test_no_model_at_all_is_one_clear_message(project):
     project.write("pyproject.toml", "[tool.enginegate]")
     result = project.judge("--gate-backend", "onnxruntime", "-k", "embeddings")
     result.assert_outcomes(errors=1, deselected=5)
-    result.stdout.fnmatch_lines(["no model is named: use --model*"])
+    result.stdout.fnmatch_lines(["no model is named: use --gate-model*"])
 
 
 def test_the_ready_suite_needs_no_test_files(project):
@@ -298,7 +298,7 @@ def test_nothing_heavy_is_imported_for_a_project_that_merely_has_the_plugin(pyte
 def test_dynamic_int8_fails_for_depending_on_its_batch(project):
     conftest = (project.path / "conftest.py").read_text()
     project.write("conftest.py", conftest + '\nregister("dynamic", "faulty:Dynamic")\n')
-    result = project.run("--precision", "int8", "--backend", "dynamic", "-rs")
+    result = project.run("--precision", "int8", "--gate-backend", "dynamic", "-rs")
     result.assert_outcomes(failed=1, skipped=2)  # and one flagged
     assert result.ret == Exit.EMBEDDINGS
     result.stdout.fnmatch_lines(
@@ -312,7 +312,7 @@ def test_dynamic_int8_fails_for_depending_on_its_batch(project):
 
 def test_an_engine_that_swaps_rows_shows_its_worst_text(project):
     project.plant("swapped rows")
-    result = project.judge("--report-json", "report.json")
+    result = project.judge("--gate-report-json", "report.json")
     result.stdout.fnmatch_lines(['fp32: worst text: "*" (number *, * tokens), cosine *'])
     (found,) = json.loads((project.path / "report.json").read_text())["results"]
     assert len(found["accuracy"]["cosines"]) == 256
@@ -326,8 +326,8 @@ def test_further_builds_are_compared_and_judged(project, fault):
     conftest = (project.path / "conftest.py").read_text()
     project.write("conftest.py", conftest + '\nregister("restless", "faulty:Restless")\n')
     project.plant(fault)
-    arguments = ("--backend=restless", "--rebuilds=2", "-k", "embeddings")
-    result = project.judge(*arguments, "--report-json=report.json")
+    arguments = ("--gate-backend=restless", "--gate-rebuilds=2", "-k", "embeddings")
+    result = project.judge(*arguments, "--gate-report-json=report.json")
     (found,) = json.loads((project.path / "report.json").read_text())["results"]
     assert len(found["accuracy"]["determinism"]["rebuilds"]) == 2
     assert found["accuracy"]["determinism"]["bitwise"]

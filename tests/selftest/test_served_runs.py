@@ -1,4 +1,4 @@
-"""Whole runs with --serve on a real tritonserver, with the tiny model and planted faults."""
+"""Whole runs with --gate-serve on a real tritonserver, with the tiny model and planted faults."""
 
 import contextlib
 import functools
@@ -21,8 +21,8 @@ from enginegate.verdicts import Exit
 
 pytestmark = pytest.mark.slow
 
-SERVE = ("--serve=triton", "--concurrency=1,4", "--max-batch-size=8")
-LENIENT = "--max-slowdown=1e30"  # of what is not the subject; three replicates tell little
+SERVE = ("--gate-serve=triton", "--gate-concurrency=1,4", "--gate-max-batch-size=8")
+LENIENT = "--gate-max-slowdown=1e30"  # of what is not the subject; three replicates tell little
 SERVED = ("-k", "served or carries")
 DEADLINE_S = 120.0  # of what takes seconds on a quiet machine
 
@@ -56,7 +56,7 @@ def names_of_servers(monkeypatch):
 
 
 def serve(project, *arguments):
-    return project.judge(*SERVE, "--max-time-per-variant=6", *arguments)
+    return project.judge(*SERVE, "--gate-max-time-per-variant=6", *arguments)
 
 
 def left_behind(names, folder=None):
@@ -80,8 +80,8 @@ def is_clean(serving):
 
 
 def test_a_served_engine_is_checked_loaded_stored_and_compared(serving):
-    extras = ("--report-text=report.txt", "--model-repository=repository")
-    first = serve(serving, *SERVED, "--refresh-baselines", *extras)
+    extras = ("--gate-report-text=report.txt", "--gate-model-repository=repository")
+    first = serve(serving, *SERVED, "--gate-refresh-baselines", *extras)
     first.assert_outcomes(passed=2, deselected=4)
     first.stdout.fnmatch_lines(
         ["fp32 served  f32*no baseline", "baselines: new  tiny-faulty-fp32-served"]
@@ -95,10 +95,10 @@ def test_a_served_engine_is_checked_loaded_stored_and_compared(serving):
     stored = json.loads(serving.baseline().read_text())["variants"]["faulty-fp32-served"]
     assert stored["load"]["cliffs"] == []
     assert set(stored["load"]["throughput_per_s"]) == {"1", "4"}
-    same = serve(serving, *SERVED, "--require-baseline", LENIENT)
+    same = serve(serving, *SERVED, "--gate-require-baseline", LENIENT)
     same.assert_outcomes(passed=2, deselected=4)
     same.stdout.fnmatch_lines(["fp32 served  f32*pass  *pass"])
-    other = serve(serving, *SERVED, "--max-queue-delay-us=500")
+    other = serve(serving, *SERVED, "--gate-max-queue-delay-us=500")
     other.stdout.fnmatch_lines(["*incomparable*deployment was *delay 0 us*is *delay 500 us*"])
     serving.plant("served: slow batches of 2 to 4")
     broken = serve(serving, *SERVED, LENIENT)
@@ -108,18 +108,26 @@ def test_a_served_engine_is_checked_loaded_stored_and_compared(serving):
 
 
 def test_a_slower_served_engine_regresses_beside_the_saved_one(serving):
-    serving.judge("--save-engines=saved", "-k", "embeddings and not served")
+    serving.judge("--gate-save-engines=saved", "-k", "embeddings and not served")
     serving.plant("served: slow")
     slow = serve(
-        serving, *SERVED, "--concurrency=1", "--against=saved", "--max-time-per-variant=900"
+        serving,
+        *SERVED,
+        "--gate-concurrency=1",
+        "--gate-against=saved",
+        "--gate-max-time-per-variant=900",
     )
     assert slow.ret == Exit.REGRESSED
     slow.stdout.fnmatch_lines(["fp32 served: concurrency *regressed: * slower *"])
 
 
 def test_a_delay_is_found_and_what_is_advised_against_it_is_tried(serving):
-    delayed = ("--preferred-batch-sizes=8", "--max-queue-delay-us=30000", "--report-json=r.json")
-    found = serve(serving, *SERVED, "--concurrency=1,2,4,8", *delayed)
+    delayed = (
+        "--gate-preferred-batch-sizes=8",
+        "--gate-max-queue-delay-us=30000",
+        "--gate-report-json=r.json",
+    )
+    found = serve(serving, *SERVED, "--gate-concurrency=1,2,4,8", *delayed)
     found.assert_outcomes(passed=2, deselected=4)
     found.stdout.fnmatch_lines(["*cause: queue delay; requests waited *", "*tried in this run*"])
     (cliff,) = served_load(serving)["analysis"]["cliffs"]
@@ -134,7 +142,12 @@ def test_the_highest_rate_that_holds_a_latency_is_sought(serving, monkeypatch):
     monkeypatch.setattr("enginegate.serving.measure._MOST_OPEN_S", 1.0)
     coarse = functools.partial(find_capacity, rules=SearchRules(precision=1.0, repeats=1))
     monkeypatch.setattr("enginegate.serving.measure.find_capacity", coarse)
-    asked = ("--concurrency=1", "--rates=20", "--slo=p99=200ms", "--report-json=r.json")
+    asked = (
+        "--gate-concurrency=1",
+        "--gate-rates=20",
+        "--gate-slo=p99=200ms",
+        "--gate-report-json=r.json",
+    )
     serve(serving, *SERVED, *asked).assert_outcomes(passed=2, deselected=4)
     load = served_load(serving)
     assert load["open_levels"][0]["rate_per_s"] == 20
@@ -150,8 +163,8 @@ def test_a_backend_of_ones_own_is_one_file_and_one_line(serving):
         serving.write(f"{name}.py", text)
     table = (serving.path / "pyproject.toml").read_text()
     serving.write("pyproject.toml", table.replace("measure_s = 4\n", "measure_s = 0.04\n"))
-    extras = ("--report-json=r.json", "--model-repository=repository")
-    run = serve(serving, "--backend=plain", "--concurrency=1", *extras)
+    extras = ("--gate-report-json=r.json", "--gate-model-repository=repository")
+    run = serve(serving, "--gate-backend=plain", "--gate-concurrency=1", *extras)
     run.assert_outcomes(passed=6)
     run.stdout.fnmatch_lines(["fp32 served  f32*no baseline"])
     assert files["conftest"].count("register(") == 1
@@ -199,15 +212,15 @@ def test_a_server_that_fails_is_one_clear_error_and_nothing_is_left(serving, fau
 
 
 def test_a_server_that_is_not_there_is_one_clear_error(project, serving):
-    result = project.judge("--serve=http://127.0.0.1:9/tiny", *SERVED)
+    result = project.judge("--gate-serve=http://127.0.0.1:9/tiny", *SERVED)
     assert result.ret == Exit.ERROR
     result.stdout.fnmatch_lines(["*tiny on http://127.0.0.1:9: *see that the server runs there*"])
 
 
 def test_nothing_is_left_of_a_run_that_is_killed_in_mid_sweep(serving, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    levels = ("--concurrency=1:32", "-k", "carries", f"--engine-cache={default_cache()}")
-    command = [sys.executable, "-m", "pytest", "--precision=fp32", "--serve=triton", *levels]
+    levels = ("--gate-concurrency=1:32", "-k", "carries", f"--gate-engine-cache={default_cache()}")
+    command = [sys.executable, "-m", "pytest", "--precision=fp32", "--gate-serve=triton", *levels]
     with subprocess.Popen(command, cwd=serving.path, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         assert any("concurrency 2" in line for line in run.stdout)

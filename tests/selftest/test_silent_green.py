@@ -19,14 +19,14 @@ def guarded(project):
 
 
 def judged(project, line, *arguments, status=Exit.UNPROVEN):
-    """The line is reported without --require-baseline, and fails with it."""
+    """The line is reported without --gate-require-baseline, and fails with it."""
     project.judge(*arguments).stdout.fnmatch_lines([line])
-    assert project.judge("--require-baseline", *arguments).ret == status
+    assert project.judge("--gate-require-baseline", *arguments).ret == status
 
 
 def test_a_clean_run_is_not_accused(guarded):
     """The control of all tests here: where nothing is planted, nothing is lost."""
-    result = guarded.judge("--require-baseline")
+    result = guarded.judge("--gate-require-baseline")
     assert result.ret == 0
     assert "not judged" not in result.stdout.str()
 
@@ -82,7 +82,7 @@ def test_nan_embeddings(guarded):
 
 
 def test_another_device(guarded):
-    result = guarded.judge("--backend=onnxruntime", "--require-baseline")
+    result = guarded.judge("--gate-backend=onnxruntime", "--gate-require-baseline")
     assert result.ret == Exit.UNPROVEN
     result.stdout.fnmatch_lines(
         ["not judged: tiny-faulty-fp32: *no result; onnxruntime-fp32 was judged instead"]
@@ -119,13 +119,13 @@ def test_a_slower_engine_under_another_name(guarded):
 
 
 def test_a_run_narrowed_on_purpose_is_not_accused(guarded):
-    result = guarded.judge("--require-baseline", "-k", "embeddings")
+    result = guarded.judge("--gate-require-baseline", "-k", "embeddings")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["not looked for lost checks: the run was narrowed by -k"])
 
 
 def test_gate_off_says_that_nothing_is_compared(guarded):
     guarded.plant("slow")
-    result = guarded.judge("--gate=off")
+    result = guarded.judge("--gate-level=off")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["*no baseline: not compared: --gate off"])
+    result.stdout.fnmatch_lines(["*no baseline: not compared: --gate-level off"])

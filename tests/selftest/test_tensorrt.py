@@ -72,8 +72,8 @@ def test_every_precision_runs_and_is_proven(build, workload, reference, precisio
 
 
 def test_a_whole_run_on_tensorrt(gpu_project):
-    options = ("--backend=tensorrt", "--precision=all", "--report-json=report.json")
-    first = gpu_project.run(*options, "--refresh-baselines")
+    options = ("--gate-backend=tensorrt", "--precision=all", "--gate-report-json=report.json")
+    first = gpu_project.run(*options, "--gate-refresh-baselines")
     assert first.ret == 0
     first.stdout.fnmatch_lines(["baselines: wrote baselines/*nvidia-fake-9000*/tiny.json"])
     report = json.loads((gpu_project.path / "report.json").read_text())
@@ -93,7 +93,7 @@ def test_a_second_run_builds_nothing(gpu_project, fake_gpu):
 
 
 def test_baselines_of_another_gpu_are_incomparable(gpu_project, fake_gpu):
-    gpu_project.run("--precision=fp16", "--refresh-baselines")
+    gpu_project.run("--precision=fp16", "--gate-refresh-baselines")
     fake_gpu.gpu = "NVIDIA Other"
     find_gpus.cache_clear()
     this_machine.cache_clear()
@@ -103,11 +103,17 @@ def test_baselines_of_another_gpu_are_incomparable(gpu_project, fake_gpu):
 
 def test_a_plan_is_written_for_a_triton_with_a_gpu_and_the_command_is_told(gpu_project):
     shutil.copy(Path(__file__).parents[1] / "test_serving.py", gpu_project.path)
-    options = ("--precision=fp16", "--serve=triton", "--model-repository=models", "-k", "served")
-    result = gpu_project.run(*options, "--max-batch-size=8")
+    options = (
+        "--precision=fp16",
+        "--gate-serve=triton",
+        "--gate-model-repository=models",
+        "-k",
+        "served",
+    )
+    result = gpu_project.run(*options, "--gate-max-batch-size=8")
     result.stdout.fnmatch_lines(
         [
-            "*docker run --rm --gpus all*tritonserver*--serve grpc://localhost:8001/tiny-tensorrt-fp16*"
+            "*docker run --rm --gpus all*tritonserver*--gate-serve grpc://localhost:8001/tiny-tensorrt-fp16*"
         ]
     )
     folder = gpu_project.path / "models" / "tiny-tensorrt-fp16"

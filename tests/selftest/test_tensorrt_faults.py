@@ -244,7 +244,7 @@ def flags_types_that_were_not_asked_for(range_):
 def flags_tf32_where_it_is_allowed(range_):
     ran, flags = range_.ran(range_.build(tf32=True))
     assert ran == {"tf32": 1}, f"ran {ran}"
-    assert "--tf32 allows it" in flags[0]
+    assert "--gate-tf32 allows it" in flags[0]
 
 
 def keeps_the_types_on_tensorrt_10(range_):

@@ -12,8 +12,8 @@ import pytest
 
 def command(*arguments):
     """A run of its own, by the real clock."""
-    brief = ("--measure-s=0.04", "--max-time-per-variant=6")
-    return [sys.executable, "-m", "pytest", "-q", "--refresh-baselines", *brief, *arguments]
+    brief = ("--gate-measure-s=0.04", "--gate-max-time-per-variant=6")
+    return [sys.executable, "-m", "pytest", "-q", "--gate-refresh-baselines", *brief, *arguments]
 
 
 def test_two_refreshes_at_once_both_end_up_in_the_file(project):
@@ -47,13 +47,13 @@ def test_a_refresh_killed_while_it_writes_leaves_the_old_file(project):
     assert (project.path / "writing").exists()
     assert project.baseline().read_text() == before
     project.write("conftest.py", plain)  # else this process would wait as well
-    assert project.judge("--require-baseline").ret == 0
+    assert project.judge("--gate-require-baseline").ret == 0
 
 
 def test_who_waits_too_long_for_the_other_says_so(project, monkeypatch):
     from enginegate.files import locked
 
-    project.judge("--refresh-baselines")
+    project.judge("--gate-refresh-baselines")
     before = project.baseline().read_text()
     monkeypatch.setattr("enginegate.files.scratch._LOCK_WAIT_S", 0.2)
     with locked(project.baseline()):

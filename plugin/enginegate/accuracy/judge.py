@@ -46,7 +46,7 @@ class Accuracy:
         cosines: of each text's two vectors, in the order of the texts.
         retrieval: what a search finds by them.
         worst_texts: the texts that lost most.
-        sts: agreement with labelled pairs; None without --sts, and of a served engine.
+        sts: agreement with labelled pairs; None without --gate-sts, and of a served engine.
         invariance: whether an embedding depends on its batch; None for a served engine.
         determinism: whether the same input gives the same; None for a served engine.
     """

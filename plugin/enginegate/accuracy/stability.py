@@ -70,7 +70,7 @@ class Determinism:
     Attributes:
         bitwise: whether a second call gave the same bits.
         max_abs: largest difference between both calls.
-        rebuilds: largest difference of each further build to the first, with --rebuilds.
+        rebuilds: largest difference of each further build to the first, with --gate-rebuilds.
     """
 
     bitwise: bool

@@ -20,7 +20,7 @@ class UserData:
 
     Attributes:
         collection: queries and documents; None if the workload has no roles.
-        pairs: labelled pairs; None without --sts.
+        pairs: labelled pairs; None without --gate-sts.
     """
 
     collection: Collection | None = None

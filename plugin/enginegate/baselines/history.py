@@ -1,4 +1,4 @@
-"""What --history noted, run by run, and where it changed."""
+"""What --gate-history noted, run by run, and where it changed."""
 
 import datetime
 import itertools
@@ -104,7 +104,9 @@ def read_history(root: Path, model: str) -> list[Series]:
         for note in _read(path) if path.stem == model else ():
             series.setdefault((path.parent.name, note.variant, note.batch), []).append(note)
     if not series:
-        raise BaselineError(f"no history of {model} in {root / FOLDER}: run pytest with --history")
+        raise BaselineError(
+            f"no history of {model} in {root / FOLDER}: run pytest with --gate-history"
+        )
     return [Series(machine, tuple(notes)) for (machine, _, _), notes in sorted(series.items())]
 
 

@@ -57,7 +57,7 @@ def _why_kept(
     if result.speed_verdict is Verdict.INVALID:
         return "the measurement is invalid"
     if result.speed_verdict is Verdict.REGRESSED and not regressed:
-        return "it regressed; --accept-regressions writes it all the same"
+        return "it regressed; --gate-accept-regressions writes it all the same"
     return ""
 
 

@@ -218,7 +218,7 @@ def _refuse_name(model: str, file: str) -> None:
 def _reading(path: Path) -> AbstractContextManager[None]:
     way_out = (
         f"restore it with `git checkout -- {path.name}` in its folder, or delete it and run with "
-        "--refresh-baselines"
+        "--gate-refresh-baselines"
     )
     return reading(path, "baseline", way_out, BaselineError)
 

@@ -28,7 +28,7 @@ class Options:
     Each attribute is the value of an option, as the option's help in `arguments` says, but for:
 
     Attributes:
-        models_narrowed: whether --model named the models.
+        models_narrowed: whether --gate-model named the models.
         specs: every model definition by name.
         strict: pytest's own; a flag fails its test.
         rootpath: pytest's root folder.
@@ -136,7 +136,8 @@ class Options:
         beside = values["against"] or values["against_python"]
         if beside and config.getoption("enginegate_refresh_baselines", None):
             raise OptionError(
-                "--refresh-baselines measures beside the reference: run it without --against"
+                "--gate-refresh-baselines measures beside the reference: run it without "
+                "--gate-against"
             )
         values["precisions"] = parse_precisions(values["precisions"] or ())
         values["models"] = _models(values["models"], specs, tuple(own))

@@ -1,4 +1,4 @@
-"""What `--serve` and the options beside it ask for."""
+"""What `--gate-serve` and the options beside it ask for."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -122,14 +122,15 @@ class ServeOptions:
 
     @classmethod
     def from_settings(cls, get: Settings, threads: int) -> "ServeOptions | None":
-        """Read them; None without `--serve`. Raises OptionError for whatever is wrong in them."""
+        """Read them; None without `--gate-serve`. Raises OptionError for what is wrong in them."""
         refuse_unknown(get, "tool.enginegate.serve")
         target = get.config.getoption("enginegate_serve", None)
         if not target:
             return None
         if find_spec("tritonclient") is None:
             raise OptionError(
-                "--serve needs tritonclient, not installed: pip install 'pytest-enginegate[serve]'"
+                "--gate-serve needs tritonclient, not installed: "
+                "pip install 'pytest-enginegate[serve]'"
             )
         endpoint = None if target == EMBEDDED else _endpoint(target)
         _refuse_unfit(get.config, running=endpoint is not None)
@@ -141,7 +142,7 @@ class ServeOptions:
             driver=values["load_driver"],
             slo=values["slo"],
             arrivals=values["arrivals"],
-            rates_per_s=tuple(number("--rates", word, float) for word in values["rates"]),
+            rates_per_s=tuple(number("--gate-rates", word, float) for word in values["rates"]),
             timeout_s=values["serve_timeout"],
             repository=values["model_repository"],
         )
@@ -169,8 +170,8 @@ def _deployment(values: Mapping[str, Any], threads: int) -> Deployment:
     found = Deployment(threads=threads, **{name: values[name] for name in names})
     if (preferred := max(found.preferred_batch_sizes, default=0)) > found.max_batch_size:
         raise OptionError(
-            f"--preferred-batch-sizes {preferred} is more than "
-            f"--max-batch-size {found.max_batch_size}"
+            f"--gate-preferred-batch-sizes {preferred} is more than "
+            f"--gate-max-batch-size {found.max_batch_size}"
         )
     return found
 
@@ -180,7 +181,7 @@ def _endpoint(target: str) -> Endpoint:
     parts = urlsplit(target)
     if parts.scheme not in tuple(Protocol) or not _has_port(parts.netloc):
         raise OptionError(
-            f"--serve {target!r} is neither `{EMBEDDED}` nor an address such as "
+            f"--gate-serve {target!r} is neither `{EMBEDDED}` nor an address such as "
             "grpc://127.0.0.1:8001/model or http://127.0.0.1:8000/model"
         )
     return Endpoint(Protocol(parts.scheme), parts.netloc, unquote(parts.path.strip("/")))
@@ -200,8 +201,8 @@ def slo(get: Settings, option: Option) -> Slo | None:
     found = _SLO.fullmatch(given.strip())
     if found is None:
         raise OptionError(
-            f"--slo {given!r} is not a figure and a time, such as p99=20ms; figures are mean, p50, "
-            "p90, p95, p99 and max"
+            f"--gate-slo {given!r} is not a figure and a time, such as p99=20ms; figures are mean, "
+            "p50, p90, p95, p99 and max"
         )
     figure, amount, unit = found.groups()
     return Slo(figure, number(option.flag, amount, float) * _UNITS_S[unit])

@@ -21,8 +21,8 @@ _EXTRAS = {
     "export": "models that are no .onnx files yet",
     "gpu": "engines on an NVIDIA GPU; in an environment without the extra cpu",
     "minilm": "the shipped model minilm",
-    "report": "--report-html",
-    "serve": "--serve",
+    "report": "--gate-report-html",
+    "serve": "--gate-serve",
 }
 _BOTH = (
     "onnxruntime and onnxruntime-gpu share their files: pip uninstall -y onnxruntime "

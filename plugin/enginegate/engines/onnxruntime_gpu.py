@@ -62,7 +62,7 @@ class OnnxRuntimeCuda:
     def limitation(self, precision: Precision) -> str:
         """The reason why another type may run."""
         if precision is Precision.FP32:
-            return "the CUDA provider multiplies in TF32 only where --tf32 allows it"
+            return "the CUDA provider multiplies in TF32 only where --gate-tf32 allows it"
         return "the CUDA provider has no such kernel for every operator"
 
     def build(
@@ -96,7 +96,7 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
         """The reason why nothing is proven."""
         return (
             "ONNX Runtime does not tell which types run inside TensorRT; "
-            "--backend tensorrt proves them"
+            "--gate-backend tensorrt proves them"
         )
 
     def build(
@@ -189,7 +189,8 @@ def _refuse_work_on_the_processor(events: Sequence[Event]) -> None:
         shown = ", ".join(names[:_MOST_NAMED])
         raise EngineError(
             f"ONNX Runtime put {len(names)} nodes on the processor, {shown} among them: the "
-            "provider has no kernel for them; export with another opset, or use --backend tensorrt"
+            "provider has no kernel for them; export with another opset, or use "
+            "--gate-backend tensorrt"
         )
 
 

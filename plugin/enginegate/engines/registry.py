@@ -112,8 +112,8 @@ def register(
     """Add a backend from a conftest.py: `target` is `module:Class` with a Backend class.
 
     `gpu`: whether it needs an NVIDIA GPU. `runtime`: distributions that it needs, here and in the
-    server of `--serve triton`. `triton`: for engines that a backend of Triton's own runs; without
-    it Triton's Python backend loads the engine through this class.
+    server of `--gate-serve triton`. `triton`: for engines that a backend of Triton's own runs;
+    without it Triton's Python backend loads the engine through this class.
     """
     named = tuple(runtime)
     install = f"pip install {' '.join(named)}"

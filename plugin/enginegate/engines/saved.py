@@ -57,7 +57,7 @@ def saved_engine(root: Path, variant: Variant) -> Built | None:
     folder = _folder(root, variant)
     if not folder.exists():
         return None
-    with reading(folder, "saved engine", "save it again with --save-engines", EngineError):
+    with reading(folder, "saved engine", "save it again with --gate-save-engines", EngineError):
         marker = parse_json(read_text(folder / _MARKER))
         entry = read_entry(folder / "engine")
         return Built(variant, Precision(marker["precision"]), str(marker["backend"]), entry)
@@ -94,7 +94,7 @@ def _worktree(revision: str, tree: Path, rootpath: Path) -> Iterator[Path]:
     commit = _git(rootpath, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
     if not commit:
         raise OptionError(
-            f"--against {revision}: neither a folder of saved engines nor a git revision here"
+            f"--gate-against {revision}: neither a folder of saved engines nor a git revision here"
         )
     inside = _git(rootpath, "rev-parse", "--show-prefix")
     _git(rootpath, "worktree", "prune")  # what a killed run left
@@ -108,13 +108,13 @@ def _worktree(revision: str, tree: Path, rootpath: Path) -> Iterator[Path]:
 def _git(folder: Path, *arguments: str) -> str:
     found = git(folder, *arguments)
     if found.returncode == NO_PROGRAM:
-        raise OptionError("--against a git revision needs git, which is not installed")
+        raise OptionError("--gate-against a git revision needs git, which is not installed")
     return found.stdout.strip() if found.returncode == 0 else ""
 
 
 def _build(project: Path, engines: Path, command: Sequence[str]) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    whole = [*command, f"--save-engines={engines}"]
+    whole = [*command, f"--gate-save-engines={engines}"]
     try:
         found = subprocess.run(  # noqa: S603
             whole,
@@ -126,7 +126,7 @@ def _build(project: Path, engines: Path, command: Sequence[str]) -> None:
             preexec_fn=ending_with_parent(),
         )
     except OSError as error:
-        raise OptionError(f"--against-python {command[0]}: {error.strerror}") from error
+        raise OptionError(f"--gate-against-python {command[0]}: {error.strerror}") from error
     if not engines.exists():
         tail = "\n".join(found.stdout.splitlines()[-_TAIL_LINES:])
         raise EngineError(

@@ -124,8 +124,8 @@ def matching(layers: Iterable[Layer], patterns: Iterable[str]) -> tuple[Layer, .
         if not found:
             groups = ", ".join(dict.fromkeys(layer.group for layer in known))
             raise OptionError(
-                f"keep: no layer is named {pattern!r}; groups are {groups}; pytest --blame lists "
-                "the layers"
+                f"keep: no layer is named {pattern!r}; groups are {groups}; pytest --gate-blame "
+                "lists the layers"
             )
         wanted |= found
     return tuple(layer for layer in known if layer.name in wanted)

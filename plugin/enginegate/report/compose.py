@@ -72,14 +72,14 @@ def compose(run: SavedRun, baselines: Path | None) -> Page:
 
 
 def compose_history(model: str, series: Sequence[Series]) -> Page:
-    """The page of what --history noted of a model: a chart for each series, and its steps."""
+    """The page of what --gate-history noted of a model: a chart for each series, and its steps."""
     said = tuple(line.strip() for line in describe_history(series))
     charts = tuple(history_chart(found.title, found.title, [found]) for found in series)
     lead = ("A step is one of the time beside the reference's: + is slower.",)
     return Page(
         title="How has its speed developed?",
         headline=f"{model}: {counted(len(said) - len(series), 'change')} of speed",
-        subtitle="Beside the reference, as --history noted it run by run.",
+        subtitle="Beside the reference, as --gate-history noted it run by run.",
         matrix=Matrix((), ()),
         sections=(Section("history", "Speed over the runs", lead, said, charts=charts),),
         source="the history beside the baselines",

@@ -93,7 +93,9 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
 def _check_schema(whole: Mapping[str, Any], where: str) -> None:
     found = whole.get("schema")
     if not isinstance(found, int) or isinstance(found, bool):
-        raise ReportError(f"{where} is not a report of a run: give a file that --report-json wrote")
+        raise ReportError(
+            f"{where} is not a report of a run: give a file that --gate-report-json wrote"
+        )
     if found > REPORT_SCHEMA:
         raise ReportError(
             f"{where} has schema {found}, this version reads {REPORT_SCHEMA}: "
@@ -102,7 +104,7 @@ def _check_schema(whole: Mapping[str, Any], where: str) -> None:
     if found < REPORT_SCHEMA:
         raise ReportError(
             f"{where} has schema {found}, of an older version; this one reads {REPORT_SCHEMA}: "
-            "run pytest with --report-json again"
+            "run pytest with --gate-report-json again"
         )
     check_against("report.schema.json", whole, where)
 

@@ -44,7 +44,7 @@ _TOLD = 0.02  # a smaller share of the time is not told
 class ModelTable:
     """The table of one model: what its figures go with, a row per variant, and explanations.
 
-    `layers` are the tables of --blame and --repair.
+    `layers` are the tables of --gate-blame and --gate-repair.
     """
 
     title: str

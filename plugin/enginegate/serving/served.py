@@ -200,12 +200,12 @@ class EngineServer:
         folder = self.options.repository or Path("models")
         model = source.built.variant.id
         gpus = "--gpus all " if registration(source.built.backend).gpu else ""
-        written = "" if self.options.repository else f"add --model-repository {folder}, then "
+        written = "" if self.options.repository else f"add --gate-model-repository {folder}, then "
         return (
-            f"the Triton that --serve triton starts runs no {source.built.backend}: {written}"
+            f"the Triton that --gate-serve triton starts runs no {source.built.backend}: {written}"
             f"docker run --rm {gpus}--shm-size=1g -p 8000-8002:8000-8002 -v "
             f"{folder.resolve()}:/models nvcr.io/nvidia/tritonserver:YY.MM-py3 tritonserver "
-            f"--model-repository=/models, and --serve grpc://localhost:8001/{model}"
+            f"--gate-model-repository=/models, and --gate-serve grpc://localhost:8001/{model}"
         )
 
     def _checked(self, source: ToServe, endpoint: Endpoint) -> ServedEngine:

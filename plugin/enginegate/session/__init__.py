@@ -56,7 +56,7 @@ class Session:
         rules: of the gate.
         judge: times engines of this process.
         served_judge: times served engines.
-        server: serves engines; None without --serve.
+        server: serves engines; None without --gate-serve.
         costs: of the models, on demand.
         recorder: what was found.
         progress: tells of long steps.
@@ -130,7 +130,7 @@ class Session:
                 self.recorder.plan(variant, batch)
 
     def rig(self, built: Built, model: Exported, workload: Workload) -> Rig:
-        """Time a variant beside the baseline's engine with --against, or the reference."""
+        """Time a variant beside the baseline's engine with --gate-against, or the reference."""
         control = self.comparisons.control(built, model)
         rig = self.prepare.rig(built, control, model, workload, self.rng)
         return replace(rig, compared=compared(built, control))

@@ -68,13 +68,13 @@ class Comparisons:
             reason = f"baselines are of {', '.join(others)}, this is another"
             return None, Judgement(Verdict.INCOMPARABLE, (reason,))
         path = os.path.relpath(self.baselines.path(model))
-        advice = f"none in {path}; write it with --refresh-baselines"
+        advice = f"none in {path}; write it with --gate-refresh-baselines"
         return None, Judgement(Verdict.NO_BASELINE, (advice,))
 
     def _not_compared(self, result: Result) -> Judgement | None:
         """Why a run like this compares with no stored baseline; None if it does."""
         if self.options.gate is GateLevel.OFF:
-            return Judgement(Verdict.NO_BASELINE, ("not compared: --gate off",))
+            return Judgement(Verdict.NO_BASELINE, ("not compared: --gate-level off",))
         if self.options.beside or self.options.calibrate:
             said = "cliffs and capacity are compared with stored baselines only"
             return Judgement(Verdict.NOT_MEASURED, (said,))

@@ -93,7 +93,7 @@ class ModelCosts:
         ]
 
     def roofline_lines(self, results: Iterable[Result]) -> Iterator[str]:
-        """With --roofline: the ceilings, and a line per engine. Raises EngineError."""
+        """With --gate-roofline: the ceilings, and a line per engine. Raises EngineError."""
         if not self._options.roofline or not self._engines:
             return
         yield f"roofline: {device_line(self._device())}; traffic: {_TRAFFIC}"
@@ -103,7 +103,7 @@ class ModelCosts:
             yield from (f"{name}: {warning}" for warning in _warnings(result, roofline))
 
     def rooflines(self, results: Iterable[Result]) -> dict[str, Any]:
-        """With --roofline: the rooflines of each model, by name, for the JSON report."""
+        """With --gate-roofline: the rooflines of each model, by name, for the JSON report."""
         records: dict[str, Any] = {}
         for result, roofline in self._rooflines(results) if self._options.roofline else ():
             setting = roofline.setting

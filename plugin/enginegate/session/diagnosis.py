@@ -22,7 +22,7 @@ def repaired_engine(
     reference: Reference,
     judge: EmbeddingJudge,
 ) -> Built:
-    """With --repair, the engine that keeps what it takes to be within its limits."""
+    """With --gate-repair, the engine that keeps what it takes to be within its limits."""
     if not session.options.repair:
         return built
 
@@ -49,7 +49,7 @@ def diagnosed(
     embeddings: Embeddings,
     reference: Reference,
 ) -> Result:
-    """Record where its time goes and, with --blame, which layers do the damage."""
+    """Record where its time goes and, with --gate-blame, which layers do the damage."""
     threads, recorder = session.options.threads, session.recorder
     if found := profiled(built, workload, threads):
         share, states, kernels = found.time_share, found.states, found.kernels

@@ -125,7 +125,7 @@ class RunOutput:
                 )
 
     def calibrate(self, results: Sequence[Result], rules: Rules, seed: int) -> None:
-        """With --calibrate, say and store what the gate is worth here."""
+        """With --gate-calibrate, say and store what the gate is worth here."""
         if not self.options.calibrate:
             return
         with self._noting_problems():
@@ -138,7 +138,7 @@ class RunOutput:
                 self.recorder.lines.append(f"calibration: wrote {os.path.relpath(path)}")
 
     def compare_with_ceilings(self, results: Sequence[Result], costs: ModelCosts) -> None:
-        """With --roofline, say what the machine allows and how much of it was reached."""
+        """With --gate-roofline, say what the machine allows and how much of it was reached."""
         with self._noting_problems():
             self.recorder.lines.extend(costs.roofline_lines(results))
 

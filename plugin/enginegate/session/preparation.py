@@ -182,7 +182,7 @@ class Preparation:
         return build_engine(store, variant, model, workload, demand_of(self._options), keep)
 
     def rebuilds(self, built: Built, model: Exported, workload: Workload) -> Iterator[Embeddings]:
-        """Evaluation embeddings of the same engine built anew, as often as --rebuilds says."""
+        """Evaluation embeddings of the same engine built anew, as often as --gate-rebuilds says."""
         variant = dataclasses.replace(built.variant, precision=built.precision)
         kept = [layer.name for layer in built.kept]
         for number in range(self._options.rebuilds):
@@ -211,7 +211,7 @@ class Preparation:
         return dataclasses.replace(candidates[best], variant=variant, notes=notes)
 
     def baseline_engine(self, variant: Variant) -> Built | None:
-        """The engine to measure beside, with --against; None if that has none of the variant."""
+        """The engine to measure beside, with --gate-against; None if it has none of the variant."""
         return saved_engine(self._baseline_engines, variant)
 
     @functools.cached_property

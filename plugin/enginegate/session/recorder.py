@@ -56,7 +56,7 @@ class Recorder:
         if self._asked.setdefault(name, asked) != asked:
             raise ModelError(
                 f"two models of this run are both named {name}: a `model` fixture that is "
-                "overridden serves one model, so name only one with --model"
+                "overridden serves one model, so name only one with --gate-model"
             )
         return self.keep(result)
 

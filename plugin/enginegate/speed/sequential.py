@@ -80,7 +80,9 @@ class Rules:
 def gating_rules(replicates: int, max_time_s: float) -> Rules:
     """The rules of a gated run. Raises OptionError for too few replicates."""
     if replicates < FEWEST_REPLICATES:
-        raise OptionError(f"--replicates {replicates}: at least {FEWEST_REPLICATES} are needed")
+        raise OptionError(
+            f"--gate-replicates {replicates}: at least {FEWEST_REPLICATES} are needed"
+        )
     return Rules(replicates, max_time_s, _ALARM, _MISS)
 
 

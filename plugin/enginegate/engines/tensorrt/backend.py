@@ -86,7 +86,7 @@ class TensorRt:
     def limitation(self, precision: Precision) -> str:
         """The reason why TensorRT may run another type."""
         if precision is Precision.FP32:
-            return "TensorRT multiplies in TF32 only where --tf32 allows it"
+            return "TensorRT multiplies in TF32 only where --gate-tf32 allows it"
         return "TensorRT kept these layers in another type than their ONNX nodes have"
 
     def build(

@@ -125,7 +125,8 @@ class PlanRunner:
             smallest, _, largest = self._engine.get_tensor_profile_shape(name, 0)
             raise self._log.error(
                 f"{name} of shape {shape} is outside the engine's profile, from "
-                f"{_sizes(smallest)} to {_sizes(largest)}: ask for that batch size with --batches"
+                f"{_sizes(smallest)} to {_sizes(largest)}: ask for that batch size with "
+                "--gate-batches"
             )
 
     def run(self, batch: Mapping[str, Array]) -> Array:

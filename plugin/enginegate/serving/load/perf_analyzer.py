@@ -149,7 +149,7 @@ def _throughput_per_s(concurrency: int, row: Mapping[str, str]) -> float:
     if found <= 0:
         raise ServingError(
             f"perf_analyzer counted no answers at concurrency {concurrency}; "
-            "look into the server's log, or leave out --load-driver"
+            "look into the server's log, or leave out --gate-load-driver"
         )
     return found
 

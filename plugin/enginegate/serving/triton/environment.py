@@ -144,7 +144,7 @@ def _backend_files(packages: Path) -> list[Path]:
         offered = ", ".join(sorted(p.name for p in (packages / _STUBS).glob("*"))) or "none"
         raise ServingError(
             f"{_TRITON} cannot run models in Python {_PYTHON}: it has stubs for {offered}; "
-            "run pytest in one of these, or serve with --serve URL"
+            "run pytest in one of these, or serve with --gate-serve URL"
         )
     return [*(p for p in (packages / _BACKEND).iterdir() if p.is_file()), stub]
 
@@ -164,7 +164,7 @@ def _pip(folder: Path, arguments: Sequence[str]) -> None:
         tail = "\n".join(found.stderr.strip().splitlines()[-_TAIL_LINES:])
         raise ServingError(
             f"cannot make the server's environment: pip install {' '.join(arguments)} failed. "
-            f"Give pip access to these packages, or serve with --serve URL from a server that "
+            f"Give pip access to these packages, or serve with --gate-serve URL from a server that "
             f"runs already. pip said:\n{tail}"
         )
 
