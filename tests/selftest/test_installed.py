@@ -33,7 +33,7 @@ def unrelated(pytester):
 
 
 def test_options_and_fixtures_of_an_unrelated_project_are_its_own(unrelated):
-    result = unrelated.runpytest_inprocess("--precision", "7", "--gate-model=x", "--strict-markers")
+    result = unrelated.runpytest_inprocess("--precision", "7", "--model=x", "--strict-markers")
     result.assert_outcomes(passed=2)
     assert "enginegate" not in result.stdout.str().replace("enginegate-0", "")
 
