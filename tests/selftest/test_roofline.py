@@ -167,6 +167,7 @@ def test_a_profile_that_cannot_be_read_is_an_error(tmp_path):
     for name, text in {
         "a.toml": "name =",
         "b.toml": "x = nan",
+        "c.toml": f"x = {'[' * 200_000}",
         "a.json": "{",
         "b.json": "[1]",
         "c.json": "NaN",

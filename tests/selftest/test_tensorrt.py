@@ -113,7 +113,7 @@ def test_a_plan_is_written_for_a_triton_with_a_gpu_and_the_command_is_told(gpu_p
     result = gpu_project.run(*options, "--gate-max-batch-size=8")
     result.stdout.fnmatch_lines(
         [
-            "*docker run --rm --gpus all*tritonserver*--gate-serve grpc://localhost:8001/tiny-tensorrt-fp16*"
+            "*docker run --rm --gpus all*tritonserver --model-repository=/models, and --gate-serve grpc://localhost:8001/tiny-tensorrt-fp16*"
         ]
     )
     folder = gpu_project.path / "models" / "tiny-tensorrt-fp16"

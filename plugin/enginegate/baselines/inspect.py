@@ -108,7 +108,7 @@ def _cells(content: Any) -> Iterator[tuple[tuple[str, str], Any]]:
 def prune(root: Path, machine: str, model: str, variant: str, *, dry_run: bool) -> Iterator[str]:
     """Remove what all the given names match; say what. Raises BaselineError if none is given."""
     if not (machine or model or variant):
-        raise BaselineError("name what to prune: --machine, --gate-model or --variant")
+        raise BaselineError("name what to prune: --machine, --model or --variant")
     for path in _files(root):
         if (machine or path.parent.name) == path.parent.name and (model or path.stem) == path.stem:
             content = read_content(path)

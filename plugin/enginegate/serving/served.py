@@ -205,7 +205,7 @@ class EngineServer:
             f"the Triton that --gate-serve triton starts runs no {source.built.backend}: {written}"
             f"docker run --rm {gpus}--shm-size=1g -p 8000-8002:8000-8002 -v "
             f"{folder.resolve()}:/models nvcr.io/nvidia/tritonserver:YY.MM-py3 tritonserver "
-            f"--gate-model-repository=/models, and --gate-serve grpc://localhost:8001/{model}"
+            f"--model-repository=/models, and --gate-serve grpc://localhost:8001/{model}"
         )
 
     def _checked(self, source: ToServe, endpoint: Endpoint) -> ServedEngine:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from enginegate.errors import OptionError
-from enginegate.files import parse_json
+from enginegate.files import parse_json, read_text, reading
 
 ELEMENT_BYTES: Mapping[str, int] = MappingProxyType({"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1})
 
@@ -100,11 +100,10 @@ def _content(path: Path) -> Mapping[str, Any]:
     toml = partial(tomllib.loads, parse_float=_finite_float)
     read = toml if path.suffix == ".toml" else parse_json
     schema = resources.files("enginegate.diagnostics.roofline").joinpath("profile.schema.json")
+    with reading(path, "the device profile", "docs/cost.md says what it holds", OptionError):
+        content: Mapping[str, Any] = read(read_text(path))
     try:
-        content: Mapping[str, Any] = read(path.read_text(encoding="utf-8"))
         jsonschema.validate(content, parse_json(schema.read_text("utf-8")))
-    except (OSError, ValueError) as error:  # each decoder raises its own ValueError
-        raise OptionError(f"cannot read the device profile {path}: {error}") from error
     except jsonschema.ValidationError as error:
         raise OptionError(f"{path}: {error.json_path}: {error.message[:200]}") from error
     return content
