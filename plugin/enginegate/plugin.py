@@ -28,8 +28,9 @@ def pytest_load_initial_conftests(
 
     add_options(parser)
     _mark_values(early_config, parser, args)
-    yield
+    result = yield
     add_precision(parser)
+    return result
 
 
 def _mark_values(config: pytest.Config, parser: pytest.Parser, args: list[str]) -> None:

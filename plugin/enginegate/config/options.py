@@ -9,7 +9,7 @@ import pytest
 
 from enginegate.config.arguments import GATE, SERVING
 from enginegate.config.serving import ServeOptions
-from enginegate.config.settings import Settings, mapping, read_table, refuse_unknown
+from enginegate.config.settings import Settings, given, mapping, read_table, refuse_unknown
 from enginegate.errors import OptionError
 from enginegate.files import default_cache
 from enginegate.variants import Precision, Variant, parse_precisions, plan
@@ -134,7 +134,7 @@ class Options:
         specs = specs_from(own, config.rootpath)
         values = get.values()
         beside = values["against"] or values["against_python"]
-        if beside and config.getoption("enginegate_refresh_baselines", None):
+        if beside and given(config, "refresh_baselines"):
             raise OptionError(
                 "--gate-refresh-baselines measures beside the reference: run it without "
                 "--gate-against"
@@ -145,7 +145,7 @@ class Options:
         serving = Settings(config, SERVING, mapping(table, "serve"))
         return cls(
             **values,
-            models_narrowed=bool(config.getoption("enginegate_model", None)),
+            models_narrowed=bool(given(config, "model")),
             specs=specs,
             strict=_strict(config),
             rootpath=config.rootpath,

@@ -1,7 +1,7 @@
 """What `--gate-serve` and the options beside it ask for."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.util import find_spec
@@ -11,7 +11,15 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from enginegate.config.settings import Option, Settings, number, refuse_unknown, text
+from enginegate.config.settings import (
+    Option,
+    Settings,
+    flag_of,
+    given,
+    number,
+    refuse_unknown,
+    text,
+)
 from enginegate.errors import OptionError
 
 EMBEDDED = "triton"
@@ -124,7 +132,7 @@ class ServeOptions:
     def from_settings(cls, get: Settings, threads: int) -> "ServeOptions | None":
         """Read them; None without `--gate-serve`. Raises OptionError for what is wrong in them."""
         refuse_unknown(get, "tool.enginegate.serve")
-        target = get.config.getoption("enginegate_serve", None)
+        target = given(get.config, "serve")
         if not target:
             return None
         if find_spec("tritonclient") is None:
@@ -153,16 +161,10 @@ def _refuse_unfit(config: pytest.Config, *, running: bool) -> None:
     never = ["against_python", "calibrate"]
     theirs = ["max_batch_size", "preferred_batch_sizes", "max_queue_delay_us", "instances"]
     theirs += ["against", "refresh_baselines"]
-    if given := _given(config, never):
-        raise OptionError(f"{given} judges engines in this process: run it without --gate-serve")
-    if running and (given := _given(config, theirs)):
-        raise OptionError(f"{given} needs a server that is started: use --gate-serve {EMBEDDED}")
-
-
-def _given(config: pytest.Config, names: Iterable[str]) -> str:
-    """The flag of the first of these options that is given; empty if none is."""
-    found = (name for name in names if config.getoption(f"enginegate_{name}", None))
-    return f"--gate-{next(found, '')}".replace("_", "-").removesuffix("--gate-")
+    if unfit := [flag_of(name) for name in never if given(config, name)]:
+        raise OptionError(f"{unfit[0]} judges engines in this process: run it without --gate-serve")
+    if running and (unfit := [flag_of(name) for name in theirs if given(config, name)]):
+        raise OptionError(f"{unfit[0]} needs a server that is started: use --gate-serve {EMBEDDED}")
 
 
 def _deployment(values: Mapping[str, Any], threads: int) -> Deployment:
@@ -195,13 +197,13 @@ def _has_port(address: str) -> bool:
 
 def slo(get: Settings, option: Option) -> Slo | None:
     """A limit of latency, `p99=20ms`. Raises OptionError."""
-    given = text(get, option)
-    if not given:
+    said = text(get, option)
+    if not said:
         return None
-    found = _SLO.fullmatch(given.strip())
+    found = _SLO.fullmatch(said.strip())
     if found is None:
         raise OptionError(
-            f"--gate-slo {given!r} is not a figure and a time, such as p99=20ms; figures are mean, "
+            f"--gate-slo {said!r} is not a figure and a time, such as p99=20ms; figures are mean, "
             "p50, p90, p95, p99 and max"
         )
     figure, amount, unit = found.groups()

@@ -47,18 +47,32 @@ class Option:
     @property
     def flag(self) -> str:
         """Its name on the command line, which no other plugin is likely to have."""
-        return "--gate-" + (self.word or self.name).replace("_", "-")
+        return flag_of(self.word or self.name)
 
     @property
     def dest(self) -> str:
         """Its name in pytest's namespace, which no other plugin has."""
-        return f"enginegate_{self.name}"
+        return _dest_of(self.name)
 
     @property
     def written(self) -> str:
         """The default as a user would write it."""
         parts = self.default if isinstance(self.default, tuple) else (self.default,)
         return ",".join(str(part).removesuffix(".0") for part in parts)
+
+
+def flag_of(name: str) -> str:
+    """The flag of an option on the command line."""
+    return "--gate-" + name.replace("_", "-")
+
+
+def _dest_of(name: str) -> str:
+    return f"enginegate_{name}"
+
+
+def given(config: pytest.Config, name: str) -> Any:
+    """The value of an option on the command line; None if it was not given."""
+    return config.getoption(_dest_of(name), None)
 
 
 @dataclass(frozen=True)
@@ -76,8 +90,8 @@ class Settings:
 
 def raw(get: Settings, option: Option) -> Any:
     """The value as it was given; None if it was not."""
-    given = get.config.getoption(option.dest, None)
-    return get.table.get(option.name) if given is None else given
+    value = given(get.config, option.name)
+    return get.table.get(option.name) if value is None else value
 
 
 def switch(get: Settings, option: Option) -> bool:
@@ -122,8 +136,8 @@ def seconds(get: Settings, option: Option) -> float:
 
 def path(get: Settings, option: Option) -> Path | None:
     """A path: relative to where pytest was started, or in the table to the root folder."""
-    if given := get.config.getoption(option.dest, None):
-        return Path(get.config.invocation_params.dir, given)
+    if value := given(get.config, option.name):
+        return Path(get.config.invocation_params.dir, value)
     stored = get.table.get(option.name) or option.default
     return Path(get.config.rootpath, stored) if stored else None
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from enginegate.cache import Store
 from enginegate.errors import ModelError
-from enginegate.files import parse_json, sha256_of
+from enginegate.files import parse_json, read_text, sha256_of
 from enginegate.models import sources
 from enginegate.models.spec import OWN_CODE, Exported, Kind, ModelSpec
 from enginegate.models.workload import (
@@ -170,7 +170,7 @@ def _refuse_foreign_modules(spec: ModelSpec, folder: Path) -> None:
 
 
 def _json(path: Path, default: Any) -> Any:
-    return parse_json(path.read_text(encoding="utf-8")) if path.exists() else default
+    return parse_json(read_text(path)) if path.exists() else default
 
 
 def _own_code(spec: ModelSpec, folder: Path | str) -> ModelError:

@@ -1,7 +1,6 @@
 """What runs that were killed left behind, removed when the next one begins."""
 
 import glob
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from enginegate.cache import BUILDING
 from enginegate.config import Options
 from enginegate.engines import SAVING
 from enginegate.files import default_cache, sweep
+from enginegate.machine import git
 from enginegate.serving import clean
 
 _AGAINST = "enginegate-against-"
@@ -21,8 +21,7 @@ def sweep_leftovers(options: Options) -> list[Path]:
     swept = [path for folder, pattern in _places(options) for path in sweep(folder, pattern)]
     swept += sweep(temporary, "enginegate-*", clean)
     if any(path.name.startswith(_AGAINST) for path in swept):
-        command = ["git", "-C", str(options.rootpath), "worktree", "prune"]
-        subprocess.run(command, check=False, capture_output=True)  # noqa: S603
+        git(options.rootpath, "worktree", "prune")
     return swept
 
 
