@@ -2,3 +2,5 @@
 
 Same embeddings, not slower: the answer of one pytest run.
 """
+
+__version__ = "0.1.0"

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from enginegate import __version__
 from enginegate.baselines import (
     describe_history,
     diff_rows,
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def command_parser() -> argparse.ArgumentParser:
     """All commands with their arguments."""
     parser = argparse.ArgumentParser(prog="enginegate", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("--root", type=Path, default=Path("baselines"), help="default: baselines")
     commands = parser.add_subparsers(required=True)
     actions = commands.add_parser("baselines", help="stored measurements").add_subparsers(

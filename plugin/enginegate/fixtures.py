@@ -222,7 +222,7 @@ def measure(request: pytest.FixtureRequest, enginegate: "Session", result: "Resu
         pytest.skip("not timed: --gate-save-engines only builds")
     replay = _Replay()
     benchmark = _benchmark(request, replay)
-    if benchmark.disabled:
+    if benchmark is None or benchmark.disabled:
         pytest.skip("not timed: pytest-benchmark is disabled")
     rig = request.getfixturevalue("rig")
 
@@ -237,7 +237,12 @@ def measure(request: pytest.FixtureRequest, enginegate: "Session", result: "Resu
 
 
 def _benchmark(request: pytest.FixtureRequest, replay: "_Replay") -> Any:
-    """pytest-benchmark's fixture with the replay's clock, other marks of the test kept."""
+    """pytest-benchmark's fixture with the replay's clock, other marks of the test kept.
+
+    None where that plugin is left out.
+    """
+    if not request.config.pluginmanager.has_plugin("benchmark"):
+        return None
     own = request.node.get_closest_marker("benchmark")
     options = {**(own.kwargs if own else {}), "timer": replay.clock}
     request.node.add_marker(pytest.mark.benchmark(**options), append=False)

@@ -4,6 +4,7 @@ The hooks come with `enginegate.fixtures`, so only to a project that uses them.
 """
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -93,6 +94,8 @@ class Gate:
         self._session.recorder.notice(verdict, text, fails=fails or strict)
         if fails or strict:
             pytest.fail(shown(text), pytrace=False)
+        if verdict is Verdict.FLAGGED:  # also where a report knows no other word than "passed"
+            self._node.add_report_section("call", "enginegate", shown(text))
 
 
 def _properties(speed: "Speed") -> list[tuple[str, object]]:
@@ -118,14 +121,18 @@ def _load_properties(result: "Result") -> list[tuple[str, object]]:
     ]
 
 
-def _refuse_workers(config: pytest.Config) -> None:
+def _refuse_others(config: pytest.Config) -> None:
+    """Refuse those plugins beside which nothing could be judged."""
+    codspeed = config.getoption("codspeed", None)  # None: it is not installed
+    if codspeed or (codspeed is not None and "CODSPEED_ENV" in os.environ):
+        raise OptionError("CodSpeed leaves out every test of an engine: run without --codspeed")
     if hasattr(config, "workerinput") or config.getoption("dist", "no") != "no":
         raise OptionError("engines cannot be timed beside each other: run without -n")
 
 
 def start(config: pytest.Config) -> None:
     """Prepare the session of a run. Raises EngineGateError."""
-    _refuse_workers(config)
+    _refuse_others(config)
     from enginegate.config import Options
     from enginegate.session import open_session
 
@@ -200,6 +207,9 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[Any]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show the plugin's own errors as one message, and remember why tests failed."""
+    run = item.config.stash.get(SESSION, None)
+    if run and call.when == "setup":
+        run.recorder.begin(item.nodeid)
     if call.excinfo is not None and isinstance(call.excinfo.value, EngineGateError):
         error = call.excinfo.value
         plain = pytest.fail.Exception(shown(str(error)), pytrace=False)
@@ -208,8 +218,8 @@ def pytest_runtest_makereport(
             plain.with_traceback(error.__traceback__)
         )
     report = yield
-    if report.failed and (run := item.config.stash.get(SESSION, None)):
-        run.recorder.fail(str(dict(item.user_properties).get(PROPERTY, "")))
+    if run and report.failed:
+        run.recorder.fail(str(dict(item.user_properties).get(PROPERTY, "")), item.nodeid)
         fixtures = getattr(item, "fixturenames", ())
         if SERVER in fixtures and run.server and (log := run.server.log_tail()):
             report.sections.append(("server's log", shown(log)))
@@ -223,10 +233,26 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, Any] 
     return None
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Served engines last of each variant: nothing is timed in this process beside a server."""
-    items.sort(key=lambda item: SERVER in getattr(item, "fixturenames", ()))
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+    """Served engines last of each variant, whoever shuffles the tests and however.
+
+    Nothing is timed in this process beside a server. Pytest itself keeps a variant together.
+    """
+    yield
+    places: dict[Any, list[int]] = {}
+    for place, item in enumerate(items):
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        places.setdefault(params.get("enginegate_variant"), []).append(place)
+    places.pop(None, None)
+    for mine in places.values():
+        ordered = sorted((items[place] for place in mine), key=_is_served)
+        for place, item in zip(mine, ordered, strict=True):
+            items[place] = item
+
+
+def _is_served(item: pytest.Item) -> bool:
+    return SERVER in getattr(item, "fixturenames", ())
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -37,6 +37,7 @@ seq_len = 8
 [tool.pytest.ini_options]
 pythonpath = ["."]
 """
+TIMED = ("engines.measure", "speed.arms", "speed.timing", "session", "session.recorder")
 CONFTEST = """
 import contextlib
 import dataclasses
@@ -239,13 +240,7 @@ def keep_time(monkeypatch):
     """Give every module that reads the time another clock."""
 
     def keep(clock):
-        for module in (
-            "engines.measure",
-            "speed.arms",
-            "speed.timing",
-            "session",
-            "session.recorder",
-        ):
+        for module in TIMED:
             monkeypatch.setattr(f"enginegate.{module}.time", clock)
 
     return keep

@@ -245,7 +245,7 @@ def gates(_place):
 
 
 def outcomes(found, notices):
-    node: Any = SimpleNamespace(user_properties=[])
+    node: Any = SimpleNamespace(user_properties=[], add_report_section=lambda *_: None)
     session: Any = SimpleNamespace(options=options(), recorder=Recorder(notices=notices))
     gate = Gate(node, session, found)
     yield f"# {found.variant.id}"
@@ -393,7 +393,8 @@ def ending(name, **changed):
     output.look_for_missing(found, "-k" if name == "narrowed" else "")
     output.settle_baselines(found, interrupted=name == "interrupted")
     problems = [f"ERROR: {problem}" for problem in end.problems]
-    failures = f"fails by {end.failures}, exit status {exit_status(end.failures)}"
+    reasons = [why for _, why in end.failures]
+    failures = f"fails by {reasons}, exit status {exit_status(reasons)}"
     return lines([f"# {name}", *end.lines, *problems, failures])
 
 

@@ -171,8 +171,8 @@ def _folded(names: tuple[str, ...]) -> list[str]:
 
 
 def _strict(config: pytest.Config) -> bool:
-    """Pytest's own `strict`, which it has from version 9 on."""
+    """Pytest's own `strict`: a setting from version 9 on, before that an option only."""
     try:
         return bool(config.getini("strict"))
-    except (KeyError, ValueError):
-        return False
+    except ValueError:
+        return bool(config.getoption("strict"))

@@ -162,7 +162,7 @@ class Session:
     def exit_status(self) -> int:
         """0, 1, or one of `Exit`."""
         problems = ("error" for _ in self.recorder.problems)
-        return exit_status([*self.recorder.failures, *problems])
+        return exit_status([*(why for _, why in self.recorder.failures), *problems])
 
 
 def open_session(

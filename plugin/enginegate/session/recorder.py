@@ -28,7 +28,7 @@ class Recorder:
         notices: verdict, text, and whether it failed, of each check.
         lines: what to tell the user at the end.
         problems: what could not be written.
-        failures: reasons that the run fails for.
+        failures: tests with the reasons that the run fails for; no name where it was no test.
         interrupted: by what the run was stopped; empty for one that came to its end.
         measured_s: seconds spent measuring.
     """
@@ -41,7 +41,7 @@ class Recorder:
     notices: list[tuple[Verdict, str, bool]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
     interrupted: str = ""
     measured_s: float = 0.0
     _asked: dict[str, Variant] = field(default_factory=dict)
@@ -97,9 +97,14 @@ class Recorder:
         return time.monotonic() - self._started_s - self.measured_s
 
     def notice(self, verdict: Verdict, text: str, *, fails: bool) -> None:
-        """Note the outcome of a check."""
-        self.notices.append((verdict, text, fails))
+        """Note the outcome of a check, once if its test is run again."""
+        if (noted := (verdict, text, fails)) not in self.notices:
+            self.notices.append(noted)
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, test: str = "") -> None:
         """Note why a test failed: a verdict, `error`, or nothing."""
-        self.failures.append(reason)
+        self.failures.append((test, reason))
+
+    def begin(self, test: str) -> None:
+        """Forget why a test failed that is run again: what was judged is not judged again."""
+        self.failures = [failure for failure in self.failures if failure[0] != test]
