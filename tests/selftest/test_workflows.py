@@ -25,8 +25,9 @@ def block(page, language, number=0):
 
 
 def typed(page):
-    """The lines that the reader of a page types."""
-    return re.findall(r"^\$ (.*)$", (ROOT / page).read_text(), re.MULTILINE)
+    """The lines that the reader of a page types, each once."""
+    lines = re.findall(r"^\$ (.*)$", (ROOT / page).read_text(), re.MULTILINE)
+    return list(dict.fromkeys(lines))
 
 
 def tox(environment, given):
