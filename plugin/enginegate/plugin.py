@@ -8,11 +8,13 @@ shipped suite, and where `pytest_plugins` names `enginegate.fixtures`.
 import contextlib
 import importlib
 import os
+import shlex
 from collections.abc import Generator
 
 import pytest
 
 _FIXTURES = "enginegate.fixtures"
+_ADDED = "PYTEST_ADDOPTS"  # read by pytest before its arguments
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -41,11 +43,13 @@ def _mark_values(config: pytest.Config, parser: pytest.Parser, args: list[str]) 
     """
     from enginegate.config import join_values
 
+    spoken = shlex.split(os.environ.get(_ADDED, ""))
     given = config.invocation_params.args
-    joined = join_values(given)
-    values = [word.partition("=")[2] for word in joined if word not in given]
+    joined = [*join_values(spoken), *join_values(given)]
+    values = [word.partition("=")[2] for word in joined if word not in {*spoken, *given}]
     if any(os.path.lexists(value) for value in values):
-        raise SystemExit(pytest.main(joined, config.invocation_params.plugins))
+        os.environ[_ADDED] = shlex.join(join_values(spoken))
+        raise SystemExit(pytest.main(join_values(given), config.invocation_params.plugins))
     args[:] = join_values(args)
     config.known_args_namespace.file_or_dir = parser.parse_known_args(args).file_or_dir
 

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from enginegate.verdicts import Exit
 
 
@@ -31,18 +33,23 @@ def test_the_same_engine_beside_itself_passes_and_a_slower_one_regresses(project
 
 
 def test_an_engine_beside_that_of_a_git_revision(project):
+    """The tests that are named run there too, and no others; one is named by its id."""
+    (project.path / "gates").mkdir()
+    for name in ("test_accuracy.py", "test_throughput.py"):
+        (project.path / name).rename(project.path / "gates" / name)
+    project.write("test_other.py", "raise RuntimeError('not named')")
     git(project.path, "init", "-q")
-    git(project.path, "add", "tiny.onnx", "faulty.py", "conftest.py", "pyproject.toml")
-    git(project.path, "add", "test_accuracy.py", "test_throughput.py")
+    git(project.path, "add", ".")
     git(project.path, "commit", "-qm", "first")
-    same = project.judge("--gate-against=HEAD", "--gate-require-baseline")
+    named = ("gates/test_throughput.py::test_not_slower", "gates/test_accuracy.py")
+    same = project.judge(*named, "--gate-against=HEAD", "--gate-require-baseline")
     same.assert_outcomes(passed=4)
     listed = subprocess.run(
         ["git", "worktree", "list"], cwd=project.path, check=True, capture_output=True, text=True
     )
     assert len(listed.stdout.splitlines()) == 1
     project.plant("slow")
-    assert project.judge("--gate-against=HEAD").ret == Exit.REGRESSED
+    assert project.judge(*named, "--gate-against=HEAD").ret == Exit.REGRESSED
 
 
 def test_a_revision_that_builds_nothing_says_why(project):
@@ -54,10 +61,17 @@ def test_a_revision_that_builds_nothing_says_why(project):
     result.stdout.fnmatch_lines(["nothing to measure beside: * builds no engine in *"])
 
 
-def test_neither_a_folder_nor_a_revision(project):
+@pytest.mark.parametrize(
+    ("where", "said"), [("in git", "Needed a single revision"), ("outside", "not a git repository")]
+)
+def test_neither_a_folder_nor_a_revision_is_refused_at_the_start(project, where, said):
+    if where == "in git":
+        git(project.path, "init", "-q")
     result = project.judge("--gate-against=nonsense")
-    assert result.ret == Exit.ERROR
-    result.stdout.fnmatch_lines(["--gate-against nonsense: neither a folder of saved engines nor*"])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        [f"ERROR: --gate-against nonsense: neither a folder of saved engines nor *({'*'}{said}*"]
+    )
 
 
 def another_name(project):
@@ -79,8 +93,10 @@ def test_beside_the_libraries_of_another_interpreter(project, monkeypatch):
 
 def test_an_interpreter_that_is_not_there(project):
     result = project.judge("--gate-against-python=nowhere/python")
-    assert result.ret == Exit.ERROR
-    result.stdout.fnmatch_lines(["--gate-against-python nowhere/python: No such file or directory"])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        [f"ERROR: --gate-against-python {project.path}/nowhere/python: there is no such program"]
+    )
 
 
 def test_a_worker_that_ends_says_so(project):

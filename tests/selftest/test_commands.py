@@ -57,7 +57,10 @@ def test_diff_shows_what_a_refresh_did(stored, capsys):
 
 def test_prune_removes_what_is_named_and_keeps_the_rest(stored, capsys):
     before = stored.baseline().read_text()
-    assert "removed" in lines(capsys, "baselines", "prune", "--variant=faulty-int8", "--dry-run")[0]
+    assert (
+        "would remove"
+        in lines(capsys, "baselines", "prune", "--variant=faulty-int8", "--dry-run")[0]
+    )
     assert stored.baseline().read_text() == before
     lines(capsys, "baselines", "prune", "--variant=faulty-int8")
     assert set(json.loads(stored.baseline().read_text())["variants"]) == {"faulty-fp32"}
@@ -69,7 +72,7 @@ def test_prune_removes_what_is_named_and_keeps_the_rest(stored, capsys):
     ("arguments", "message"),
     [
         (["baselines", "show", "nope"], "no baseline of nope"),
-        (["baselines", "prune"], "name what to prune"),
+        (["baselines", "prune"], "name what to prune: --machine, --model or --variant"),
         (["baselines", "diff", "nope"], "Not a valid object name nope"),
         (["history", "tiny"], "no history of tiny"),
     ],

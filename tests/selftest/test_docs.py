@@ -130,9 +130,19 @@ def test_arguments_of_pytest_are_right(project, load_tiny, fake_gpu):
     )
     project.write("queries.txt", "".join(f"a text of its own, number {n}\n" for n in range(20)))
     write_own_data(project.path)
+    (project.path / "engines").mkdir()
+    clone(project.path)
     for text, arguments in shown.items():
         result = project.run("--collect-only", "-q", *arguments)
         assert result.ret in (0, 5), text
+
+
+def clone(folder):
+    """Make a folder a clone of a repository on its branch `main`, with all that is in it."""
+    identity = ["-c", "user.name=reader", "-c", "user.email=reader@example.com"]
+    commands = (["init", "-qb", "main"], ["add", "."], [*identity, "commit", "-qm", "models"])
+    for words in (*commands, ["remote", "add", "origin", "."], ["fetch", "-q", "origin", "main"]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
 
 
 def write_own_data(folder):

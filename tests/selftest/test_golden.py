@@ -209,7 +209,12 @@ def options(**changed):
         "models_narrowed": False,
     }
     given |= {"specs": {}, "batches": (1, 8), "against": "", "against_python": ""}
-    given |= {"gate": GateLevel.NORMAL, "refresh": Refresh.NONE, "rootpath": Path()}
+    given |= {
+        "gate": GateLevel.NORMAL,
+        "refresh": Refresh.NONE,
+        "rootpath": Path(),
+        "selection": (),
+    }
     return Options(**(given | changed))
 
 

@@ -1,6 +1,7 @@
 """Installed and unused, the plugin does not exist; used, no value of it is taken for a test."""
 
 import json
+import shlex
 
 import pytest
 
@@ -82,16 +83,18 @@ def test_a_precision_in_a_project_that_has_not_opted_in_is_an_error(pytester):
     result.stderr.fnmatch_lines(["*does not use enginegate. Add a table [[]tool.enginegate]*"])
 
 
-@pytest.mark.parametrize("joint", [" ", "="])
-def test_a_path_that_exists_does_not_move_the_root(project, tmp_path_factory, joint):
-    """A second run finds the report of the first, far from the project."""
-    report = tmp_path_factory.mktemp("elsewhere") / "report.json"
-    written = f"--gate-report-json{joint}{report}".split(" ")
-    for _ in range(2):
-        result = project.fork("--precision", "fp32", *written, "-k", "same_embeddings")
-        result.assert_outcomes(passed=1, deselected=3)
-        assert list(json.loads(report.read_text())["results"])
-        report.write_text("of the run before")
+@pytest.mark.parametrize("way", ["in two words", "in one word", "PYTEST_ADDOPTS"])
+def test_a_path_that_exists_does_not_move_the_root(project, tmp_path_factory, monkeypatch, way):
+    """A run finds the report of the one before, far from the project."""
+    report = tmp_path_factory.mktemp("else where") / "report.json"
+    report.write_text("of the run before")
+    written = ["--gate-report-json", str(report)]
+    if way == "PYTEST_ADDOPTS":
+        monkeypatch.setenv(way, shlex.join(written))
+    arguments = {"in two words": written, "in one word": ["=".join(written)]}.get(way, [])
+    result = project.fork("--precision", "fp32", *arguments, "-k", "same_embeddings")
+    result.assert_outcomes(passed=1, deselected=3)
+    assert list(json.loads(report.read_text())["results"])
 
 
 RERUN = """

@@ -113,7 +113,8 @@ def prune(root: Path, machine: str, model: str, variant: str, *, dry_run: bool) 
         if (machine or path.parent.name) == path.parent.name and (model or path.stem) == path.stem:
             content = read_content(path)
             gone = [key for key, _ in _variants(content) if (variant or key) == key]
-            yield from (f"removed {path.parent.name} {path.stem} {key}" for key in gone)
+            done = "would remove" if dry_run else "removed"
+            yield from (f"{done} {path.parent.name} {path.stem} {key}" for key in gone)
             if gone and not dry_run:
                 _remove(path, content, gone)
 

@@ -1,6 +1,6 @@
 """Command line and `[tool.enginegate]`, read once into a frozen record."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ class Options:
         specs: every model definition by name.
         strict: pytest's own; a flag fails its test.
         rootpath: pytest's root folder.
+        selection: arguments that name the tests of this run, paths absolute.
         serve: how to serve and load the engines; None for not at all.
     """
 
@@ -66,6 +67,7 @@ class Options:
     blame: bool
     repair: bool
     rootpath: Path
+    selection: tuple[str, ...]
     baselines: Path
     engine_cache: Path
     report_text: Path | None
@@ -108,7 +110,7 @@ class Options:
         }
         named = [f"--gate-{name}={value}" for name, value in given.items() if value]
         allowed = ["--gate-tf32"] if self.tf32 else []
-        return [*named, *allowed, "-p", "no:cacheprovider", "-q"]
+        return [*self.selection, *named, *allowed, "-p", "no:cacheprovider", "-q"]
 
     def fails(self, verdict: Verdict) -> bool:
         """Whether a test with this verdict on its speed fails."""
@@ -149,6 +151,7 @@ class Options:
             specs=specs,
             strict=_strict(config),
             rootpath=config.rootpath,
+            selection=tuple(_selection(config)),
             serve=ServeOptions.from_settings(serving, values["threads"]),
         )
 
@@ -164,6 +167,16 @@ def _models(
             f"models {', '.join(alike)} differ only in capitals: some disks take them for one file"
         )
     return models
+
+
+def _selection(config: pytest.Config) -> Iterator[str]:
+    """Files, folders and packages of tests, whole: a test's id may be another elsewhere."""
+    yield from ["--pyargs"] if config.option.pyargs else []
+    yield from (f"-p{name}" for name in config.option.plugins)
+    for word in config.option.file_or_dir:
+        name = word.partition("::")[0]
+        path = config.invocation_params.dir / name
+        yield str(path.resolve()) if path.exists() else name
 
 
 def _folded(names: tuple[str, ...]) -> list[str]:

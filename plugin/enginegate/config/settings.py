@@ -104,6 +104,12 @@ def text(get: Settings, option: Option) -> str:
     return str(raw(get, option) or option.default or "")
 
 
+def program(get: Settings, option: Option) -> str:
+    """A program; one with a folder in its name is relative to where pytest was started."""
+    name = text(get, option)
+    return str(Path(get.config.invocation_params.dir, name)) if "/" in name else name
+
+
 def words(get: Settings, option: Option) -> tuple[str, ...]:
     """Words with commas between them, or a list."""
     value = raw(get, option) or ()

@@ -31,14 +31,14 @@ from enginegate.engines.registry import (
     resolve,
     runtime_packages,
 )
-from enginegate.engines.saved import SAVING, engines_of, save_engine, saved_engine
+from enginegate.engines.saved import SAVING, check_beside, engines_of, save_engine, saved_engine
 
 __all__ = [
     "EMBEDDED_AT_ONCE", "HEADER", "ONNX_FILE", "PLAN_FILE", "SAVING", "Backend", "BuildHints",
     "Built", "Embeddings", "Engine", "Executed", "GpuTimes", "Keeping", "Keeps", "Kernel",
-    "Profile", "Profiles", "TritonModel", "advice", "build_engine", "call_s", "check_installed",
-    "check_runnable", "check_shape", "choose_best", "embed_all", "engines_of", "execution_flags",
-    "findings", "get_backend", "gpu_times", "keeping_of", "median_call_s", "offered",
-    "open_reference", "register", "registration", "resolve", "run_reference", "runtime_packages",
-    "save_engine", "saved_engine",
+    "Profile", "Profiles", "TritonModel", "advice", "build_engine", "call_s", "check_beside",
+    "check_installed", "check_runnable", "check_shape", "choose_best", "embed_all", "engines_of",
+    "execution_flags", "findings", "get_backend", "gpu_times", "keeping_of", "median_call_s",
+    "offered", "open_reference", "register", "registration", "resolve", "run_reference",
+    "runtime_packages", "save_engine", "saved_engine",
 ]  # fmt: skip

@@ -74,47 +74,76 @@ def engines_of(
     """The folder of engines to measure beside: `against` itself, or built from that git revision.
 
     Without `against` they are built from the project as it is. `arguments` are pytest's, of the run
-    that builds them, in the interpreter `python` or, where that is empty, in this one. Raises
-    OptionError for what is neither a folder nor a revision, EngineError if nothing was built.
+    that builds them, in the interpreter `python` or, where that is empty, in this one; paths among
+    them are absolute. Raises EngineError if nothing was built, and what `check_beside` raises.
     """
     if against and Path(against).is_dir():
         yield Path(against)
         return
     with scratch_folder("enginegate-against-") as folder:
         tree, engines = folder / "tree", folder / "engines"
-        present = contextlib.nullcontext(rootpath)
-        with _worktree(against, tree, rootpath) if against else present as project:
-            _build(project, engines, [python or sys.executable, "-m", "pytest", *arguments])
+        present = contextlib.nullcontext((rootpath, list(arguments)))
+        was = _worktree(against, tree, rootpath, arguments) if against else present
+        with was as (project, there):
+            _build(project, engines, [python or sys.executable, "-m", "pytest", *there])
         yield engines
 
 
-@contextlib.contextmanager
-def _worktree(revision: str, tree: Path, rootpath: Path) -> Iterator[Path]:
-    """The project as it was, checked out beside the present one."""
-    commit = _git(rootpath, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
-    if not commit:
+def check_beside(against: str, rootpath: Path, python: str) -> None:
+    """Raise OptionError unless there is what `engines_of` is to be asked for."""
+    if against and not Path(against).is_dir():
+        _commit_of(against, rootpath)
+    if python and shutil.which(python) is None:
+        raise OptionError(f"--gate-against-python {python}: there is no such program")
+
+
+def _commit_of(revision: str, rootpath: Path) -> str:
+    found = git(rootpath, "rev-parse", "--verify", f"{revision}^{{commit}}")
+    if found.returncode == NO_PROGRAM:
+        raise OptionError("--gate-against a git revision needs git, which is not installed")
+    if found.returncode:
         raise OptionError(
-            f"--gate-against {revision}: neither a folder of saved engines nor a git revision here"
+            f"--gate-against {revision}: neither a folder of saved engines nor a git revision in "
+            f"{rootpath} ({found.stderr.strip()}); in CI fetch the whole history first"
         )
-    inside = _git(rootpath, "rev-parse", "--show-prefix")
+    return found.stdout.strip()
+
+
+@contextlib.contextmanager
+def _worktree(
+    revision: str, tree: Path, rootpath: Path, arguments: Sequence[str]
+) -> Iterator[tuple[Path, list[str]]]:
+    """The project as it was, checked out beside the present one, and the arguments there."""
+    commit = _commit_of(revision, rootpath)
+    top = Path(_git(rootpath, "rev-parse", "--show-toplevel"))
     _git(rootpath, "worktree", "prune")  # what a killed run left
     _git(rootpath, "worktree", "add", "--detach", str(tree), commit)
     try:
-        yield tree / inside
+        project, *there = (
+            _moved(word, top, tree) for word in (str(rootpath.resolve()), *arguments)
+        )
+        if not Path(project).is_dir():
+            raise EngineError(f"nothing to measure beside: {revision} has no folder {rootpath}")
+        yield Path(project), there
     finally:
-        _git(rootpath, "worktree", "remove", "--force", str(tree))
+        git(rootpath, "worktree", "remove", "--force", str(tree))
+
+
+def _moved(word: str, top: Path, tree: Path) -> str:
+    """An argument that is a path below `top` as the same path below `tree`."""
+    return str(tree / Path(word).relative_to(top)) if Path(word).is_relative_to(top) else word
 
 
 def _git(folder: Path, *arguments: str) -> str:
     found = git(folder, *arguments)
-    if found.returncode == NO_PROGRAM:
-        raise OptionError("--gate-against a git revision needs git, which is not installed")
-    return found.stdout.strip() if found.returncode == 0 else ""
+    if found.returncode:
+        raise EngineError(f"git {' '.join(arguments)} failed in {folder}: {found.stderr.strip()}")
+    return found.stdout.strip()
 
 
 def _build(project: Path, engines: Path, command: Sequence[str]) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    whole = [*command, f"--gate-save-engines={engines}"]
+    whole = [*command, "--rootdir=.", f"--gate-save-engines={engines}"]
     try:
         found = subprocess.run(  # noqa: S603
             whole,

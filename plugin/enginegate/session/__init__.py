@@ -15,6 +15,7 @@ from enginegate.engines import (
     Embeddings,
     Engine,
     Executed,
+    check_beside,
     check_runnable,
     execution_flags,
     get_backend,
@@ -171,6 +172,7 @@ def open_session(
     """Begin a run; `evidence` is what earlier runs left. Raises errors of the family."""
     backend, why = resolve(options.backend)
     check_runnable(backend)
+    check_beside(options.against, options.rootpath, options.against_python)
     options = replace(options, backend=backend, precisions=offered(backend, options.precisions))
     recorder = Recorder(evidence=dict(evidence or {}), lines=[why] if why else [])
     sweep_leftovers(options)
