@@ -59,6 +59,7 @@ class Options:
     accept_regressions: bool
     against: str
     against_python: str
+    measure_identical: bool
     save_engines: Path | None
     calibrate: bool
     seed: int | None
