@@ -43,7 +43,7 @@ seq_len = 8
 """
 BRIEF = ("--gate-measure-s=0.04", "--gate-max-time-per-variant=6", "--gate-level=off")
 NAMES = ("json", "html", "markdown", "text")
-REPORTS = tuple(f"--report-{name}=run.{name}" for name in NAMES)
+REPORTS = tuple(f"--gate-report-{name}=run.{name}" for name in NAMES)
 KINDS = {
     "build": ("--precision=fp32,int8", "-k", "embeddings", "--gate-save-engines=saved"),
     "refresh": ("--precision=fp32", "--gate-refresh-baselines", "--gate-history", *BRIEF),

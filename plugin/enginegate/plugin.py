@@ -90,8 +90,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Refuse a precision for which nothing could be judged."""
     used = session.config.getoption("enginegate_precision", None)
     if used and not session.config.pluginmanager.has_plugin(_FIXTURES):
-        raise pytest.UsageError(
+        from enginegate.gate import shown
+
+        said = (
             f"--precision {','.join(used)} judges nothing here: this project does not use "
             f"enginegate. Add a table [tool.enginegate] to {session.config.rootpath}"
             "/pyproject.toml, or run `pytest --pyargs enginegate.suite`"
         )
+        raise pytest.UsageError(shown(said))

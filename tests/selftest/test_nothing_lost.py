@@ -213,7 +213,7 @@ BRIEF = ("--precision=fp32", "--gate-measure-s=0.04", "--gate-max-time-per-varia
 def test_a_stopped_run_reports_what_it_knows_and_says_so(project, number, by):
     project.write("test_hang.py", HANG)
     names = ("json", "html", "markdown", "text")
-    reports = [f"--report-{name}=r.{name}" for name in names]
+    reports = [f"--gate-report-{name}=r.{name}" for name in names]
     command = [sys.executable, "-m", "pytest", "test_hang.py", "--gate-refresh-baselines"]
     run = subprocess.Popen(
         [*command, *BRIEF, *reports], cwd=project.path, stdout=subprocess.PIPE, text=True

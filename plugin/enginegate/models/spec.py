@@ -1,5 +1,6 @@
 """What to deploy: model definitions, shipped or named by the user. No model is loaded here."""
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -115,7 +116,7 @@ def _spec(name: str, table: Mapping[str, Any], root: Path) -> ModelSpec:
     _refuse_unknown(name, table)
     settings = {key: value for key, value in table.items() if key not in set(Kind)}
     paths = [key for key in ("tokenizer", "head_weights") if key in settings]
-    settings |= {k: _local(f"{_where(name)}: {k}", settings[k], root) for k in paths}
+    settings |= {k: _named(f"{_where(name)}: {k}", settings[k], root, _local) for k in paths}
     base = SHIPPED.get(name) or ModelSpec(name=name, kind=Kind.ONNX, source="")
     spec = replace(base, **{**_source(name, table, base, root), **settings})
     _refuse_bad_values(spec)
@@ -134,16 +135,20 @@ def _source(name: str, table: Mapping[str, Any], base: ModelSpec, root: Path) ->
         raise OptionError(f"{_where(name)} needs exactly one of {', '.join(Kind)}")
     if not given:
         return {}
-    source = _local(f"{_where(name)}: {given[0]}", table[given[0]], root)
-    if given[0] is Kind.ONNX:
-        source = _onnx_file(root / Path(source).expanduser())
-    return {"kind": given[0], "source": source, "architecture": None}
+    found = _onnx_file if given[0] is Kind.ONNX else _local
+    key, source = f"{_where(name)}: {given[0]}", table[given[0]]
+    return {"kind": given[0], "source": _named(key, source, root, found), "architecture": None}
 
 
-def _onnx_file(path: Path) -> str:
+def _onnx_file(path: Path, _name: str) -> str:
     """The file that a link leads to; in the hub's cache the link, which has its weights beside."""
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 - follows no link
     return str(absolute if hub_blobs(absolute) else path.resolve())
+
+
+def _local(path: Path, name: str) -> str:
+    """The absolute path of what is there; a hub id or the like as it is."""
+    return str(path.resolve()) if path.exists() else name
 
 
 def hub_blobs(path: Path) -> Path | None:
@@ -154,16 +159,18 @@ def hub_blobs(path: Path) -> Path | None:
     return None
 
 
-def _local(key: str, name: object, root: Path) -> str:
-    """The absolute path of what lies under `root`; a hub id or the like as it is.
+def _named(key: str, name: object, root: Path, found: Callable[[Path, str], str]) -> str:
+    """What `found` makes of a name, relative to `root`.
 
     Raises OptionError for what no file and no model can be named.
     """
     if not isinstance(name, str) or not name.strip():
         raise OptionError(f"{key} = {name!r} is not a name")
     try:
-        path = (root / Path(name).expanduser()).resolve()
-        return str(path) if path.exists() else name
+        path = root / Path(name).expanduser()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()
+        return found(path, name)
     except (OSError, ValueError, RuntimeError) as error:  # too long, NUL, a home of nobody
         reason = getattr(error, "strerror", None) or error
         raise OptionError(f"{key} = {name[:60]!r}… cannot be a file or a model: {reason}") from None
