@@ -185,3 +185,21 @@ def test_more_work_in_the_model_regresses_beside_the_baselines_engine(stored, lo
     assert found["context"]["against"].endswith(", from the cache")
     assert found["speed_verdict"] == "regressed"
     assert result.ret == Exit.REGRESSED
+    accept = ("--gate-refresh-baselines", "--gate-accept-regressions")
+    result.stdout.fnmatch_lines([f"to accept tiny-onnxruntime-fp32: *{' '.join(accept)}*"])
+    assert stored.judge(*accept).ret == 0
+    _, found = report(stored)
+    assert found["speed_verdict"] == "identical"
+
+
+def test_a_refresh_keeps_no_session_of_another_engine(stored, load_tiny):
+    change(stored, load_tiny)
+    assert stored.judge("--gate-refresh-baselines", "--gate-accept-regressions").ret == 0
+    variant = json.loads(stored.baseline().read_text())["variants"]["onnxruntime-fp32"]
+    assert len(variant["cells"]["1"]) == 1
+
+
+def test_the_history_says_what_it_has_no_figure_of(stored):
+    result = stored.judge("--gate-history")
+    result.stdout.fnmatch_lines(["history: not noted, *: tiny-onnxruntime-fp32"])
+    assert not list(stored.path.glob("baselines/history/*/*.jsonl"))

@@ -24,7 +24,7 @@ def write_tiny_onnx(
     constants = {"table": table, "head": head, "axis": np.array([1]), "last": np.array([2])}
     constants["zero"] = np.array(0)
     constants["ballast"] = np.ones((work, work), np.float32)
-    constants["nothing"] = np.float32(0)
+    constants["nothing"] = np.array(0, np.float32)
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["vectors"]),
         *(_mean_nodes() if pooling == "mean" else _first_nodes()),
