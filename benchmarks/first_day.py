@@ -1,4 +1,4 @@
-"""What a user's first day is like: a refresh, then unchanged runs, then the same with timing forced.
+"""A user's first day: a refresh, then unchanged runs, then the same with timing forced.
 
     python benchmarks/first_day.py [--runs N] > results/first-day.txt
 
