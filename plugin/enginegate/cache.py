@@ -6,7 +6,7 @@ renamed into it) and carries a manifest with the hash of each of its files, chec
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,14 @@ class Entry:
     Attributes:
         folder: its files; never changed after it appeared.
         properties: what its builder returned, as JSON.
+        key: what it was built from, as JSON; empty where that is not known.
         built: whether this run built it.
         note: why it was built again although it was there; empty otherwise.
     """
 
     folder: Path
     properties: Mapping[str, Any] = field(default_factory=dict)
+    key: Mapping[str, Any] = field(default_factory=dict)
     built: bool = False
     note: str = ""
 
@@ -61,11 +63,18 @@ class Store:
         folder, note = self.root / kind / sha256_of_json(key)[:32], ""
         if os.path.lexists(folder):
             try:
-                return Entry(folder, _properties_of(folder))
+                return _in_place(folder)
             except StoreError as error:
                 note = str(error)
         self._build(folder, key, build)
-        return Entry(folder, _properties_of(folder), built=True, note=note)
+        return replace(_in_place(folder), built=True, note=note)
+
+    def find(self, kind: str, name: str) -> Entry | None:
+        """The entry of that name; None if it is not there or damaged."""
+        try:
+            return _in_place(self.root / kind / name)
+        except StoreError:
+            return None
 
     def _build(self, folder: Path, key: Key, build: Build) -> None:
         try:
@@ -88,7 +97,8 @@ class Store:
 
 def read_entry(folder: Path) -> Entry:
     """An entry that was copied elsewhere. Raises OSError, ValueError and others for all damage."""
-    return Entry(folder, _whole(folder)["properties"])
+    manifest = _whole(folder)
+    return Entry(folder, manifest["properties"], manifest["key"])
 
 
 def _fill(folder: Path, key: Key, build: Build) -> None:
@@ -113,19 +123,19 @@ def _move_into_place(made: Path, folder: Path, damaged: Path) -> None:
 
 def _is_whole(folder: Path) -> bool:
     try:
-        _properties_of(folder)
+        _in_place(folder)
     except StoreError:
         return False
     return True
 
 
-def _properties_of(folder: Path) -> Mapping[str, Any]:
-    """The properties of an entry in its place. Raises StoreError with all that can be wrong."""
+def _in_place(folder: Path) -> Entry:
+    """The entry, in its place. Raises StoreError with all that can be wrong."""
     with reading(folder, "cached entry", "it was built again", StoreError):
-        manifest = _whole(folder)
-        if sha256_of_json(manifest["key"])[:32] != folder.name:
+        found = read_entry(folder)
+        if sha256_of_json(found.key)[:32] != folder.name:
             raise ValueError("it is of another key")
-        return dict(manifest["properties"])
+        return found
 
 
 def _whole(folder: Path) -> dict[str, Any]:

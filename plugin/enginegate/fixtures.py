@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from enginegate.results import Result
     from enginegate.serving import ServedEngine
     from enginegate.session import Reference, Session
-    from enginegate.speed import Measured, Rig
+    from enginegate.speed import Measured, Rig, Unchanged
     from enginegate.variants import Variant
 
-Measure = Callable[[int], "Measured"]
+Measure = Callable[[int], "Measured | Unchanged"]
 MeasureLoad = Callable[[], "Result"]
 
 
@@ -220,6 +220,8 @@ def measure(request: pytest.FixtureRequest, enginegate: "Session", result: "Resu
     _skip_if_wrong(result, "not timed")
     if enginegate.options.save_engines:
         pytest.skip("not timed: --gate-save-engines only builds")
+    if unchanged := enginegate.unchanged(result):
+        return lambda _size: unchanged
     replay = _Replay()
     benchmark = _benchmark(request, replay)
     if benchmark is None or benchmark.disabled:

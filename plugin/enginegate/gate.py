@@ -19,7 +19,7 @@ from enginegate.verdicts import Verdict
 if TYPE_CHECKING:
     from enginegate.results import Result
     from enginegate.session import Recorder, Session
-    from enginegate.speed import Measured, Speed
+    from enginegate.speed import Measured, Speed, Unchanged
 
 PROPERTY = "enginegate_verdict"
 ERROR = "error"
@@ -68,15 +68,21 @@ class Gate:
         text = f"{name}: {verdict}: {'; '.join(filter(None, [found.broken, *found.skipped]))}"
         self._conclude(verdict, text, fails=verdict is Verdict.FAIL)
 
-    def check_speed(self, measured: "Measured") -> None:
+    def check_speed(self, measured: "Measured | Unchanged") -> None:
         """Fail on a regression, and on whatever else the gate is told not to let pass."""
+        from enginegate.speed import Unchanged
+
+        if isinstance(measured, Unchanged):
+            verdict, (reason,) = measured.judgement.verdict, measured.judgement.reasons
+            text = f"{self._result.variant.id}: {verdict}: {reason}"
+            return self._conclude(verdict, text, fails=False)
         speed = measured.speed
         verdict = speed.verdict
         judgements = [j for j in (speed.judgement, speed.tail_judgement) if j]
         reasons = "; ".join(r for j in judgements if j.verdict is verdict for r in j.reasons)
         text = f"{self._result.variant.id}, batch {speed.batch}: {verdict}: {reasons}"
         self._node.user_properties += _properties(speed)
-        self._conclude(verdict, text, fails=self._session.options.fails(verdict))
+        return self._conclude(verdict, text, fails=self._session.options.fails(verdict))
 
     def check_load(self, result: "Result") -> None:
         """Fail on a new cliff, a lost capacity, or a served engine that became slower."""

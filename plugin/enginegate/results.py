@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from enginegate.accuracy import Accuracy
 from enginegate.diagnostics import Blamed, Repair
@@ -46,6 +47,25 @@ class Context:
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """Where an engine comes from.
+
+    Attributes:
+        recipe: all that decides what it is but the machine: hash of the model, precision, settings,
+            backend, library versions; empty if not all of that is known.
+        entry: its name in the cache of the machine that built it.
+        sha256: of its files there.
+        revision: git commit of the project, `-dirty` at its end where files differed from it; empty
+            outside git.
+    """
+
+    recipe: Mapping[str, Any]
+    entry: str
+    sha256: str
+    revision: str
+
+
+@dataclass(frozen=True)
 class Result:
     """All that is known of one variant after the run.
 
@@ -68,6 +88,9 @@ class Result:
         states: what else decides what it computes: providers, denormals, TF32, AMX.
         kernels: the operations that take most of its time.
         gpu: phases of its calls on a GPU; None for an engine elsewhere.
+        provenance: where its engine comes from; None in reports of older versions.
+        identical: why it is its baseline's own engine, so that it was not timed; empty if it is
+            not, or was timed all the same.
     """
 
     variant: Variant
@@ -88,6 +111,8 @@ class Result:
     states: Mapping[str, str] = field(default_factory=dict)
     kernels: tuple[Kernel, ...] = ()
     gpu: GpuTimes | None = None
+    provenance: Provenance | None = None
+    identical: str = ""
 
     @property
     def cell(self) -> str:
@@ -124,8 +149,11 @@ class Result:
             Verdict.NO_BASELINE,
             Verdict.PASS,
             Verdict.IMPROVED,
+            Verdict.IDENTICAL,
         ]
         found = {speed.verdict for speed in self.speeds}
+        if self.identical:
+            found.add(Verdict.IDENTICAL)
         if self.load and (not found or self.load.judgement.verdict is not Verdict.PASS):
             found.add(self.load.judgement.verdict)
         return next((verdict for verdict in order if verdict in found), Verdict.NOT_MEASURED)

@@ -12,6 +12,7 @@ class Verdict(StrEnum):
     PASS = "pass"  # noqa: S105
     FLAGGED = "flagged"
     FAIL = "fail"
+    IDENTICAL = "identical"
     IMPROVED = "improved"
     REGRESSED = "regressed"
     UNDECIDED = "undecided"

@@ -47,7 +47,7 @@ def _faults(key: str, baseline: Baseline, judged: dict[str, Result]) -> Iterator
         was, now = (_words(types) for types in (baseline.executed, result.executed))
         yield f"it ran as {now}, its baseline as {was}"
     missing = sorted(set(baseline.cells) - {speed.batch for speed in result.speeds})
-    if missing:
+    if missing and not result.identical:
         yield f"{result.cell} {', '.join(map(str, missing))} has a baseline and was not timed"
     yield from _lost_load(baseline.load, result)
     throttled = sum("throttled" in cause for s in result.speeds for cause in s.disturbed)

@@ -64,7 +64,14 @@ def _why_kept(
 def _replaces(result: Result, before: Baseline | None) -> bool:
     """A change, or figures that cannot be compared, make a new baseline; else a session more."""
     changed = any(speed.verdict in _CHANGED for speed in result.speeds)
-    return before is None or changed or bool(before.difference(result.context))
+    unlike = before is None or before.difference(result.context)
+    return changed or bool(unlike) or (before is not None and _is_another(result, before))
+
+
+def _is_another(result: Result, before: Baseline) -> bool:
+    """Tell if it is known to be another engine than the baseline's."""
+    now, then = result.provenance, before.provenance
+    return bool(now and then and now.recipe and then.recipe and now.recipe != then.recipe)
 
 
 def _line(result: Result, before: Baseline | None, kept: str) -> str:

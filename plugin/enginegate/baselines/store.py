@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from enginegate.files import (
     write_atomic,
 )
 from enginegate.machine import Machine, library_versions
-from enginegate.results import Context, Result
+from enginegate.results import Context, Provenance, Result
 from enginegate.serving import Load, StoredLoad
 from enginegate.speed import Speed
 from enginegate.variants import checked_name, name_fault
@@ -60,6 +60,8 @@ class Baseline:
         executed: matrix multiplications by the type they ran in.
         cells: sessions by batch size, of a served engine by concurrency; oldest first.
         load: what a served engine carried; None for others.
+        provenance: where its engine comes from; None in files of older versions.
+        deltas: how far its embeddings were off, by the names of `Deltas`; empty if not known.
     """
 
     file: Path
@@ -67,6 +69,13 @@ class Baseline:
     executed: Mapping[str, int]
     cells: Mapping[int, tuple[StoredSession, ...]]
     load: StoredLoad | None = None
+    provenance: Provenance | None = None
+    deltas: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def machine(self) -> str:
+        """The machine that it was measured on."""
+        return self.file.parent.name
 
     @property
     def date(self) -> str:
@@ -110,11 +119,13 @@ class Baselines:
 
         Raises BaselineError if the file cannot be read or is not valid.
         """
-        path = self.path(model)
-        content = read_content(path)
-        variants = content["variants"] if content else {}
-        with _reading(path):
-            return {key: _baseline(path, value) for key, value in variants.items()}
+        return _read(self.path(model))
+
+    def everywhere(self, model: str, key: str) -> list[Baseline]:
+        """The baseline of a variant on each machine that has one, this machine first."""
+        others = (self.root / name / self.path(model).name for name in self.other_machines(model))
+        found = (_read(path).get(key) for path in (self.path(model), *others))
+        return [baseline for baseline in found if baseline is not None]
 
     def models(self) -> list[str]:
         """Models that have a file on this machine."""
@@ -151,6 +162,13 @@ class Baselines:
             key = update.result.variant.key
             content["variants"][key] = _merged(content["variants"].get(key), update)
         return content
+
+
+def _read(path: Path) -> dict[str, Baseline]:
+    content = read_content(path)
+    variants = content["variants"] if content else {}
+    with _reading(path):
+        return {key: _baseline(path, value) for key, value in variants.items()}
 
 
 def write_content(path: Path, content: Mapping[str, Any]) -> None:
@@ -234,7 +252,16 @@ def _schema() -> Any:
 def _baseline(path: Path, stored: Mapping[str, Any]) -> Baseline:
     cells = {int(b): tuple(map(_session, found)) for b, found in stored["cells"].items()}
     load = _load(stored["load"]) if stored.get("load") else None
-    return Baseline(path, stored["context"], stored["executed"], cells, load)
+    made = stored.get("provenance")
+    return Baseline(
+        file=path,
+        context=stored["context"],
+        executed=stored["executed"],
+        cells=cells,
+        load=load,
+        provenance=Provenance(**made) if made else None,
+        deltas=stored.get("deltas") or {},
+    )
 
 
 def _load(stored: Mapping[str, Any]) -> StoredLoad:
@@ -270,6 +297,7 @@ def _as_json(result: Result) -> dict[str, Any]:
         "context": asdict(result.context),
         "deltas": asdict(accuracy.deltas) if accuracy and accuracy.deltas else None,
         "executed": dict(result.executed),
+        "provenance": result.provenance and asdict(result.provenance),
         "versions": library_versions(),
         **({"load": _load_json(result.load)} if result.load else {}),
         "cells": {str(speed.batch): [_session_json(speed)] for speed in result.speeds},

@@ -47,6 +47,8 @@ GATE = (
     Option("against", "REF|DIR", text, "measure beside saved engines", key=False),
     Option("against_python", "EXE", program, "measure beside the libraries of an interpreter",
            key=False),
+    Option("measure_identical", "", switch, "time an engine though it is its baseline's own",
+           key=False),
     Option("save_engines", "DIR", path, "save the built engines for a later --gate-against",
            key=False),
     Option("measure_seed", "N", raw, "seed of loading order and placement",

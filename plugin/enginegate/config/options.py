@@ -60,6 +60,7 @@ class Options:
     accept_regressions: bool
     against: str
     against_python: str
+    measure_identical: bool
     save_engines: Path | None
     calibrate: bool
     seed: int | None

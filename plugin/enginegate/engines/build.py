@@ -21,7 +21,7 @@ from enginegate.engines.api import (
     embed_all,
 )
 from enginegate.engines.measure import median_call_s
-from enginegate.engines.registry import get_backend
+from enginegate.engines.registry import get_backend, is_shipped
 from enginegate.errors import EngineError
 from enginegate.files import sha256_of_folder, sha256_of_json
 from enginegate.machine import library_versions, this_machine
@@ -76,6 +76,15 @@ class Built:
     def content_sha256(self) -> str:
         """Hash of the engine's files."""
         return sha256_of_json(sha256_of_folder(self.entry.folder))
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """All that decides what it is, but the machine; empty if not all of that is known.
+
+        Of a backend that a project registers, the code is not known.
+        """
+        known = is_shipped(self.backend) and self.entry.key
+        return {k: v for k, v in self.entry.key.items() if k != "machine"} if known else {}
 
     @contextlib.contextmanager
     def load(self, workload: Workload, threads: int) -> Iterator[Engine]:

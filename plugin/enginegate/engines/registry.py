@@ -125,6 +125,11 @@ def registration(name: str) -> Registration:
     return REGISTERED[name]
 
 
+def is_shipped(name: str) -> bool:
+    """Tell if the backend is this package's own code, and no project's."""
+    return name in _OWN and REGISTERED[name] == _OWN[name]
+
+
 def resolve(name: str) -> tuple[str, str]:
     """The backend that `auto` stands for, and why; any other name as it is, without a reason.
 

@@ -23,7 +23,13 @@ from enginegate.results import Result
 from enginegate.variants import Precision
 from enginegate.verdicts import Verdict
 
-_QUIET = (Verdict.PASS, Verdict.NO_BASELINE, Verdict.INCOMPARABLE, Verdict.NOT_MEASURED)
+_QUIET = (
+    Verdict.PASS,
+    Verdict.IDENTICAL,
+    Verdict.NO_BASELINE,
+    Verdict.INCOMPARABLE,
+    Verdict.NOT_MEASURED,
+)
 _WORDS = {Decision.SHIP: "may ship", Decision.HOLD: "on hold", Decision.BLOCK: "blocked"}
 
 

@@ -53,6 +53,8 @@ def _embeddings(result: Result) -> tuple[Decision, str, str]:
 
 def _speed(result: Result) -> tuple[Decision, str, str]:
     name, verdict = engine_name(result.variant), result.speed_verdict
+    if verdict is Verdict.IDENTICAL:
+        return Decision.SHIP, "its baseline's own engine", f"{name}: {result.identical}"
     if verdict not in _SPEED:
         return Decision.SHIP, "not slower than its baseline", f"{name}: {worst_change(result)}"
     decision, reason = _SPEED[verdict]

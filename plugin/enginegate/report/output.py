@@ -21,7 +21,7 @@ from enginegate.report.text import render_page_text
 from enginegate.verdicts import Verdict
 
 SUMMARY = "GITHUB_STEP_SUMMARY"
-_SILENT = (Verdict.PASS, Verdict.IMPROVED, Verdict.NOT_MEASURED)
+_SILENT = (Verdict.PASS, Verdict.IMPROVED, Verdict.IDENTICAL, Verdict.NOT_MEASURED)
 _THIS_RUN = "the report of this run"
 
 

@@ -86,7 +86,6 @@ def _facts(result: Result) -> tuple[str, ...]:
         f"workload: {workload} ({context.workload_sha256[:8]})",
         f"reference: {context.reference}",
         f"threads: {context.threads}",
-        *([f"measured beside: {context.against}"] if context.against else []),
     )
 
 
@@ -180,6 +179,10 @@ def _notes(result: Result) -> Iterator[tuple[str, str]]:
     yield from ((name, note) for note in (*result.notes, *_time_notes(result)))
     if result.repair:
         yield from ((name, line) for line in repair_lines(result.repair))
+    if result.context.against:
+        yield name, f"measured beside {result.context.against}"
+    if result.identical:
+        yield name, f"identical: {result.identical}; not timed"
     yield from ((name, text) for text in _speed_notes(result))
     if result.load:
         yield from ((name, text) for text in _load_notes(result.load))

@@ -26,7 +26,7 @@ from enginegate.machine import describe_machine, this_machine
 from enginegate.models import Exported, Workload
 from enginegate.results import Result
 from enginegate.serving import EngineServer
-from enginegate.session.comparison import Comparisons, compared, named
+from enginegate.session.comparison import Comparisons, compared, measured_beside, named
 from enginegate.session.costs import ModelCosts
 from enginegate.session.diagnosis import diagnosed, repaired_engine
 from enginegate.session.finish import finish_run
@@ -34,7 +34,15 @@ from enginegate.session.leftovers import sweep_leftovers
 from enginegate.session.preparation import Preparation, Progress, Reference, context_of
 from enginegate.session.recorder import Recorder
 from enginegate.session.served import load_engine, serve_engine, served_result
-from enginegate.speed import Measured, Rig, Rules, SequentialTest, SpeedJudge, gating_rules
+from enginegate.speed import (
+    Measured,
+    Rig,
+    Rules,
+    SequentialTest,
+    SpeedJudge,
+    Unchanged,
+    gating_rules,
+)
 from enginegate.variants import Variant
 from enginegate.verdicts import exit_status
 
@@ -101,6 +109,7 @@ class Session:
             notes=tuple(note for note in (*built.notes, model.note) if note),
             size_bytes=built.size_bytes,
             repair=self.recorder.repairs.get(built.variant),
+            provenance=self.prepare.provenance(built),
         )
         self.costs.note(variant.id, model, built.backend, built.precision, executed)
         return self.recorder.open(built.variant, result)
@@ -131,10 +140,18 @@ class Session:
                 self.recorder.plan(variant, batch)
 
     def rig(self, built: Built, model: Exported, workload: Workload) -> Rig:
-        """Time a variant beside the baseline's engine with --gate-against, or the reference."""
-        control = self.comparisons.control(built, model)
+        """Time a variant beside its baseline's engine, or the reference where there is none."""
+        control, way = self.comparisons.control(built, model)
         rig = self.prepare.rig(built, control, model, workload, self.rng)
-        return replace(rig, compared=compared(built, control))
+        return replace(rig, compared=replace(compared(built, control), way=way))
+
+    def unchanged(self, result: Result) -> Unchanged | None:
+        """The answer for a variant that is its baseline's own engine; None for any other."""
+        judgement = self.comparisons.identical(self.recorder.latest(result))
+        if judgement is None:
+            return None
+        self.recorder.update(result, identical=judgement.reasons[0])
+        return Unchanged(judgement)
 
     def measured(self, result: Result, rig: Rig, batch: int) -> Measured:
         """One batch size, timed and judged.
@@ -157,8 +174,9 @@ class Session:
         found = judge.judge(rig, batches, comparison, key)
         name = result.variant.id
         self.recorder.measured |= {(name, batch): one for batch, one in found.items()}
-        speeds = (*self.recorder.latest(result).speeds, *(one.speed for one in found.values()))
-        self.recorder.update(result, speeds=speeds)
+        latest = self.recorder.latest(result)
+        speeds = (*latest.speeds, *(one.speed for one in found.values()))
+        self.recorder.keep(measured_beside(replace(latest, speeds=speeds), rig.compared))
 
     def exit_status(self) -> int:
         """0, 1, or one of `Exit`."""

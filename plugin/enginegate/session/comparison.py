@@ -1,20 +1,30 @@
 """What a variant is compared with: a stored baseline, or the engine it is measured beside."""
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
+from enginegate.accuracy import Deltas
 from enginegate.baselines import Baseline, Baselines
 from enginegate.config import Options
 from enginegate.engines import Built
+from enginegate.errors import EngineError, OptionError
 from enginegate.files import sha256_of_json
 from enginegate.models import Exported
-from enginegate.results import Result
+from enginegate.results import Provenance, Result
 from enginegate.serving import Load
 from enginegate.session.preparation import Preparation
 from enginegate.speed import METRICS, Compared, Comparison, anchor_of, paired
 from enginegate.variants import Variant
-from enginegate.verdicts import GateLevel, Judgement, Verdict
+from enginegate.verdicts import GateLevel, Judgement, Refresh, Verdict
+
+_LIBRARIES = frozenset({"runtime", "versions"})  # of a recipe
+_SAME = ("workload_sha256", "seq_len", "threads")  # of the context of an identical engine
+_ROUNDING = 1e-5  # of a cosine, and of the largest component
+_MORE = 1.5
+_HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b")
 
 
 @dataclass(frozen=True)
@@ -31,16 +41,81 @@ class Comparisons:
     baselines: Baselines
     prepare: Preparation
 
-    def control(self, built: Built, model: Exported) -> Built | None:
-        """The engine to measure beside; None for the reference."""
+    def control(self, built: Built, model: Exported) -> tuple[Built | None, str]:
+        """The engine to measure beside, None for the reference; and the way there in words.
+
+        The words are empty where the user named it.
+        """
+        if self.options.calibrate or self.options.beside:
+            return self.named_control(built, model), ""
+        if self._as_stored or not built.recipe:
+            return None, ""
+        variant = named(built.variant, model, served=False)
+        for baseline in self.baselines.everywhere(variant.model, variant.key):
+            if baseline.provenance:
+                return self._engine_of(baseline, baseline.provenance, built, variant)
+        return None, ""
+
+    def named_control(self, built: Built, model: Exported) -> Built | None:
+        """The engine that the user named to measure beside; None for none."""
         if self.options.calibrate:
             return built
         variant = named(built.variant, model, served=False)
         return self.prepare.baseline_engine(variant) if self.options.beside else None
 
+    @property
+    def _as_stored(self) -> bool:
+        """This run measures as baselines are stored: beside the reference."""
+        return self.options.refresh is not Refresh.NONE or self.options.gate is GateLevel.OFF
+
+    def _engine_of(
+        self, baseline: Baseline, made: Provenance, built: Built, variant: Variant
+    ) -> tuple[Built | None, str]:
+        """The engine of a baseline: from the cache, else built from its revision."""
+        whose = f"the baseline's engine of {baseline.date}"
+        changed = recipe_changes(made.recipe, built.recipe)
+        if changed and all(name in _LIBRARIES for name in changed):
+            return None, f"only libraries changed: {', '.join(changed.values())}"
+        if not _LIBRARIES & changed.keys() and (found := self.prepare.cached_engine(variant, made)):
+            return found, f"{whose}, from the cache"
+        if not made.revision or made.revision.endswith("-dirty"):
+            return None, f"{whose} is not in the cache, and was built from files outside git"
+        try:
+            found = self.prepare.engine_at(made.revision, variant)
+        except (OptionError, EngineError) as error:
+            reason = str(error).partition("\n")[0]
+            return None, f"{whose} is not in the cache, and cannot be built again: {reason}"
+        other = recipe_changes(made.recipe, found.recipe) if found else {"": "no such engine"}
+        if other.keys() - _LIBRARIES:
+            said = ", ".join(other.values())
+            return None, f"revision {made.revision[:12]} does not give {whose}: {said}"
+        today = f" with {', '.join(other.values())}" if other else ""
+        return found, f"{whose}, built from {made.revision[:12]}{today}"
+
+    def identical(self, result: Result) -> Judgement | None:
+        """The verdict on a variant whose baseline is of this very engine; None for any other.
+
+        The recipes agree, so no other engine could have been built; what it runs in, how it is
+        measured and how far its embeddings are off are looked at besides.
+        """
+        options, made = self.options, result.provenance
+        measured = options.beside or options.calibrate or options.measure_identical
+        if measured or self._as_stored or not made or not made.recipe:
+            return None
+        for baseline in self.baselines.everywhere(result.variant.model, result.variant.key):
+            if baseline.provenance and _is_it(baseline, baseline.provenance, result, made):
+                here = baseline.machine == self.baselines.machine.id
+                where = "" if here else f" of machine {baseline.machine}"
+                said = (
+                    f"same model, settings and libraries as the baseline of {baseline.date}{where}"
+                )
+                return Judgement(Verdict.IDENTICAL, (said,))
+        return None
+
     def of(self, result: Result, batches: Sequence[int], compared: Compared | None) -> Comparison:
         """What to compare a variant with, or the reason why there is nothing."""
-        beside = self.options.beside or self.options.calibrate
+        found = compared is not None and bool(compared.control and compared.way)
+        beside = self.options.beside or self.options.calibrate or found
         if beside and self.options.gate is not GateLevel.OFF:
             return self._paired(batches, compared)
         baseline, missing = self.baseline_of(result)
@@ -94,6 +169,51 @@ class Comparisons:
         engines = [compared.candidate, compared.control]
         about = sha256_of_json([asdict(result.context), limits, engines])[:16]
         return f"{result.variant.id}@{about}"
+
+
+def recipe_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """What changed between two recipes, by key, in words."""
+    keys = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+    return {key: _change(key, then.get(key), now.get(key)) for key in keys}
+
+
+def _change(key: str, then: Any, now: Any) -> str:
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        return ", ".join(recipe_changes(then, now).values())
+    shown = ("none" if value is None else _HASH.sub(r"\1", str(value)) for value in (then, now))
+    return "{} {} -> {}".format(key, *shown)
+
+
+def _is_it(baseline: Baseline, then: Provenance, result: Result, now: Provenance) -> bool:
+    alike = all(baseline.context.get(n) == getattr(result.context, n) for n in _SAME)
+    deltas = result.accuracy.deltas if result.accuracy else None
+    near = deltas is not None and not drift(baseline.deltas, deltas)
+    same_types = dict(baseline.executed) == dict(result.executed)
+    return bool(then.recipe == now.recipe and alike and same_types and near)
+
+
+def drift(then: Mapping[str, float], now: Deltas) -> str:
+    """How embeddings are farther off than those of the baseline; empty if they are not.
+
+    Kernels of another machine round otherwise, so a half more is allowed, and what fp32 leaves.
+    """
+    if not then:
+        return "the baseline does not say how far its embeddings were off"
+    was, is_now = 1 - then["cosine_worst"], 1 - now.cosine_worst
+    if is_now > _ROUNDING + _MORE * was:
+        return f"worst cosine {then['cosine_worst']:.6f} -> {now.cosine_worst:.6f}"
+    if now.max_abs_relative > _ROUNDING + _MORE * then["max_abs"] / then["scale"]:
+        return f"largest difference {then['max_abs']:.1e} -> {now.max_abs:.1e}"
+    return ""
+
+
+def measured_beside(result: Result, found: Compared | None) -> Result:
+    """The record with what it was timed beside, or why not beside its baseline's engine."""
+    if found is None or not found.way:
+        return result
+    if found.control:
+        return replace(result, context=replace(result.context, against=found.way))
+    return replace(result, notes=(*result.notes, found.way))
 
 
 def _stored(baseline: Baseline, batches: Sequence[int]) -> Comparison:

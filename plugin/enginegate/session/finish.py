@@ -106,12 +106,15 @@ class RunOutput:
         if options.save_engines or options.calibrate:
             return
         with self._noting_problems():
-            if options.history and not options.beside:
+            as_stored = [r for r in results if not (r.context.against or r.identical)]
+            if options.history:
                 machine = self.baselines.machine.id
-                append_history(results, self.baselines.root, machine, options.rootpath)
+                append_history(as_stored, self.baselines.root, machine, options.rootpath)
+                self.recorder.lines += _unnoted(results)
             if options.refresh is Refresh.NONE:
-                shown = () if interrupted or options.beside else results
+                shown = () if interrupted else as_stored
                 self.recorder.lines += offer(self.baselines, shown, options.rootpath / ACCEPT)
+                self.recorder.lines += () if options.beside else _how_to_accept(results)
             elif interrupted:
                 self.recorder.lines.append("baselines: the run was interrupted, none was written")
             else:
@@ -189,3 +192,19 @@ class RunOutput:
                 f"{Path(place.filename).name}, line {place.lineno}; the rest was done. "
                 "This is a fault of enginegate: please report it"
             )
+
+
+def _unnoted(results: Sequence[Result]) -> Iterator[str]:
+    """The engines that the history has no figure of: theirs is a ratio to the reference."""
+    if names := [r.variant.id for r in results if r.identical or r.context.against]:
+        yield f"history: not noted, as they were not timed beside the reference: {', '.join(names)}"
+
+
+def _how_to_accept(results: Sequence[Result]) -> Iterator[str]:
+    """The way to accept engines that regressed beside their baseline's own."""
+    beside = [r for r in results if r.context.against and r.speed_verdict is Verdict.REGRESSED]
+    if names := [result.variant.id for result in beside if result.embeddings_passed]:
+        yield (
+            f"to accept {', '.join(names)}: run again with --gate-refresh-baselines "
+            "--gate-accept-regressions, and commit the baselines"
+        )

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +42,7 @@ from enginegate.engines import (
     saved_engine,
 )
 from enginegate.files import scratch_folder
-from enginegate.machine import this_machine
+from enginegate.machine import git, this_machine
 from enginegate.models import (
     Batch,
     Exported,
@@ -55,7 +56,7 @@ from enginegate.models import (
     read_texts,
     tokenize_with,
 )
-from enginegate.results import Context
+from enginegate.results import Context, Provenance
 from enginegate.speed import (
     CANDIDATE,
     CONTROL,
@@ -98,6 +99,7 @@ class Preparation:
             read_pairs(options.sts) if options.sts else None,
         )
         self._closing = contextlib.ExitStack()
+        self._at: dict[str, Path] = {}
 
     def export(self, spec: ModelSpec) -> Exported:
         """The model's checked ONNX file."""
@@ -209,6 +211,41 @@ class Preparation:
         threads = self._options.threads
         best, notes = choose_best(self.store, candidates, workload, threads, accept)
         return dataclasses.replace(candidates[best], variant=variant, notes=notes)
+
+    def provenance(self, built: Built) -> Provenance:
+        """Where an engine comes from."""
+        name, sha256 = built.entry.folder.name, built.content_sha256
+        return Provenance(built.recipe, name, sha256, self._revision)
+
+    @functools.cached_property
+    def _revision(self) -> str:
+        """The project's commit, and if its files differ from it; the baselines do not count."""
+        options = self._options
+        commit = git(options.rootpath, "rev-parse", "HEAD").stdout.strip()
+        own = os.path.relpath(options.baselines, options.rootpath)
+        changed = git(options.rootpath, "status", "--porcelain", "--", ".", f":(exclude){own}")
+        return commit and (f"{commit}-dirty" if changed.stdout.strip() else commit)
+
+    def cached_engine(self, variant: Variant, made: Provenance) -> Built | None:
+        """An earlier engine of the variant, from this machine's cache; None if it is not there."""
+        entry = self.store.find("engine", made.entry)
+        if entry is None:
+            return None
+        precision, backend = Precision(made.recipe["precision"]), str(made.recipe["backend"])
+        found = Built(variant, precision, backend, entry)
+        return found if found.content_sha256 == made.sha256 else None
+
+    def engine_at(self, revision: str, variant: Variant) -> Built | None:
+        """The variant's engine, built from a git revision of the project; None if it has none.
+
+        Raises OptionError if git does not know it, and EngineError if nothing can be built of it.
+        """
+        if revision not in self._at:
+            options = self._options
+            with self._progress(f"engines of {revision[:12]}"):
+                made = engines_of(revision, options.building, options.rootpath, "")
+                self._at[revision] = self._closing.enter_context(made)
+        return saved_engine(self._at[revision], variant)
 
     def baseline_engine(self, variant: Variant) -> Built | None:
         """The engine to measure beside, with --gate-against; None if it has none of the variant."""

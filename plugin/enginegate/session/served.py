@@ -37,7 +37,7 @@ def serve_engine(
     server = session.server
     if server is None:
         raise ServingError("no server was asked for: use --gate-serve triton or --gate-serve URL")
-    control, dim = session.comparisons.control(built, model), judge.expected.shape[1]
+    control, dim = session.comparisons.named_control(built, model), judge.expected.shape[1]
     with server.serve(ToServe(built, control, engine, model, workload, dim)) as served:
         started = "started" if served.server else "running"
         driver = server.options.driver

@@ -3,7 +3,7 @@
 from enginegate.speed.arms import Arm, LocalArm, OpenArm, Turn, local_arm, open_arms
 from enginegate.speed.change import describe
 from enginegate.speed.judge import Comparison, SpeedJudge, paired
-from enginegate.speed.records import Measured, Speed
+from enginegate.speed.records import Measured, Speed, Unchanged
 from enginegate.speed.sequential import (
     FLOOR_S,
     METRICS,
@@ -29,6 +29,6 @@ __all__ = [
     "CANDIDATE", "CONTROL", "FLOOR_S", "METHOD", "METRICS", "P50", "POWER", "SECOND_CONTROL",
     "Anchor", "Arm", "Change", "Compared", "Comparison", "Errors", "LocalArm", "Measured",
     "OpenArm", "Question", "Rig", "Rules", "Samples", "SequentialTest", "Speed", "SpeedJudge",
-    "Turn", "anchor_of", "bounds", "change_of", "describe", "gating_rules", "local_arm",
-    "open_arms", "own_paths", "paired", "remote_arm",
+    "Turn", "Unchanged", "anchor_of", "bounds", "change_of", "describe", "gating_rules",
+    "local_arm", "open_arms", "own_paths", "paired", "remote_arm",
 ]  # fmt: skip

@@ -56,6 +56,13 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class Unchanged:
+    """The answer for an engine that is its baseline's own: nothing was timed."""
+
+    judgement: Judgement
+
+
+@dataclass(frozen=True)
 class Measured:
     """The samples of one batch size, and what is said of them."""
 

@@ -142,10 +142,12 @@ class Compared:
     Attributes:
         candidate: key of the engine in the cache.
         control: content hash of the engine it is measured beside; empty for the reference.
+        way: the comparison in words, where it was chosen by what there is; else empty.
     """
 
     candidate: str
     control: str = ""
+    way: str = ""
 
 
 @dataclass(frozen=True)
