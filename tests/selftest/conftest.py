@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import json
 import shutil
 import sys
 import time
@@ -147,7 +148,7 @@ def _load(name):
     import sys
 
     spec = importlib.util.spec_from_file_location(
-        f"enginegate_selftest_{name}", HERE / f"{name}.py"
+        f"enginegate_selftest_{Path(name).name}", HERE / f"{name}.py"
     )
     assert spec
     assert spec.loader
@@ -256,6 +257,46 @@ def clock(keep_time):
 def kept(tmp_path_factory):
     """Where projects keep what a clean run left in one of them."""
     return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="session")
+def make_case(torch_loaded, tmp_path_factory):
+    """Write the project of a case from the public record, once a worker; its folder."""
+    folder = tmp_path_factory.mktemp("cases")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(HERE / "cases")
+        makers = _load("cases/make").CASES
+
+    def make(name):
+        if not (folder / name).exists():
+            makers[name](folder / name)
+        return folder / name
+
+    return make
+
+
+@pytest.fixture
+def judge_case(make_case, pytester, monkeypatch):
+    """Run the ready suite in a case's folder, timing left out: its outcome and its report."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+
+    def judge(name, precision="fp32", *arguments):
+        folder, report = make_case(name), pytester.path / "report.json"
+        monkeypatch.chdir(folder)
+        result = pytester.runpytest_inprocess(
+            f"--rootdir={folder}",
+            "--pyargs",
+            "enginegate.suite",
+            f"--precision={precision}",
+            f"--gate-report-json={report}",
+            f"--gate-engine-cache={pytester.path / 'cache'}",
+            "-k",
+            "not (slower or served or load)",
+            *arguments,
+        )
+        return result, json.loads(report.read_text()) if report.exists() else None
+
+    return judge
 
 
 @pytest.fixture
