@@ -26,6 +26,7 @@ ERROR = "error"
 SERVER = "enginegate_server"
 SESSION = pytest.StashKey["Session"]()
 
+_COLOURS = {"ship": "green", "ship (new)": "green", "hold": "yellow", "block": "red"}
 _EVIDENCE = "enginegate/evidence"
 _STOPPED_BY = pytest.StashKey[str]()
 _INTERRUPTED = "Ctrl-C, a call of pytest.exit, or errors of the collection"
@@ -316,11 +317,15 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 def _write_summary(terminalreporter: Any, run: "Recorder") -> None:
-    from enginegate.report import annotations, summary_lines
+    from enginegate.report import annotations, summary
 
     terminalreporter.section("enginegate")
-    for line in [*summary_lines(run.results.values()), *run.lines]:
-        terminalreporter.write_line(shown(line))
+    columns = terminalreporter._tw.fullwidth
+    for line in summary(run.results.values(), columns, run.interrupted):
+        colour = {_COLOURS[line.decision]: True} if line.decision else {}
+        terminalreporter.write_line(shown(line.text), **colour)
+    for text in run.lines:
+        terminalreporter.write_line(shown(text))
     for problem in run.problems:
         terminalreporter.write_line(shown(f"ERROR: {problem}"), red=True)
     for command in annotations(run.notices, run.problems):

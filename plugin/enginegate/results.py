@@ -12,6 +12,8 @@ from enginegate.speed import Speed
 from enginegate.variants import Variant
 from enginegate.verdicts import Verdict
 
+HASHED = "hashed words"  # a tokenizer that stands for one that was not at hand
+
 
 @dataclass(frozen=True)
 class Context:
@@ -76,7 +78,8 @@ class Result:
         chosen: the precision that `best` took; else the one asked for.
         executed: matrix multiplications by the element type they ran in.
         ran: the same in words.
-        flags: why it is not exactly what was asked for.
+        flags: why it is not exactly what was asked for, and nobody accepted it.
+        accepted: flags that the model's table accepts, each with the reason given there.
         notes: what else to say about how it came to be.
         size_bytes: size of the engine's files.
         accuracy: None until compared.
@@ -113,6 +116,7 @@ class Result:
     gpu: GpuTimes | None = None
     provenance: Provenance | None = None
     identical: str = ""
+    accepted: tuple[str, ...] = ()
 
     @property
     def cell(self) -> str:

@@ -31,19 +31,20 @@ LOGS = (-0.5, -0.52, -0.49, -0.51)
 
 
 def context(**other):
-    return Context(
-        weights="from model.onnx",
-        tokenizer="hashed words",
-        workload="python documentation",
-        workload_sha256="a" * 64,
-        texts=256,
-        seq_len=8,
-        model_sha256="b" * 64,
-        reference="onnxruntime 1.32.0 fp32",
-        threads=1,
-        method="mirrored blocks",
-        **{"against": "", **other},
-    )
+    fields = {
+        "weights": "from model.onnx",
+        "tokenizer": "tokenizer.json",
+        "workload": "python documentation",
+        "workload_sha256": "a" * 64,
+        "texts": 256,
+        "seq_len": 8,
+        "model_sha256": "b" * 64,
+        "reference": "onnxruntime 1.32.0 fp32",
+        "threads": 1,
+        "method": "mirrored blocks",
+        "against": "",
+    }
+    return Context(**{**fields, **other})
 
 
 def change(ratio=1.0, **other):

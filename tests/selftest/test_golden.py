@@ -35,7 +35,7 @@ from enginegate.report.render.html import render_html
 from enginegate.report.render.markdown import render_markdown
 from enginegate.report.saved_run import parse_run, render_json
 from enginegate.report.table import spent_line
-from enginegate.report.text import aligned, render_page_text, render_text, summary_lines
+from enginegate.report.text import aligned, render_page_text, render_text, summary
 from enginegate.session.finish import RunOutput
 from enginegate.session.recorder import Recorder
 from enginegate.speed.records import Measured
@@ -135,8 +135,12 @@ def lines(found):
 # The reports of a run
 
 
-def summary(_place):
-    return lines([*summary_lines(results()), spent_line(61.3, 12.2)])
+def told(found, columns=120):
+    return [line.text for line in summary(found, columns)]
+
+
+def kinds_summary(_place):
+    return lines([*told(results()), spent_line(61.3, 12.2)])
 
 
 def text_report(_place):
@@ -461,7 +465,8 @@ CASES = {
     "endings.txt": endings,
     "example.md": example_markdown,
     "example_page.txt": lambda _: lines(render_page_text(compose(example(), None))),
-    "example_summary.txt": lambda _: lines(summary_lines(example().results)),
+    "example_summary.txt": lambda _: lines(told(example().results)),
+    "example_summary_narrow.txt": lambda _: lines(told(example().results, 80)),
     "exit_status.txt": exits,
     "failing.txt": failing,
     "figures.html": figures_html,
@@ -473,7 +478,7 @@ CASES = {
     "kinds.json": json_report,
     "kinds.md": lambda _: render_markdown(page(results())),
     "kinds_page.txt": page_text,
-    "kinds_summary.txt": summary,
+    "kinds_summary.txt": kinds_summary,
     "kinds_text.txt": text_report,
     "pytest_help.txt": pytest_help,
     "roofline.txt": roofline,

@@ -13,7 +13,7 @@ import enginegate
 from enginegate.cli import main
 from enginegate.report.outlets import for_markdown, for_page, for_terminal, log_command, translated
 from enginegate.report.output import annotations, run_markdown
-from enginegate.report.text import render_text, summary_lines
+from enginegate.report.text import render_text, summary
 from enginegate.verdicts import Verdict
 
 from .kinds import kinds
@@ -133,7 +133,7 @@ def test_a_hostile_run_is_told_by_every_output(hostile_run, tmp_path, capsys):
     assert main(["report", str(saved), *files, "--text"]) == 0
     said = capsys.readouterr().out
     in_file = render_text(results, [HOSTILE])
-    in_summary = "\n".join(map(for_terminal, summary_lines(results)))
+    in_summary = "\n".join(for_terminal(line.text) for line in summary(results, 120))
     for text in (said, in_file, in_summary):
         assert "::error::planted" in text
         assert not HIDDEN.search(text)

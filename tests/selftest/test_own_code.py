@@ -14,7 +14,7 @@ from enginegate.errors import ModelError, OptionError
 from enginegate.models import OWN_CODE, Kind, ModelSpec, export_model, specs_from
 from enginegate.models.sources import content_key, locate
 from enginegate.report.output import report_files
-from enginegate.report.text import summary_lines
+from enginegate.report.text import summary
 
 from .reports import context, result, write_report
 
@@ -184,6 +184,6 @@ def test_every_output_says_that_code_may_run(tmp_path):
         page, comment = tmp_path / "x.html", tmp_path / "x.md"
         text = list(report_files([saved], page, comment, tmp_path, text=True))
         outputs = [saved.read_text(), page.read_text(), comment.read_text()]
-        outputs += ["\n".join(text), "\n".join(summary_lines([found]))]
+        outputs += ["\n".join(text), "\n".join(line.text for line in summary([found], 120))]
         marked = [output.replace("\\", "").count("trust_remote_code") > 0 for output in outputs]
         assert marked == [says] * 5

@@ -15,7 +15,14 @@ from enginegate.engines.api import (
     check_shape,
     embed_all,
 )
-from enginegate.engines.build import Built, build_engine, choose_best, execution_flags, keeping_of
+from enginegate.engines.build import (
+    Built,
+    build_engine,
+    choose_best,
+    execution_flags,
+    keeping_of,
+    kept_notes,
+)
 from enginegate.engines.doctor import HEADER, advice, findings
 from enginegate.engines.measure import GpuTimes, call_s, gpu_times, median_call_s
 from enginegate.engines.profile import Kernel, Profile
@@ -38,7 +45,7 @@ __all__ = [
     "Built", "Embeddings", "Engine", "Executed", "GpuTimes", "Keeping", "Keeps", "Kernel",
     "Profile", "Profiles", "TritonModel", "advice", "build_engine", "call_s", "check_beside",
     "check_installed", "check_runnable", "check_shape", "choose_best", "embed_all", "engines_of",
-    "execution_flags", "findings", "get_backend", "gpu_times", "keeping_of", "median_call_s",
-    "offered", "open_reference", "register", "registration", "resolve", "run_reference",
-    "runtime_packages", "save_engine", "saved_engine",
+    "execution_flags", "findings", "get_backend", "gpu_times", "keeping_of", "kept_notes",
+    "median_call_s", "offered", "open_reference", "register", "registration", "resolve",
+    "run_reference", "runtime_packages", "save_engine", "saved_engine",
 ]  # fmt: skip

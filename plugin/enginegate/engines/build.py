@@ -224,26 +224,26 @@ def _try(built: Built, workload: Workload, threads: int, accept: Accept) -> dict
 
 
 def execution_flags(built: Built, executed: Executed) -> tuple[str, ...]:
-    """Reasons why what ran is not what was asked for; empty if it is.
+    """Reasons why what ran is not what was requested; empty if it is.
 
-    Layers that were kept are named. What else ran in another type is flagged as it is without
-    them; a runtime may count two multiplications of a layer as one, so they may be fewer.
+    Layers that `keep` names are part of the request. A runtime may count two multiplications of a
+    layer as one, so they may be fewer than the layers have.
     """
     expected = EXPECTED_TYPES[built.precision]
     total = sum(executed.matmuls.values())
     proven = executed.count_of(expected)
     kept = sum(layer.matmuls for layer in built.kept)
-    named = (_kept_flag(built, executed),) if built.kept else ()
     if total and 0 <= total - proven <= kept and (proven < total or not kept):
-        return named
+        return ()
     if kept and proven == total:
-        return (*named, f"nothing was kept: {executed.summary} ran everywhere")
-    return (*named, _other_flag(built, executed, total - proven - kept))
+        return (f"nothing was kept: {executed.summary} ran everywhere",)
+    return (_other_flag(built, executed, total - proven - kept),)
 
 
-def _kept_flag(built: Built, executed: Executed) -> str:
+def kept_notes(built: Built, executed: Executed) -> tuple[str, ...]:
+    """The layers that were kept, and what ran; nothing where none were."""
     names = ", ".join(layer.name for layer in built.kept)
-    return f"kept in fp32: {names}; ran as {executed.summary}"
+    return (f"kept in fp32: {names}; ran as {executed.summary}",) if names else ()
 
 
 def _other_flag(built: Built, executed: Executed, elsewhere: int) -> str:

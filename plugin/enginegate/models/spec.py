@@ -14,6 +14,7 @@ from enginegate.variants import Precision, checked_name
 
 OWN_CODE = " (may run code of its own: trust_remote_code)"  # after the origin of weights
 TOKEN_ROLES = ("ids", "mask", "zeros")
+ACCEPTED = ("executed",)
 POOLINGS = ("first", "mean")
 PACKAGE_PREFIX = "package:"
 STANDARD_INPUTS = MappingProxyType(
@@ -51,6 +52,8 @@ class ModelSpec:
         architecture: configuration to seed when `source` is not at hand; None is an error then.
         limits: accuracy limits by precision that replace the default ones.
         keep: layers to keep in fp32 by precision: names, groups or wildcards.
+        accept: by precision, why a person accepts what its engines would be held for: `executed`,
+            that something else ran than was requested.
         trust_remote_code: run the code that lies beside the weights; every output says so.
     """
 
@@ -69,6 +72,7 @@ class ModelSpec:
     architecture: Mapping[str, Any] | None = None
     limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     keep: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    accept: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
@@ -186,6 +190,8 @@ def _refuse_bad_values(spec: ModelSpec) -> None:
     _require(spec, "inputs", roles_fit, f"a table of roles {', '.join(TOKEN_ROLES)}")
     limits_fit = _by_precision(spec.limits, _are_limits)
     _require(spec, "limits", limits_fit, "a table of numbers for each precision")
+    accept_fits = _by_precision(spec.accept, _are_reasons)
+    _require(spec, "accept", accept_fits, f"a table of {', '.join(ACCEPTED)} with why, a precision")
     trust = spec.trust_remote_code
     trust_fits = trust is False or (trust is True and spec.kind is not Kind.ONNX)
     _require(spec, "trust_remote_code", trust_fits, "true or false (false for an .onnx file)")
@@ -205,6 +211,12 @@ def _are_limits(value: object) -> bool:
 
 def _are_layers(value: object) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(layer, str) for layer in value)
+
+
+def _are_reasons(value: object) -> bool:
+    if not isinstance(value, Mapping) or not set(value) <= set(ACCEPTED):
+        return False
+    return all(isinstance(why, str) and why.strip() for why in value.values())
 
 
 def _is_count(value: object, least: int) -> bool:

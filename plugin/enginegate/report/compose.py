@@ -6,9 +6,9 @@ from pathlib import Path
 
 from enginegate.baselines import Series, describe_history
 from enginegate.models import OWN_CODE
-from enginegate.report.decision import decide
+from enginegate.report.decision import decide, held
 from enginegate.report.numbers import counted, listed
-from enginegate.report.page import Chart, Decided, Decision, Matrix, Page, Section, Table
+from enginegate.report.page import Chart, Decision, Matrix, Page, Section, Table
 from enginegate.report.saved_run import SavedRun
 from enginegate.report.sections.changes import against_baseline, history_chart, over_time
 from enginegate.report.sections.embeddings import distributions, rankings, worst_texts
@@ -30,7 +30,12 @@ _QUIET = (
     Verdict.INCOMPARABLE,
     Verdict.NOT_MEASURED,
 )
-_WORDS = {Decision.SHIP: "may ship", Decision.HOLD: "on hold", Decision.BLOCK: "blocked"}
+_WORDS = {
+    Decision.SHIP: "may ship",
+    Decision.NEW: "may ship without a predecessor",
+    Decision.HOLD: "on hold",
+    Decision.BLOCK: "blocked",
+}
 
 
 def compose(run: SavedRun, baselines: Path | None) -> Page:
@@ -100,8 +105,8 @@ def matrix_of(run: SavedRun) -> Matrix:
     for model, _, members in run.by_model():
         groups = ([r for r in members if r.variant.precision == p] for p in precisions)
         decided = (decide(group) if group else None for group in groups)
-        held = run.whole.get("interrupted")
-        rows.append((model, tuple(_held(d) if held and d else d for d in decided)))
+        by = run.whole.get("interrupted")
+        rows.append((model, tuple(held(d) if by and d else d for d in decided)))
     return Matrix(precisions, tuple(rows))
 
 
@@ -121,14 +126,6 @@ def _subtitle(run: SavedRun) -> str:
 def _interrupted(run: SavedRun) -> Iterator[str]:
     if by := run.whole.get("interrupted"):
         yield interrupted_line(by)
-
-
-def _held(decided: Decided) -> Decided:
-    """The decision in a run that was stopped: nothing may ship by it."""
-    if decided.decision is not Decision.SHIP:
-        return decided
-    said = "the run was interrupted"
-    return Decided(Decision.HOLD, said, (said, *decided.details))
 
 
 def _load(run: SavedRun) -> Section:

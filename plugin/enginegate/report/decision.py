@@ -1,65 +1,154 @@
 """From verdicts to what to do: ship, hold or block, with the reason in words. Pure."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from enginegate.report.page import GRAVEST, Decided, Decision
+from enginegate.report.page import GRAVEST, MAY_SHIP, Decided, Decision
 from enginegate.report.table import engine_name, worst_change
-from enginegate.results import Result
+from enginegate.results import HASHED, Result
 from enginegate.verdicts import Verdict
 
+
+@dataclass(frozen=True)
+class Finding:
+    """What is known of an engine, and what follows from it.
+
+    Attributes:
+        decision: what it alone would lead to.
+        reason: why, in a few words.
+        figures: what it rests on; empty for nothing.
+        next: what resolves it; empty where nothing is to be done.
+    """
+
+    decision: Decision
+    reason: str
+    figures: str = ""
+    next: str = ""
+
+
+_QUIETER = "run again on an idle machine, or for longer with --gate-max-time-per-variant"
 _SPEED = {
-    Verdict.REGRESSED: (Decision.BLOCK, "slower than its baseline"),
-    Verdict.INVALID: (Decision.HOLD, "the measurement refutes itself, measure again"),
-    Verdict.UNDECIDED: (Decision.HOLD, "the measurement could not decide"),
-    Verdict.NO_BASELINE: (Decision.HOLD, "no baseline to compare its speed with"),
-    Verdict.INCOMPARABLE: (Decision.HOLD, "its baseline cannot be compared"),
-    Verdict.NOT_MEASURED: (Decision.HOLD, "its speed was not measured"),
+    Verdict.REGRESSED: Finding(
+        Decision.BLOCK,
+        "slower than its baseline",
+        next="find what made it slower, or accept it with --gate-refresh-baselines",
+    ),
+    Verdict.INVALID: Finding(
+        Decision.HOLD, "the measurement refutes itself", next="run again on an idle machine"
+    ),
+    Verdict.UNDECIDED: Finding(Decision.HOLD, "the measurement could not decide", next=_QUIETER),
+    Verdict.NO_BASELINE: Finding(
+        Decision.NEW,
+        "no predecessor to compare with",
+        next="run once more with --gate-refresh-baselines, and commit its baseline",
+    ),
+    Verdict.INCOMPARABLE: Finding(
+        Decision.HOLD,
+        "its baseline cannot be compared",
+        next="measure beside a revision with --gate-against, or store another baseline with "
+        "--gate-refresh-baselines",
+    ),
+    Verdict.NOT_MEASURED: Finding(
+        Decision.HOLD, "its speed was not measured", next="run test_not_slower too"
+    ),
 }
 
 
 def decide(results: Sequence[Result]) -> Decided:
-    """The gravest decision over the engines of one model and precision, in process and served.
+    """The gravest decision over engines of one model and precision, in process and served.
 
     BLOCK where embeddings are beyond their limits or an engine regressed. HOLD where another type
-    ran than was asked for, or the comparison is missing or unsure. SHIP otherwise.
+    ran than was requested and nobody accepted it, or the comparison is missing or unsure. NEW
+    where there is nothing to compare with. SHIP otherwise.
     """
     found = list(dict.fromkeys(f for result in results for f in _findings(result)))
-    gravest = min((decision for decision, _, _ in found), key=GRAVEST.index)
-    reasons = dict.fromkeys(reason for decision, reason, _ in found if decision is gravest)
-    shown = list(reasons) if gravest is Decision.SHIP else list(reasons)[:1]
-    return Decided(gravest, ", ".join(shown), tuple(f"{why}: {what}" for _, why, what in found))
+    gravest = min((finding.decision for finding in found), key=GRAVEST.index)
+    leading = [finding for finding in found if finding.decision is gravest]
+    told = found if gravest in MAY_SHIP else leading[:1]
+    reasons = dict.fromkeys(finding.reason for finding in told)
+    steps = dict.fromkeys(finding.next for finding in leading if finding.next)
+    details = (f"{f.reason}: {f.figures}" if f.figures else f.reason for f in found)
+    return Decided(gravest, ", ".join(reasons), tuple(details), "; ".join(steps))
 
 
-def _findings(result: Result) -> Iterator[tuple[Decision, str, str]]:
-    """`(decision, reason, figures)` of all that is known of an engine."""
+def held(decided: Decided) -> Decided:
+    """The decision in a run that was stopped: nothing may ship by it."""
+    if decided.decision not in MAY_SHIP:
+        return decided
+    said = "the run was interrupted"
+    return Decided(Decision.HOLD, said, (said, *decided.details), "run it to its end")
+
+
+def _findings(result: Result) -> Iterator[Finding]:
     yield _embeddings(result)
-    for flag in result.flags:
-        yield Decision.HOLD, "not exactly what was asked for ran", flag
+    yield from _stand_ins(result)
+    yield from _flags(result)
+    if result.repair:
+        yield _repaired(result)
     if result.embedding_verdict is not Verdict.FAIL:
         yield _speed(result)
 
 
-def _embeddings(result: Result) -> tuple[Decision, str, str]:
+def _stand_ins(result: Result) -> Iterator[Finding]:
+    """What stands for a part of the model that was not at hand: what ships has another."""
+    table = f"[tool.enginegate.models.{result.variant.model}]"
+    if result.context.weights.startswith("seeded"):
+        step = f"name the folder or hub id of its weights in {table}"
+        yield Finding(
+            Decision.HOLD, "its weights are not the model's", result.context.weights, step
+        )
+    if result.context.tokenizer == HASHED:
+        step = f"name its `tokenizer` in {table}"
+        yield Finding(Decision.HOLD, "its tokens are not the model's", HASHED, step)
+
+
+def _flags(result: Result) -> Iterator[Finding]:
+    """What ran otherwise than requested, accepted or not."""
+    variant = result.variant
+    place = f'accept.{variant.precision} = {{ executed = "why" }}'
+    step = f"look at it, then accept it in [tool.enginegate.models.{variant.model}]: {place}"
+    for flag in result.flags:
+        yield Finding(Decision.HOLD, "not exactly what was requested ran", flag, step)
+    for flag in result.accepted:
+        yield Finding(Decision.SHIP, "accepted", flag)
+
+
+def _repaired(result: Result) -> Finding:
+    """An engine that this run changed is not yet the one that its table asks for."""
+    return Finding(
+        Decision.HOLD,
+        "repaired in this run",
+        engine_name(result.variant),
+        f"put its `keep` into [tool.enginegate.models.{result.variant.model}] and run again",
+    )
+
+
+def _embeddings(result: Result) -> Finding:
     name, accuracy = engine_name(result.variant), result.accuracy
     if accuracy is None:
-        return Decision.HOLD, "its embeddings were not compared", name
-    figures = f"{name}: {'; '.join(accuracy.judgement.reasons)}"
-    if accuracy.judgement.verdict is Verdict.FAIL:
-        return Decision.BLOCK, "embeddings beyond their limits", figures
+        step = "run test_same_embeddings too"
+        return Finding(Decision.HOLD, "its embeddings were not compared", name, step)
+    figures = f"{name}: {'; '.join(accuracy.faults or accuracy.judgement.reasons)}"
+    if result.embedding_verdict is Verdict.FAIL:
+        step = "--gate-blame says which layers do it, --gate-repair which to keep in fp32"
+        return Finding(Decision.BLOCK, "embeddings beyond their limits", figures, step)
     if accuracy.judgement.verdict is Verdict.FLAGGED:
-        return Decision.SHIP, "embeddings within their own looser limits", figures
-    return Decision.SHIP, "same embeddings", name
+        return Finding(Decision.SHIP, "embeddings within their own looser limits", figures)
+    return Finding(Decision.SHIP, "same embeddings", name)
 
 
-def _speed(result: Result) -> tuple[Decision, str, str]:
+def _speed(result: Result) -> Finding:
     name, verdict = engine_name(result.variant), result.speed_verdict
     if verdict is Verdict.IDENTICAL:
-        return Decision.SHIP, "its baseline's own engine", f"{name}: {result.identical}"
+        return Finding(Decision.SHIP, "its baseline's own engine", f"{name}: {result.identical}")
     if verdict not in _SPEED:
-        return Decision.SHIP, "not slower than its baseline", f"{name}: {worst_change(result)}"
-    decision, reason = _SPEED[verdict]
+        figures = f"{name}: {worst_change(result)}"
+        return Finding(Decision.SHIP, "not slower than its baseline", figures)
+    finding = _SPEED[verdict]
     said = "; ".join(dict.fromkeys(_reasons(result, verdict)))
-    return decision, reason, f"{name}: {said}" if said else name
+    return Finding(
+        finding.decision, finding.reason, f"{name}: {said}" if said else name, finding.next
+    )
 
 
 def _reasons(result: Result, verdict: Verdict) -> Iterator[str]:

@@ -15,11 +15,13 @@ class Decision(StrEnum):
     """What to do with an engine."""
 
     SHIP = "ship"
+    NEW = "ship (new)"
     HOLD = "hold"
     BLOCK = "block"
 
 
-GRAVEST = (Decision.BLOCK, Decision.HOLD, Decision.SHIP)
+GRAVEST = (Decision.BLOCK, Decision.HOLD, Decision.NEW, Decision.SHIP)
+MAY_SHIP = (Decision.NEW, Decision.SHIP)
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,15 @@ class Decided:
 
     Attributes:
         decision: what to do.
-        reason: the first of the gravest reasons, in a few words; of SHIP all of them.
+        reason: the first of the gravest reasons, in a few words; of what may ship all of them.
         details: all reasons with their figures.
+        next: what resolves it, or stores the first baseline; empty where nothing is to be done.
     """
 
     decision: Decision
     reason: str
     details: tuple[str, ...]
+    next: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 from enginegate.errors import ReportError
 from enginegate.files import damage, parse_json, read_text, readable_json, reading
 from enginegate.machine import Machine, library_versions
+from enginegate.report.decision import decide, held
 from enginegate.results import Result
 
 REPORT_SCHEMA = 4
@@ -162,7 +163,7 @@ def render_json(
             "seed": seed,
             "allowed": dict(allowed),
             "versions": library_versions(),
-            "results": [_result(result) for result in results],
+            "results": [_result(result, interrupted) for result in results],
             "costs": dict(costs),
             "rooflines": dict(rooflines),
             **({"interrupted": interrupted} if interrupted else {}),
@@ -170,10 +171,12 @@ def render_json(
     )
 
 
-def _result(result: Result) -> dict[str, Any]:
+def _result(result: Result, interrupted: str) -> dict[str, Any]:
     record: dict[str, Any] = _finite(asdict(result))
     record["embedding_verdict"] = result.embedding_verdict
     record["speed_verdict"] = result.speed_verdict
+    decided = held(decide([result])) if interrupted else decide([result])
+    record |= {"decision": decided.decision, "reason": decided.reason, "next": decided.next}
     return record
 
 

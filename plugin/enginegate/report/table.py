@@ -37,6 +37,8 @@ HEADER = (
     "embeddings",
     "speed",
 )
+BRIEF = ("requested", "executed", "min cosine", "p50 ms", "texts/s", "speedup", "change")
+NARROW = ("requested", "executed", "min cosine", "speedup", "change")
 _TOLD = 0.02  # a smaller share of the time is not told
 
 
@@ -49,6 +51,7 @@ class ModelTable:
 
     title: str
     facts: tuple[str, ...]
+    results: tuple[Result, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     layers: tuple[Table, ...] = ()
@@ -61,8 +64,9 @@ def sections(results: Iterable[Result]) -> Iterator[ModelTable]:
         yield ModelTable(
             title=model,
             facts=_facts(members[0]),
+            results=tuple(members),
             rows=tuple(_row(result) for result in members),
-            notes=tuple(_merged(note for result in members for note in _notes(result))),
+            notes=tuple(merged(note for result in members for note in _notes(result))),
             layers=tuple(table for result in members for table in _layer_tables(result)),
         )
 
@@ -106,6 +110,16 @@ def _row(result: Result) -> Row:
         str(result.embedding_verdict),
         str(result.speed_verdict),
     )
+
+
+def brief_row(result: Result, *, narrow: bool) -> Row:
+    """Its figures as BRIEF names them, or as NARROW does."""
+    cells = dict(zip(HEADER, _row(result), strict=True))
+    names = ("asked", "ran", "worst cos", "p50 ms", "texts/s", "x ref", "change")
+    brief = dict(zip(BRIEF, (cells[name] for name in names), strict=True))
+    if not narrow:
+        return tuple(brief.values())
+    return tuple({**brief, "change": brief["change"].partition(" (")[0]}[name] for name in NARROW)
 
 
 def engine_name(variant: Variant) -> str:
@@ -163,7 +177,7 @@ def _sees(result: Result) -> str:
     return f"{visible:.1%}" if changes and math.isfinite(visible) else NOTHING
 
 
-def _merged(notes: Iterable[tuple[str, str]]) -> Iterator[str]:
+def merged(notes: Iterable[tuple[str, str]]) -> Iterator[str]:
     """`(precision, text)` to lines; what is said of several precisions is said once."""
     said: dict[str, list[str]] = {}
     for name, text in notes:
@@ -174,6 +188,7 @@ def _merged(notes: Iterable[tuple[str, str]]) -> Iterator[str]:
 def _notes(result: Result) -> Iterator[tuple[str, str]]:
     name = engine_name(result.variant)
     yield from ((name, f"flagged: {flag}") for flag in result.flags)
+    yield from ((name, flag) for flag in result.accepted)
     if result.accuracy:
         yield from ((name, text) for text in embedding_notes(result.accuracy))
     yield from ((name, note) for note in (*result.notes, *_time_notes(result)))

@@ -1,30 +1,96 @@
 """Rows and pages to lines of text. No number is formatted here."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
+from enginegate.report.decision import decide, held
 from enginegate.report.outlets import for_page, for_terminal, translated
-from enginegate.report.page import Page, Section, Table
-from enginegate.report.table import HEADER, ModelTable, accuracy_details, latency_lines, sections
+from enginegate.report.page import Decided, Decision, Page, Section, Table
+from enginegate.report.table import (
+    BRIEF,
+    HEADER,
+    NARROW,
+    ModelTable,
+    accuracy_details,
+    brief_row,
+    engine_name,
+    latency_lines,
+    merged,
+    sections,
+)
 from enginegate.results import Result
 
+_BRIEF_COLUMNS = 100  # of a terminal that the whole table fits
 
-def summary_lines(results: Iterable[Result]) -> list[str]:
-    """The terminal summary: one aligned table per model, its notes below."""
-    blocks = [_block(section) for section in sections(results)]
-    return [line for block in blocks for line in [*block, ""]][:-1]
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the terminal; one of the table has the decision that it begins with."""
+
+    text: str
+    decision: Decision | None = None
+
+
+def summary(results: Iterable[Result], columns: int, interrupted: str = "") -> list[Line]:
+    """The terminal summary: one table per model, the decisions first, why and notes below.
+
+    `columns` is the width of the terminal. Nothing may ship by a run that was `interrupted`, and by
+    what; empty for one that came to its end.
+    """
+    narrow = columns < _BRIEF_COLUMNS
+    blocks = [_told(section, interrupted, narrow=narrow) for section in sections(results)]
+    return [line for block in blocks for line in [*block, Line("")]][:-1]
+
+
+def _told(section: ModelTable, interrupted: str, *, narrow: bool) -> list[Line]:
+    decided = [_decided(result, interrupted) for result in section.results]
+    header = ("decision", *(NARROW if narrow else BRIEF))
+    rows = [
+        (found.decision, *brief_row(result, narrow=narrow))
+        for found, result in zip(decided, section.results, strict=True)
+    ]
+    first, *lines = aligned([header, *rows])
+    table = [Line(text, found.decision) for text, found in zip(lines, decided, strict=True)]
+    told = [*_reasons(section.results, decided), *section.notes, *_layers(section)]
+    head = (section.title, "; ".join(section.facts), first)
+    return [*map(Line, head), *table, *map(Line, told)]
+
+
+def _decided(result: Result, interrupted: str) -> Decided:
+    found = decide([result])
+    return held(found) if interrupted else found
+
+
+def _reasons(results: Sequence[Result], decided: Sequence[Decided]) -> Iterator[str]:
+    """Why, and what to do next; nothing of what ships."""
+    told = [
+        (engine_name(result.variant), f"{found.decision}: {found.reason}{_next(found)}")
+        for result, found in zip(results, decided, strict=True)
+        if found.decision is not Decision.SHIP
+    ]
+    return merged(told)
+
+
+def _next(found: Decided) -> str:
+    return f"; next: {found.next}" if found.next else ""
 
 
 def render_text(results: Sequence[Result], costs: Sequence[str]) -> str:
     """The text report: the summary, every text and batch size, then what the models cost."""
     lines = (accuracy_details, latency_lines)
     details = [line for said in lines for result in results for line in said(result)]
-    return "\n".join(map(for_terminal, [*summary_lines(results), "", *details, *costs]))
+    blocks = [line for section in sections(results) for line in [*_block(section), ""]]
+    return "\n".join(map(for_terminal, [*blocks, *details, *costs]))
 
 
 def _block(section: ModelTable) -> list[str]:
     lines = aligned([HEADER, *section.rows])
-    layers = [line for table in section.layers for line in [table.caption, *_table(table)]]
-    return [section.title, "; ".join(section.facts), *lines, *section.notes, *layers]
+    head = (section.title, "; ".join(section.facts))
+    return [*head, *lines, *section.notes, *_layers(section)]
+
+
+def _layers(section: ModelTable) -> Iterator[str]:
+    return (line for table in section.layers for line in [table.caption, *_table(table)])
 
 
 def aligned(rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -47,6 +113,7 @@ def render_page_text(page: Page) -> Iterator[str]:
     for model, precision, cell in page.matrix.decisions:
         yield from ("", f"{model} {precision}: {cell.decision}: {cell.reason}")
         yield from (f"  {detail}" for detail in cell.details)
+        yield from (f"  next: {step}" for step in [cell.next] if step)
     for section in page.sections:
         yield from ("", section.title)
         yield from _section(section)

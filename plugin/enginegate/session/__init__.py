@@ -19,6 +19,7 @@ from enginegate.engines import (
     check_runnable,
     execution_flags,
     get_backend,
+    kept_notes,
     offered,
     resolve,
 )
@@ -98,6 +99,11 @@ class Session:
     ) -> Result:
         """Open the record of a variant, in this process or as a server deploys it."""
         variant = named(built.variant, model, served=bool(deployment))
+        flags = execution_flags(built, executed)
+        why = model.spec.accept.get(variant.precision, {}).get("executed", "")
+        notes = [*built.notes, model.note, *kept_notes(built, executed)]
+        if why and not flags:
+            notes.append(f"nothing to accept here, what was requested ran: {why}")
         result = Result(
             variant=variant,
             context=context_of(self.options, model, workload, deployment),
@@ -105,8 +111,9 @@ class Session:
             chosen=built.precision,
             executed=executed.matmuls,
             ran=executed.summary,
-            flags=execution_flags(built, executed),
-            notes=tuple(note for note in (*built.notes, model.note) if note),
+            flags=() if why else flags,
+            accepted=tuple(f"{flag}; accepted: {why}" for flag in flags) if why else (),
+            notes=tuple(filter(None, notes)),
             size_bytes=built.size_bytes,
             repair=self.recorder.repairs.get(built.variant),
             provenance=self.prepare.provenance(built),

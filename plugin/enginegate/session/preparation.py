@@ -56,7 +56,7 @@ from enginegate.models import (
     read_texts,
     tokenize_with,
 )
-from enginegate.results import Context, Provenance
+from enginegate.results import HASHED, Context, Provenance
 from enginegate.speed import (
     CANDIDATE,
     CONTROL,
@@ -317,7 +317,7 @@ def context_of(
     """Everything that figures of a model go with."""
     return Context(
         weights=model.weights,
-        tokenizer="tokenizer.json" if model.tokenizer else "hashed words",
+        tokenizer="tokenizer.json" if model.tokenizer else HASHED,
         workload=workload.name,
         workload_sha256=workload.sha256,
         texts=workload.shape[0],

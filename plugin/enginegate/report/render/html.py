@@ -46,7 +46,7 @@ _CONFIG: Mapping[str, Any] = {
     "rule": {"color": "var(--soft)"},
 }
 DISTRIBUTION = "pytest-enginegate"
-SIGNS = {"ship": "✓", "hold": "!", "block": "✕"}
+SIGNS = {"ship": "✓", "ship (new)": "✓", "hold": "!", "block": "✕"}
 
 
 def render_html(page: Page) -> str:

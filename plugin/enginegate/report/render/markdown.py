@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from enginegate.report.outlets import for_markdown, translated
 from enginegate.report.page import Page, Row, Table
 
-_SIGNS = {"ship": "✅", "hold": "⚠️", "block": "❌"}
+_SIGNS = {"ship": "✅", "ship (new)": "✅", "hold": "⚠️", "block": "❌"}
 _LONGEST = 60_000  # letters: GitHub refuses a comment above 65,536
 
 
@@ -60,6 +60,7 @@ def _reasons(page: Page) -> Iterator[str]:
     for model, precision, cell in page.matrix.decisions:
         yield f"- **{model} {precision}: {cell.decision}**"
         yield from (f"  - {detail}" for detail in cell.details)
+        yield from (f"  - next: {step}" for step in [cell.next] if step)
 
 
 def _table(table: Table) -> Iterator[str]:
