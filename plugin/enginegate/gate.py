@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from _pytest.junitxml import xml_key
 
 from enginegate.errors import EngineGateError, OptionError
 from enginegate.verdicts import Verdict
@@ -269,6 +270,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         run.plan(item.callspec.params for item in session.items if hasattr(item, "callspec"))
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest writes JUnit's XML
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Write baselines and reports; tell by the exit status what went wrong."""
     run = session.config.stash.get(SESSION, None)
@@ -278,11 +280,22 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
     stopped = _stopped_by(session, exitstatus)
     finish_run(run, interrupted=stopped, narrowed=_narrowed(session.config))
+    if xml := session.config.stash.get(xml_key, None):
+        _tell_junit(xml, run.recorder)
     if cache := getattr(session.config, "cache", None):
         cache.set(_EVIDENCE, run.recorder.evidence)
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         status = run.exit_status()
         session.exitstatus = status or (pytest.ExitCode.INTERRUPTED if stopped else status)
+
+
+def _tell_junit(xml: Any, run: "Recorder") -> None:
+    """A property of the suite per engine: its decision, and why."""
+    from enginegate.report import decided
+
+    for name, result in run.results.items():
+        found = decided(result, run.interrupted)
+        xml.add_global_property(f"enginegate_decision:{name}", f"{found.decision}: {found.reason}")
 
 
 def _stopped_by(session: pytest.Session, exitstatus: int) -> str:

@@ -14,7 +14,7 @@ _RESERVED = ("calibration",)  # calibration.json lies beside the baselines
 
 
 class Precision(StrEnum):
-    """A precision a user may ask for; `best` is the fastest one within the fp16 limits."""
+    """A precision a user may ask for; `best` is the fastest one within bf16's limits."""
 
     FP32 = "fp32"
     FP16 = "fp16"

@@ -137,3 +137,9 @@ def test_what_cannot_be_accepted_is_one_error(project, line):
     refused = project.judge()
     assert refused.ret == pytest.ExitCode.USAGE_ERROR
     refused.stderr.fnmatch_lines(["*tiny*: accept = *is not a table of executed with why*"])
+
+
+def test_junit_has_the_decision_of_each_engine(project):
+    project.judge("--junitxml=junit.xml", "-k", "same_embeddings")
+    said = (project.path / "junit.xml").read_text()
+    assert 'name="enginegate_decision:tiny-faulty-fp32" value="hold: its tokens are' in said

@@ -124,12 +124,15 @@ def test_best_is_the_fastest_within_the_limits(tmp_path, exported, workload, mon
     speeds = iter([3.0, 2.0, 1.0])
     monkeypatch.setattr(building, "median_call_s", lambda *arguments: next(speeds))
     refused = iter([(), (), ("cosine_worst 0.1 < 0.9999",)])
-    best, notes = choose_best(store, candidates, workload, 1, lambda embeddings: next(refused))
+    best, notes = choose_best(store, candidates, workload, 1, lambda embeddings: next(refused), {})
     assert best is Precision.FP16
     assert "best took fp16" in notes[0]
     assert notes[1] == "int8 refused: cosine_worst 0.1 < 0.9999"
-    again, _ = choose_best(store, candidates, workload, 1, lambda embeddings: ())
+    again, _ = choose_best(store, candidates, workload, 1, lambda embeddings: (), {})
     assert again is best
+    speeds = iter([3.0, 2.0, 1.0])
+    other, _ = choose_best(store, candidates, workload, 1, lambda embeddings: (), {"cosine": 0.5})
+    assert other is Precision.INT8
 
 
 def test_no_engine_within_the_limits_is_an_error(tmp_path, exported, workload):
@@ -138,5 +141,5 @@ def test_no_engine_within_the_limits_is_an_error(tmp_path, exported, workload):
     candidates: dict[Precision, Built] = {
         Precision.FP32: build_engine(store, variant, exported, workload)
     }
-    with pytest.raises(EngineError, match="no best"):
-        choose_best(store, candidates, workload, 1, lambda embeddings: ("too far off",))
+    with pytest.raises(EngineError, match="so there is none"):
+        choose_best(store, candidates, workload, 1, lambda embeddings: ("too far off",), {})

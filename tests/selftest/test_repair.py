@@ -13,7 +13,7 @@ from enginegate.diagnostics.layers.repair import repaired
 from enginegate.diagnostics.layers.search import Blamed, by_worth, fewest
 from enginegate.engines import Executed, Profiles
 from enginegate.engines.api import embed_all
-from enginegate.engines.build import build_engine, execution_flags
+from enginegate.engines.build import build_engine, execution_flags, kept_notes
 from enginegate.engines.onnxruntime import run_onnx
 from enginegate.engines.registry import get_backend
 from enginegate.errors import EngineError, OptionError
@@ -88,18 +88,18 @@ def test_layers_named_in_the_definition_are_kept_proven_and_flagged(
     with plain.load(workload, threads=1) as engine:
         before = engine.executed.matmuls.get("f32", 0)
     with kept.load(workload, threads=1) as engine:
-        flag, *others = execution_flags(kept, engine.executed)
+        (note,), others = kept_notes(kept, engine.executed), execution_flags(kept, engine.executed)
         assert engine.executed.matmuls["f32"] > before
-    assert flag.startswith("kept in fp32: block 1/ffn/lin1, block 1/")
+    assert note.startswith("kept in fp32: block 1/ffn/lin1, block 1/")
     assert bool(others) == bool(before)
 
 
 def test_a_layer_that_was_to_be_kept_and_was_not_is_flagged(tmp_path, exported, workload):
     store, variant = Store(tmp_path / "store"), Variant("m", "openvino", Precision.INT8)
     built = build_engine(store, variant, keeping(exported, "block 1/ffn/lin1"), workload)
-    flags = execution_flags(built, Executed({"u8": 6}))
-    assert flags[1] == "nothing was kept: u8 ran everywhere"
-    (_, more) = execution_flags(built, Executed({"u8": 3, "f32": 3}))
+    (none,) = execution_flags(built, Executed({"u8": 6}))
+    assert none == "nothing was kept: u8 ran everywhere"
+    (more,) = execution_flags(built, Executed({"u8": 3, "f32": 3}))
     assert "(2 of 6 matrix multiplications elsewhere)" in more
 
 
@@ -211,13 +211,13 @@ def test_a_run_repairs_offers_the_configuration_and_honours_it(project, exported
     assert project.run(*arguments).ret != 0
     mended = project.run(*arguments, "--gate-repair", "--gate-report-json=report.json")
     assert mended.ret == 0
-    mended.stdout.fnmatch_lines(["int8: flagged: kept in fp32: block*", "int8: repair: * kept in*"])
+    mended.stdout.fnmatch_lines(["int8: kept in fp32: block*", "int8: repair: * kept in*"])
     mended.stdout.fnmatch_lines(["kept  damage gone *", "[[]tool.enginegate.models.tiny.keep]"])
     (found,) = json.loads((project.path / "report.json").read_text())["results"]
     settings.write_text(settings.read_text() + found["repair"]["configuration"] + "\n")
     again = project.run(*arguments)
     assert again.ret == 0
-    again.stdout.fnmatch_lines(["int8: flagged: kept in fp32: block*"])
+    again.stdout.fnmatch_lines(["int8: kept in fp32: block*"])
 
 
 def test_time_goes_to_the_type_that_ran(tmp_path, exported, workload):

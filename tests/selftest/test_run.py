@@ -254,7 +254,7 @@ def test_a_model_given_by_a_fixture(project):
     )
     result = project.judge("--gate-backend", "onnxruntime", "-k", "embeddings")
     result.assert_outcomes(passed=1, deselected=2)
-    result.stdout.fnmatch_lines(["mine", "fp32*pass*"])
+    result.stdout.fnmatch_lines(["mine", "hold *fp32 *1.000000*"])
 
 
 def test_two_models_under_one_overridden_fixture_are_refused(project):

@@ -97,7 +97,7 @@ def test_a_served_engine_is_checked_loaded_stored_and_compared(serving):
     assert set(stored["load"]["throughput_per_s"]) == {"1", "4"}
     same = serve(serving, *SERVED, "--gate-require-baseline", LENIENT)
     same.assert_outcomes(passed=2, deselected=4)
-    same.stdout.fnmatch_lines(["fp32 served  f32*pass  *pass"])
+    same.stdout.fnmatch_lines(["hold *fp32 served  f32*"])
     other = serve(serving, *SERVED, "--gate-max-queue-delay-us=500")
     other.stdout.fnmatch_lines(["*incomparable*deployment was *delay 0 us*is *delay 500 us*"])
     serving.plant("served: slow batches of 2 to 4")
@@ -166,7 +166,7 @@ def test_a_backend_of_ones_own_is_one_file_and_one_line(serving):
     extras = ("--gate-report-json=r.json", "--gate-model-repository=repository")
     run = serve(serving, "--gate-backend=plain", "--gate-concurrency=1", *extras)
     run.assert_outcomes(passed=6)
-    run.stdout.fnmatch_lines(["fp32 served  f32*no baseline"])
+    run.stdout.fnmatch_lines(["fp32 served: load: no baseline: *"])
     assert files["conftest"].count("register(") == 1
     (loaded,) = (serving.path / "repository").glob("*/1/engine.json")
     assert json.loads(loaded.read_text())["target"] == "plain_backend:Plain"

@@ -189,15 +189,17 @@ def choose_best(
     workload: Workload,
     threads: int,
     accept: Accept,
+    limits: Mapping[str, float],
 ) -> tuple[Precision, tuple[str, ...]]:
     """The fastest candidate that `accept` finds nothing against, and why, in words.
 
-    `accept(embeddings)` returns what is wrong with the evaluation embeddings. The choice is kept in
-    the store, so that the same engines give the same `best` on every run. Raises EngineError if no
-    candidate is accepted.
+    `accept(embeddings)` returns what is wrong with the evaluation embeddings by `limits`. The
+    choice is kept in the store, so that the same engines and limits give the same `best` on every
+    run. Raises EngineError if no candidate is accepted.
     """
     key = {
         "rules": _CHOICE_RULES,
+        "limits": dict(limits),
         "candidates": {p: built.entry.folder.name for p, built in candidates.items()},
         "workload": workload.sha256,
         "threads": threads,
@@ -210,7 +212,7 @@ def choose_best(
     accepted = {p: t["call_s"] for p, t in trials.items() if not t["refused"]}
     refused = tuple(f"{p} refused: {t['refused']}" for p, t in trials.items() if t["refused"])
     if not accepted:
-        raise EngineError(f"no engine is within the fp16 limits, so there is no best: {refused}")
+        raise EngineError(f"no engine is within the limits of best, so there is none: {refused}")
     best = Precision(min(accepted, key=lambda p: accepted[p]))
     timings = ", ".join(f"{p} {1000 * s:.3g} ms" for p, s in accepted.items())
     return best, (f"best took {best}, of {timings} at batch {_CHOICE_BATCH}", *refused)

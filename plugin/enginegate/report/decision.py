@@ -71,12 +71,18 @@ def decide(results: Sequence[Result]) -> Decided:
     return Decided(gravest, ", ".join(reasons), tuple(details), "; ".join(steps))
 
 
-def held(decided: Decided) -> Decided:
+def decided(result: Result, interrupted: str = "") -> Decided:
+    """The decision on one engine; nothing may ship by a run that was `interrupted`."""
+    found = decide([result])
+    return held(found) if interrupted else found
+
+
+def held(found: Decided) -> Decided:
     """The decision in a run that was stopped: nothing may ship by it."""
-    if decided.decision not in MAY_SHIP:
-        return decided
+    if found.decision not in MAY_SHIP:
+        return found
     said = "the run was interrupted"
-    return Decided(Decision.HOLD, said, (said, *decided.details), "run it to its end")
+    return Decided(Decision.HOLD, said, (said, *found.details), "run it to its end")
 
 
 def _findings(result: Result) -> Iterator[Finding]:

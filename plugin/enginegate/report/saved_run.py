@@ -11,7 +11,7 @@ from typing import Any
 from enginegate.errors import ReportError
 from enginegate.files import damage, parse_json, read_text, readable_json, reading
 from enginegate.machine import Machine, library_versions
-from enginegate.report.decision import decide, held
+from enginegate.report.decision import decided
 from enginegate.results import Result
 
 REPORT_SCHEMA = 4
@@ -175,8 +175,8 @@ def _result(result: Result, interrupted: str) -> dict[str, Any]:
     record: dict[str, Any] = _finite(asdict(result))
     record["embedding_verdict"] = result.embedding_verdict
     record["speed_verdict"] = result.speed_verdict
-    decided = held(decide([result])) if interrupted else decide([result])
-    record |= {"decision": decided.decision, "reason": decided.reason, "next": decided.next}
+    found = decided(result, interrupted)
+    record |= {"decision": found.decision, "reason": found.reason, "next": found.next}
     return record
 
 

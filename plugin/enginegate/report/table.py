@@ -38,7 +38,7 @@ HEADER = (
     "speed",
 )
 BRIEF = ("requested", "executed", "min cosine", "p50 ms", "texts/s", "speedup", "change")
-NARROW = ("requested", "executed", "min cosine", "speedup", "change")
+NARROW = ("requested", "executed", "min cosine", "change")
 _TOLD = 0.02  # a smaller share of the time is not told
 
 
@@ -117,9 +117,7 @@ def brief_row(result: Result, *, narrow: bool) -> Row:
     cells = dict(zip(HEADER, _row(result), strict=True))
     names = ("asked", "ran", "worst cos", "p50 ms", "texts/s", "x ref", "change")
     brief = dict(zip(BRIEF, (cells[name] for name in names), strict=True))
-    if not narrow:
-        return tuple(brief.values())
-    return tuple({**brief, "change": brief["change"].partition(" (")[0]}[name] for name in NARROW)
+    return tuple(brief[name] for name in (NARROW if narrow else BRIEF))
 
 
 def engine_name(variant: Variant) -> str:

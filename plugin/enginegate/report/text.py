@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from enginegate.report.decision import decide, held
+from enginegate.report.decision import decided
 from enginegate.report.outlets import for_page, for_terminal, translated
 from enginegate.report.page import Decided, Decision, Page, Section, Table
 from enginegate.report.table import (
@@ -43,36 +43,31 @@ def summary(results: Iterable[Result], columns: int, interrupted: str = "") -> l
 
 
 def _told(section: ModelTable, interrupted: str, *, narrow: bool) -> list[Line]:
-    decided = [_decided(result, interrupted) for result in section.results]
+    found = [decided(result, interrupted) for result in section.results]
     header = ("decision", *(NARROW if narrow else BRIEF))
     rows = [
-        (found.decision, *brief_row(result, narrow=narrow))
-        for found, result in zip(decided, section.results, strict=True)
+        (one.decision, *brief_row(result, narrow=narrow))
+        for one, result in zip(found, section.results, strict=True)
     ]
     first, *lines = aligned([header, *rows])
-    table = [Line(text, found.decision) for text, found in zip(lines, decided, strict=True)]
-    told = [*_reasons(section.results, decided), *section.notes, *_layers(section)]
+    table = [Line(text, one.decision) for text, one in zip(lines, found, strict=True)]
+    told = [*_reasons(section.results, found), *section.notes, *_layers(section)]
     head = (section.title, "; ".join(section.facts), first)
     return [*map(Line, head), *table, *map(Line, told)]
 
 
-def _decided(result: Result, interrupted: str) -> Decided:
-    found = decide([result])
-    return held(found) if interrupted else found
-
-
-def _reasons(results: Sequence[Result], decided: Sequence[Decided]) -> Iterator[str]:
+def _reasons(results: Sequence[Result], found: Sequence[Decided]) -> Iterator[str]:
     """Why, and what to do next; nothing of what ships."""
     told = [
-        (engine_name(result.variant), f"{found.decision}: {found.reason}{_next(found)}")
-        for result, found in zip(results, decided, strict=True)
-        if found.decision is not Decision.SHIP
+        (engine_name(result.variant), f"{one.decision}: {one.reason}{_next(one)}")
+        for result, one in zip(results, found, strict=True)
+        if one.decision is not Decision.SHIP
     ]
     return merged(told)
 
 
-def _next(found: Decided) -> str:
-    return f"; next: {found.next}" if found.next else ""
+def _next(one: Decided) -> str:
+    return f"; next: {one.next}" if one.next else ""
 
 
 def render_text(results: Sequence[Result], costs: Sequence[str]) -> str:

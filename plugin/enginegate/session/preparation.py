@@ -209,7 +209,9 @@ class Preparation:
         expected = reference.embeddings
         accept = EmbeddingJudge(workload, expected, limits, Precision.BEST).refusals
         threads = self._options.threads
-        best, notes = choose_best(self.store, candidates, workload, threads, accept)
+        best, notes = choose_best(
+            self.store, candidates, workload, threads, accept, dataclasses.asdict(limits)
+        )
         return dataclasses.replace(candidates[best], variant=variant, notes=notes)
 
     def provenance(self, built: Built) -> Provenance:
