@@ -267,7 +267,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Note which batch sizes of each variant will be timed, to time them in one go."""
     run = session.config.stash.get(SESSION, None)
     if run is not None:
-        run.plan(item.callspec.params for item in session.items if hasattr(item, "callspec"))
+        run.recorder.plan(
+            item.callspec.params for item in session.items if hasattr(item, "callspec")
+        )
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest writes JUnit's XML
@@ -285,7 +287,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if cache := getattr(session.config, "cache", None):
         cache.set(_EVIDENCE, run.recorder.evidence)
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        status = run.exit_status()
+        status = run.recorder.exit_status()
         session.exitstatus = status or (pytest.ExitCode.INTERRUPTED if stopped else status)
 
 

@@ -44,8 +44,6 @@ from enginegate.speed import (
     Unchanged,
     gating_rules,
 )
-from enginegate.variants import Variant
-from enginegate.verdicts import exit_status
 
 __all__ = [
     "Progress", "Recorder", "Reference", "Session", "diagnosed", "finish_run", "load_engine",
@@ -139,13 +137,6 @@ class Session:
         accuracy = judge.rebuilt(accuracy, found, builds)
         return self.recorder.keep(replace(result, accuracy=accuracy))
 
-    def plan(self, parameters: Iterable[Mapping[str, Any]]) -> None:
-        """Note the batch sizes that tests will ask for, by their parameters."""
-        for found in parameters:
-            variant, batch = found.get("enginegate_variant"), found.get("batch_size")
-            if isinstance(variant, Variant) and isinstance(batch, int):
-                self.recorder.plan(variant, batch)
-
     def rig(self, built: Built, model: Exported, workload: Workload) -> Rig:
         """Time a variant beside its baseline's engine, or the reference where there is none."""
         control, way = self.comparisons.control(built, model)
@@ -184,11 +175,6 @@ class Session:
         latest = self.recorder.latest(result)
         speeds = (*latest.speeds, *(one.speed for one in found.values()))
         self.recorder.keep(measured_beside(replace(latest, speeds=speeds), rig.compared))
-
-    def exit_status(self) -> int:
-        """0, 1, or one of `Exit`."""
-        problems = ("error" for _ in self.recorder.problems)
-        return exit_status([*(why for _, why in self.recorder.failures), *problems])
 
 
 def open_session(

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from enginegate.errors import ModelError
 from enginegate.results import Result
 from enginegate.speed import Measured
 from enginegate.variants import Variant
-from enginegate.verdicts import Verdict
+from enginegate.verdicts import Verdict, exit_status
 
 
 @dataclass
@@ -73,10 +73,13 @@ class Recorder:
         """The variant's record as it stands now."""
         return self.results.get(result.variant.id, result)
 
-    def plan(self, variant: Variant, batch: int) -> None:
-        """Note a batch size that a test will ask for."""
-        known = self.planned.get(variant, ())
-        self.planned[variant] = tuple(sorted({*known, batch}))
+    def plan(self, parameters: Iterable[Mapping[str, Any]]) -> None:
+        """Note the batch sizes that tests will ask for, by their parameters."""
+        for found in parameters:
+            variant, batch = found.get("enginegate_variant"), found.get("batch_size")
+            if isinstance(variant, Variant) and isinstance(batch, int):
+                known = self.planned.get(variant, ())
+                self.planned[variant] = tuple(sorted({*known, batch}))
 
     def batches_with(self, result: Result, batch: int) -> Sequence[int]:
         """The planned batch sizes of a variant if `batch` is among them, else that one alone."""
@@ -108,3 +111,8 @@ class Recorder:
     def begin(self, test: str) -> None:
         """Forget why a test failed that is run again: what was judged is not judged again."""
         self.failures = [failure for failure in self.failures if failure[0] != test]
+
+    def exit_status(self) -> int:
+        """0, 1, or one of `Exit`."""
+        problems = ("error" for _ in self.problems)
+        return exit_status([*(why for _, why in self.failures), *problems])
