@@ -159,7 +159,7 @@ def in_use(segment: str) -> bool:
     """Whether a living process holds the segment's folder: a server beside this script."""
     for path in Path("/proc").glob("[0-9]*/fd/*"):
         try:
-            name = Path(os.readlink(path)).name
+            name = path.readlink().name
             if name.endswith(".held") and name in segment:
                 return True
         except OSError:
