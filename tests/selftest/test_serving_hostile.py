@@ -6,7 +6,6 @@ from tests.selftest.hostile_server import (
     BATCH,
     DEEP,
     EMBEDDINGS,
-    METADATA,
     ask,
     cases,
     drip,
