@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tests.selftest import hostile_grpc
 from tests.selftest.hostile_server import (
     BATCH,
     DEEP,
@@ -47,6 +48,40 @@ def test_one_clear_error(place, answer, words, monkeypatch):
         assert endpoint.address in str(caught.value)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000
+
+
+def test_a_server_that_answers_well_over_grpc_passes():
+    with hostile_grpc.serving() as endpoint:
+        deployment, embeddings, counted = ask(endpoint)
+    assert deployment == Deployment(4, instances=0, threads=2)
+    assert embeddings.tolist() == [[0.0] * 4] * 3
+    assert (counted.success.count, counted.batches) == (3, {1: 3})
+
+
+@pytest.mark.parametrize(
+    ("place", "answer", "words"),
+    [pytest.param(*case, id=name) for name, *case in hostile_grpc.cases()],
+)
+def test_one_clear_error_over_grpc(place, answer, words, monkeypatch):
+    for name in (f"{client.__name__}._TIMEOUT_S", f"{embed.__name__}.LIMIT_S"):
+        monkeypatch.setattr(name, 0.3 if "0.3 s" in words else 60.0)
+    with hostile_grpc.serving(**{place: answer}) as endpoint:
+        with pytest.raises(ServingError, match=words) as caught:
+            ask(endpoint)
+        assert endpoint.address in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("name", ["no answer", "an error with escapes"])
+def test_under_load_over_grpc(name):
+    answer, words = hostile_grpc.EMBEDDINGS[name]
+    with (
+        hostile_grpc.serving(ModelInfer=answer) as endpoint,
+        open_generator(exchange_of(endpoint), timeout_s=0.4, most_processes=1) as generator,
+        pytest.raises(ServingError, match=words.replace("0.3", "0.4")),
+    ):
+        run_level(generator, 2, lambda: None, "test", RULES)
 
 
 @pytest.mark.parametrize("text", [b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", b"HTTP/1.1"])
