@@ -93,12 +93,20 @@ def _lines(head):
 
 @contextlib.contextmanager
 def hostile(**answers):
+    """The endpoint of a server that answers so, and the server."""
     server = Hostile(GOOD | answers)
     server.start()
     try:
         yield Endpoint(Protocol.HTTP, server.address, "tiny"), server
     finally:
         server.listener.close()
+
+
+@contextlib.contextmanager
+def serving(**answers):
+    """The endpoint alone."""
+    with hostile(**answers) as (endpoint, _):
+        yield endpoint
 
 
 def ask(endpoint):
@@ -238,10 +246,20 @@ EMBEDDINGS = {
 }
 
 
+DRIPS = {
+    "a body now and then": b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n",
+    "a head now and then": b"HTTP/1.1",
+}
+
+
 def cases():
+    """A name, what is answered, and the words of the error."""
     for place, found in {
         "": TENSORS | {f"{k}, as a head": v for k, v in LENGTHS.items()},
         "config": CONFIGS, "stats": COUNTS, "infer": EMBEDDINGS,
     }.items():  # fmt: skip
         for name, (answer, words) in found.items():
             yield f"{place or 'metadata'}: {name}", place, answer, words
+    for name, text in DRIPS.items():
+        for place in ("", "infer"):
+            yield f"{place or 'metadata'}: {name}", place, drip(text), "answer(ed)? in 0.3 s"
