@@ -3,18 +3,22 @@
     python benchmarks/hostile.py [--seed N] [--random TIMES]
 
 Every file that the product reads is damaged in every way of a list, then at random: a leaf of its
-JSON is replaced TIMES times. Ends with status 1 if anything ends in a raw traceback, in an error
-of several lines or one that does not name the file, or if damage of the list is taken for whole.
+JSON is replaced TIMES times. A server answers whatever it likes over HTTP and gRPC. Ends with
+status 1 if anything ends in a raw traceback, in an error of several lines or one that does not name
+the file or the server, or if damage of the list is taken for whole.
 """
 
 import argparse
 import contextlib
 import copy
+import importlib
 import io
 import json
 import random
+import re
 import shutil
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +39,8 @@ from enginegate.machine import this_machine
 from enginegate.models import read_texts
 from enginegate.models.sources import locate, ready_onnx
 from enginegate.models.spec import Kind, ModelSpec, specs_from
+from enginegate.serving.load import embed
+from enginegate.serving.triton import client
 from enginegate.variants import Precision, Variant
 
 ROOT = Path(__file__).parents[1]
@@ -287,7 +293,8 @@ def half_model(path: Path, name: str) -> None:
 
 def located(folder: Path, table: dict[str, Any]) -> object:
     spec = specs_from({"mine": table}, folder)["mine"]
-    return ready_onnx(spec) if spec.kind is Kind.ONNX else locate(spec, Store(folder / "cache"))
+    find = ready_onnx if spec.kind is Kind.ONNX else locate
+    return find(spec, Store(folder / "cache"))
 
 
 def exported(folder: Path, source: str) -> object:
@@ -296,6 +303,24 @@ def exported(folder: Path, source: str) -> object:
 
     spec = ModelSpec("mine", Kind.TRANSFORMERS, source, vocab_size=300)
     return export_model(spec, Store(folder / "cache"), run_reference)
+
+
+def answers() -> Iterator[tuple[str, str, str, bool]]:
+    """What a server may answer that is named by `--gate-serve`, over both protocols."""
+    sys.path.insert(0, str(ROOT))
+    http, grpc = (
+        importlib.import_module(f"tests.selftest.hostile_{n}") for n in ("server", "grpc")
+    )
+    for protocol, serving, found in (
+        ("HTTP", http.serving, http.cases()),
+        ("gRPC", grpc.serving, grpc.cases()),
+    ):
+        for name, place, answer, words in found:
+            client._TIMEOUT_S = embed.LIMIT_S = 0.3 if "0.3 s" in words else 60.0
+            with serving(**{place: answer}) as endpoint:
+                here = Path(endpoint.address)
+                said, fine = outcome(here, lambda e=endpoint: str(http.ask(e) and ""))
+            yield protocol, name, said.replace(endpoint.address, "..."), fine and len(said) < 1000
 
 
 def cases(rng: random.Random, times: int) -> Iterator[tuple[str, str, str, bool]]:
@@ -310,6 +335,13 @@ def cases(rng: random.Random, times: int) -> Iterator[tuple[str, str, str, bool]
     with tempfile.TemporaryDirectory() as name:
         for what, act in sources(Path(name)):
             yield "source", what, *outcome(Path("onnx", "mine"), lambda a=act: str(a() and ""))
+    yield from answers()
+
+
+def without_folders(said: str) -> str:
+    """What is the same on every machine."""
+    said = said.replace(sysconfig.get_path("stdlib"), "…")
+    return re.sub(rf"{re.escape(tempfile.gettempdir())}/\w+", "…", said)
 
 
 def main() -> int:
@@ -320,7 +352,10 @@ def main() -> int:
     found = []
     for kind, damage, said, fine in cases(random.Random(given.seed), given.random):
         found.append(fine)
-        print(f"{'' if fine else 'MISSED':6} {kind:15} {damage:24} {said[:300]}", flush=True)
+        print(
+            f"{'' if fine else 'MISSED':6} {kind:15} {damage:24} {without_folders(said)[:300]}",
+            flush=True,
+        )
     print(f"{time.strftime('%Y-%m-%d')}: {len(found)} cases, {found.count(False)} missed")
     return int(not all(found))
 

@@ -127,7 +127,7 @@ class Playground:
             yield from (f"{path}" for path in folder.rglob("*.held"))
         yield from (f"worktree {path.name}" for path in self.project.glob(".git/worktrees/*"))
         segments = Path("/dev/shm").glob("*enginegate-server-*.held*")
-        yield from (f"segment {path.name}" for path in segments)
+        yield from (f"segment {path.name}" for path in segments if not in_use(path.name))
 
 
 def whole_page(path: Path) -> None:
@@ -153,6 +153,18 @@ def living() -> list[int]:
         except OSError:
             continue
     return found
+
+
+def in_use(segment: str) -> bool:
+    """Whether a living process holds the segment's folder: a server beside this script."""
+    for path in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            name = path.readlink().name
+            if name.endswith(".held") and name in segment:
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def usual_s(ground: Playground, kind: str) -> float:

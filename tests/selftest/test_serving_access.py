@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from tests.selftest import attack
 from tests.selftest.fake_server import quiet
@@ -92,6 +93,8 @@ class TestAnotherUser:
         monkeypatch.setattr(launching, "allowed", dict)
         with serve(server_packages, write_echo, quiet) as server:
             worked = as_nobody(server, marker)
+            (grpc,) = ports_of(server) - {server.http}
+            assert asked_by_a_page(grpc, "get_model_repository_index").models
         assert {"loaded a model", "listed the models", "reached gRPC"} <= set(worked)
         assert marker.read_text() == str(os.geteuid())
 
@@ -127,9 +130,27 @@ class TestAWebPage:
         assert status >= 400
         assert not [name for name in headers if name.lower().startswith("access-control")]
 
+    @pytest.mark.parametrize("method", ["get_model_repository_index", "is_server_live"])
+    def test_reaches_no_grpc(self, server, method):
+        """It can ask at ports alone, and there is one, of HTTP; gRPC is at a socket of files."""
+        from tritonclient.utils import InferenceServerException
+
+        assert server.grpc.startswith("unix:")
+        for port in ports_of(server):
+            with pytest.raises(InferenceServerException):
+                asked_by_a_page(port, method)
+
     def test_reads_nothing(self, server):
         for path in ("/v2", "/v2/health/ready", "/v2/models/echo", "/v2/models/echo/stats"):
             assert ask(server, "GET", path, {"Host": "evil.example"})[0] == 403
+
+
+def asked_by_a_page(address, method):
+    """What a gRPC method answers to a web page."""
+    from tritonclient import grpc
+
+    with grpc.InferenceServerClient(address) as client:
+        return getattr(client, method)(headers={"origin": "http://evil.example"}, client_timeout=20)
 
 
 def ask(server, method, path, headers):
@@ -165,8 +186,7 @@ class TestWhoStartedIt:
         assert (window.wrong.count, window.errors.count) == (0, 0)
         assert window.requests > 0
         assert listening == set()
-        session = [pid for pid in processes() if session_of(pid) == server.pid]
-        assert {port for pid in session for port in listens(pid)} == {server.http}
+        assert ports_of(server) == {server.http}
 
     def test_hands_the_server_no_secret(self, server):
         session = [pid for pid in processes() if session_of(pid) == server.pid]
@@ -207,23 +227,20 @@ def session_of(pid):
     return int(stat_of(pid)[3])
 
 
+def ports_of(server):
+    """Addresses that a process of the server listens at."""
+    session = [pid for pid in processes() if session_of(pid) == server.pid]
+    return {port for pid in session for port in listens(pid)}
+
+
 def listens(pid):
     """Addresses of IPv4 and IPv6 that a process listens at."""
     try:
-        links = {str(path.readlink()) for path in Path("/proc", str(pid), "fd").iterdir()}
-    except OSError:
+        found = psutil.Process(pid).net_connections("tcp")
+    except psutil.Error:
         return set()
-    lines = [line.split() for kind in ("tcp", "tcp6") for line in table(kind)]
-    return {place(line[1]) for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in links}
-
-
-def table(kind):
-    return Path("/proc/net", kind).read_text().splitlines()[1:]
-
-
-def place(text):
-    host, port = text.split(":")
-    return f"{'.'.join(str(byte) for byte in reversed(bytes.fromhex(host)))}:{int(port, 16)}"
+    places = [c.laddr for c in found if c.status == psutil.CONN_LISTEN]
+    return {f"{place.ip.removeprefix('::ffff:')}:{place.port}" for place in places}
 
 
 def test_what_a_server_is_handed():

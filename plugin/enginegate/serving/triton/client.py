@@ -14,7 +14,7 @@ from enginegate.errors import ServingError
 from enginegate.serving.triton.answers import CONFIG, METADATA, SERVER, STATISTICS, check_answer
 from enginegate.serving.triton.rest import get, get_json
 from enginegate.serving.triton.statistics import ServerStatistics, read_statistics
-from enginegate.serving.untrusted import MOST_BYTES, shown, unfit
+from enginegate.serving.untrusted import shown, unfit
 
 _TIMEOUT_S = 60.0
 _READY_S = 2.0
@@ -22,7 +22,8 @@ _POLL_S = 0.05
 _OK = 200
 _EXPORT = "serve the model that is tested, or test the one that is served"
 _LEAVING = ("READY", "UNLOADING")
-_SIZES = [("grpc.max_receive_message_length", MOST_BYTES)]
+_MOST_TOLD_BYTES = 1 << 20  # about a model: it takes seconds to read more of it
+_SIZES = [("grpc.max_receive_message_length", _MOST_TOLD_BYTES)]
 _PATHS = {
     "get_model_metadata": "",
     "get_model_config": "/config",
