@@ -2,19 +2,28 @@
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 
 from enginegate.cache import Store
 from enginegate.errors import ModelError
-from enginegate.files import parse_json, read_text, sha256_of
+from enginegate.files import reading, sha256_of
+from enginegate.machine import installed_version
 from enginegate.models import sources
+from enginegate.models.checkpoints import (
+    Taken,
+    backbones,
+    check_folder,
+    read_json,
+    said_of,
+    weight_names,
+)
 from enginegate.models.spec import OWN_CODE, Exported, Kind, ModelSpec
 from enginegate.models.workload import (
     Batch,
@@ -100,7 +109,8 @@ def _encoder(spec: ModelSpec, source: "sources.Source") -> tuple["torch.nn.Modul
             raise ModelError(
                 f"model {spec.name}: {spec.source!r} holds no weights: name its folder"
             )
-        return _sentence_transformer(spec, source), sources.named(spec)
+        left_out = _left_out(spec, source)
+        return _sentence_transformer(spec, source), sources.named(spec) + left_out
     return _pooled(spec, source)
 
 
@@ -109,7 +119,6 @@ def _sentence_transformer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
     from sentence_transformers import SentenceTransformer
 
     def load() -> Any:
-        _refuse_foreign_modules(spec, folder)
         return SentenceTransformer(
             str(folder),
             device="cpu",
@@ -133,44 +142,36 @@ def _sentence_transformer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
 
 
 def _loaded(spec: ModelSpec, folder: Path, load: Callable[[], Any]) -> Any:
-    """What `load` returns; nothing is unpickled, whatever a library falls back to."""
-    import torch
-
+    """What `load` returns, once the folder is known to be whole and to need no unpickling."""
+    _refuse_foreign_modules(spec, folder)
+    check_folder(spec, folder)
     try:
-        with mock.patch.object(torch, "load", side_effect=ValueError("only safetensors are read")):
-            return load()
+        return load()
     except ModelError:
         raise
-    except Exception as error:  # half a folder fails in many ways
+    except Exception as error:  # the libraries raise many kinds
         raise _refused(spec, folder, str(error)) from error
 
 
 def _refused(spec: ModelSpec, folder: Path, said: str) -> ModelError:
     if "trust_remote_code" in said:
         return _own_code(spec, folder)
-    found = sorted(folder.rglob("pytorch_model*.bin"))
-    pickled = [path for path in found if not any(path.parent.glob("*.safetensors"))]
-    if not pickled or "safetensors" not in said:
-        return _half_there(spec, folder, said)
     return ModelError(
-        f"model {spec.name}: {pickled[0]} is a pickle, which could run code as it is read: only "
-        "safetensors are read; take a revision that has them, or load the model where you trust it "
-        "and save it again"
+        f"model {spec.name}: {folder} cannot be loaded: {said}; check that its files belong "
+        f"together, and that transformers {installed_version('transformers')} knows such a model"
     )
 
 
 def _refuse_foreign_modules(spec: ModelSpec, folder: Path) -> None:
     """Raise ModelError if a pipeline names classes that are not sentence-transformers' own."""
-    modules = [part["type"] for part in _json(folder / "modules.json", [])]
-    routed = [_json(path, {}).get("types", {}) for path in folder.rglob("router_config.json")]
+    if spec.kind is not Kind.SENTENCE_TRANSFORMERS:
+        return
+    modules = [part["type"] for part in read_json(folder / "modules.json", [])]
+    routed = [read_json(path, {}).get("types", {}) for path in folder.rglob("router_config.json")]
     named = [*modules, *(name for types in routed for name in types.values())]
     foreign = [name for name in named if not name.startswith("sentence_transformers.")]
     if foreign and not spec.trust_remote_code:
         raise _own_code(spec, folder)
-
-
-def _json(path: Path, default: Any) -> Any:
-    return parse_json(read_text(path)) if path.exists() else default
 
 
 def _own_code(spec: ModelSpec, folder: Path | str) -> ModelError:
@@ -181,14 +182,13 @@ def _own_code(spec: ModelSpec, folder: Path | str) -> ModelError:
     )
 
 
-def _half_there(spec: ModelSpec, folder: Path | None, error: object) -> ModelError:
-    return ModelError(f"model {spec.name}: folder {folder} is not whole: {error}; fetch it again")
-
-
 def _pooled(spec: ModelSpec, folder: Path | None) -> tuple["torch.nn.Module", str]:
     import torch
 
-    backbone = _seeded_backbone(spec) if folder is None else _stored_backbone(spec, folder)
+    if folder is None:
+        backbone, left_out = _seeded_backbone(spec), ""
+    else:
+        backbone, left_out = _stored_backbone(spec, folder, folder)
     head = _head(spec, backbone.config.hidden_size)
     pooling, normalize = spec.pooling, spec.normalize
 
@@ -202,7 +202,7 @@ def _pooled(spec: ModelSpec, folder: Path | None) -> tuple["torch.nn.Module", st
             vector = self.head(_pool(hidden, mask, pooling))
             return torch.nn.functional.normalize(vector, dim=1) if normalize else vector
 
-    return Encoder().eval().float(), _origin(spec, folder)
+    return Encoder().eval().float(), _origin(spec, folder) + left_out
 
 
 def _pool(hidden: "torch.Tensor", mask: "torch.Tensor", pooling: str) -> "torch.Tensor":
@@ -221,23 +221,64 @@ def _seeded_backbone(spec: ModelSpec) -> Any:
     return AutoModel.from_config(config, attn_implementation="eager", trust_remote_code=False)  # type: ignore[no-untyped-call]
 
 
-def _stored_backbone(spec: ModelSpec, folder: Path) -> Any:
-    from transformers import AutoModel
+def _stored_backbone(spec: ModelSpec, folder: Path, part: Path) -> tuple[Any, str]:
+    """The model of transformers in a part of a folder, and what is to be said of its weights."""
+    model, taken = _loaded(spec, folder, lambda: _taken(spec, part))
+    alone = " (its encoder)" if type(model).__name__.endswith("EncoderModel") else ""
+    return model, alone + said_of(spec, taken)
 
-    def load() -> Any:
-        return AutoModel.from_pretrained(
-            str(folder),
-            attn_implementation="eager",
-            local_files_only=True,
-            trust_remote_code=spec.trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
+
+def _left_out(spec: ModelSpec, folder: Path) -> str:
+    """Say what of a pipeline's checkpoints its classes leave out; ModelError if it is needed.
+
+    They are read once more for it: sentence-transformers does not hand on what transformers tells,
+    and fills a weight that is not there with random values.
+    """
+    with reading(folder, "the model's files", "fetch them again", ModelError):
+        parts = backbones(spec, folder)
+    said = (_stored_backbone(spec, folder, part)[1] for part in parts)
+    return "".join(dict.fromkeys(said))
+
+
+def _taken(spec: ModelSpec, folder: Path) -> tuple[Any, Taken]:
+    """A model of transformers, and what it took of its checkpoint."""
+    model, info = _auto_class(spec, folder).from_pretrained(
+        str(folder),
+        attn_implementation="eager",
+        local_files_only=True,
+        trust_remote_code=spec.trust_remote_code,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    missing = {name for name in info["missing_keys"] if not name.startswith("pooler.")}
+    return model, Taken(folder, missing, info["unexpected_keys"], _hidden(model, folder))
+
+
+def _hidden(model: Any, folder: Path) -> list[str]:
+    """Weights of the checkpoint that transformers drops without a word, as the class says."""
+    hides = re.compile("|".join(model._keys_to_ignore_on_load_unexpected or ["(?!)"]))
+    prefix = f"{model.base_model_prefix}."
+    taken = {name.removeprefix(prefix) for name in model.state_dict()}
+    names = (name for name in weight_names(folder) if name.removeprefix(prefix) not in taken)
+    return sorted(name for name in names if hides.search(name))
+
+
+def _auto_class(spec: ModelSpec, folder: Path) -> Any:
+    """The class to load by: of an encoder with a decoder the class of the encoder alone."""
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+
+    trusted = spec.trust_remote_code
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trusted)
+    found = AutoModelForTextEncoding._model_mapping.get(type(config), None)
+    if getattr(found, "__name__", "").endswith("EncoderModel"):
+        return AutoModelForTextEncoding
+    if config.is_encoder_decoder and spec.kind is Kind.TRANSFORMERS:
+        raise ModelError(
+            f"model {spec.name}: {folder} is an encoder with a decoder ({config.model_type}), and "
+            "transformers has no class for the encoder alone, so what it gives is its decoder's: "
+            "build what gives the embedding in a `factory`"
         )
-
-    model, info = _loaded(spec, folder, load)
-    if missing := sorted(k for k in info["missing_keys"] if not k.startswith("pooler.")):
-        raise _half_there(spec, folder, f"weights {missing[:3]} are missing")
-    return model
+    return AutoModel
 
 
 def _head(spec: ModelSpec, hidden_size: int) -> "torch.nn.Module":

@@ -13,6 +13,7 @@ from enginegate.errors import OptionError
 from enginegate.variants import Precision, checked_name
 
 OWN_CODE = " (may run code of its own: trust_remote_code)"  # after the origin of weights
+DROPPED = ": allow_dropped)"  # after the weights that were left out on purpose
 TOKEN_ROLES = ("ids", "mask", "zeros")
 POOLINGS = ("first", "mean")
 PACKAGE_PREFIX = "package:"
@@ -52,6 +53,7 @@ class ModelSpec:
         limits: accuracy limits by precision that replace the default ones.
         keep: layers to keep in fp32 by precision: names, groups or wildcards.
         trust_remote_code: run the code that lies beside the weights; every output says so.
+        allow_dropped: weights of the checkpoint, names or wildcards, to leave out on purpose.
     """
 
     name: str
@@ -70,6 +72,7 @@ class ModelSpec:
     limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     keep: Mapping[str, Sequence[str]] = field(default_factory=dict)
     trust_remote_code: bool = False
+    allow_dropped: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         checked_name(self.name)
@@ -189,6 +192,9 @@ def _refuse_bad_values(spec: ModelSpec) -> None:
     trust = spec.trust_remote_code
     trust_fits = trust is False or (trust is True and spec.kind is not Kind.ONNX)
     _require(spec, "trust_remote_code", trust_fits, "true or false (false for an .onnx file)")
+    drops = (Kind.TRANSFORMERS, Kind.SENTENCE_TRANSFORMERS)
+    drop_fits = _are_layers(spec.allow_dropped) and (spec.kind in drops or not spec.allow_dropped)
+    _require(spec, "allow_dropped", drop_fits, f"a list of weights (of {' and '.join(drops)} only)")
     keep_fits = _by_precision(spec.keep, _are_layers)
     _require(spec, "keep", keep_fits, "a table with a list of layers a precision")
 
