@@ -1,14 +1,33 @@
 """Nothing of a model vanishes as it is loaded: what is left out is named, or is an error."""
 
+import importlib
 import json
+import sys
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
+from enginegate.cache import Store
+from enginegate.diagnostics.roofline.graph import read_graph
+from enginegate.engines import ONNX_FILE, run_reference
+from enginegate.engines.onnxruntime import OnnxRuntime
 from enginegate.errors import ModelError, OptionError
-from enginegate.models import Kind, ModelSpec, specs_from
+from enginegate.files import sha256_of
+from enginegate.models import (
+    Kind,
+    ModelSpec,
+    beside,
+    export_model,
+    is_large_file,
+    save_onnx,
+    specs_from,
+    typed,
+)
 from enginegate.models.checkpoints import check_folder
 from enginegate.models.export import _left_out, _stored_backbone
+from enginegate.variants import Precision
 
 pytestmark = pytest.mark.xdist_group("cases")
 
@@ -30,6 +49,7 @@ BART: dict[str, Any] = {
     "encoder_ffn_dim": 16,
     "decoder_ffn_dim": 16,
 }
+BATCH = {name: np.ones((8, 8), np.int64) for name in ("input_ids", "attention_mask")}
 HEAD = " (without its pre-training head)"
 
 
@@ -308,6 +328,176 @@ def test_a_dense_layer_after_the_encoder_does_not_vanish(bert):
         check_folder(spec_of(bert), bert)
     check_folder(spec_of(bert, Kind.TRANSFORMERS, "2_Dense/*"), bert)
     check_folder(spec_of(bert, Kind.SENTENCE_TRANSFORMERS), bert)
+
+
+LOW = ("enginegate.models.onnx_file.LIMIT_BYTES", 40_000)
+
+
+@pytest.fixture
+def low_limit(monkeypatch):
+    """Take a model over 40 kB for one that no message holds."""
+    monkeypatch.setattr(*LOW)
+
+
+@pytest.fixture(scope="module")
+def two_tunes(torch_loaded, tmp_path_factory):
+    """The exports of two fine-tunes of one architecture, over the lowered limit."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    home, made = tmp_path_factory.mktemp("tunes"), []
+    sizes = {**SIZES, "vocab_size": 300, "hidden_size": 64, "type_vocab_size": 8}
+    for seed, name in enumerate("ab"):
+        torch.manual_seed(seed)
+        BertModel(BertConfig(**sizes), add_pooling_layer=False).save_pretrained(home / name)
+        spec = ModelSpec("mine", Kind.TRANSFORMERS, str(home / name), vocab_size=300, seq_len=8)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(*LOW)
+            made.append(export_model(spec, Store(home / "cache"), run_reference))
+    return made
+
+
+def test_two_fine_tunes_whose_weights_lie_outside_are_two_models(two_tunes):
+    a, b = two_tunes
+    assert [path.name for path in beside(a.onnx)] == ["model.onnx.data"]
+    assert sha256_of(a.onnx) == sha256_of(b.onnx)  # the graph alone does not tell them apart
+    assert a.sha256 != b.sha256
+    assert not np.allclose(run_reference(a.onnx, BATCH), run_reference(b.onnx, BATCH), atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_large_model_is_built_in_every_precision(low_limit, two_tunes, tmp_path, precision):
+    model = two_tunes[0]
+    expected = run_reference(model.onnx, BATCH)
+    engine = OnnxRuntime()
+    properties = engine.build(model, Precision(precision), BATCH, tmp_path)
+    with engine.load(tmp_path, properties, BATCH, 1) as loaded:
+        found = loaded.embed(BATCH)
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+    assert bool(beside(tmp_path / ONNX_FILE)) == is_large_file(tmp_path / ONNX_FILE)
+    onnx.checker.check_model(str(tmp_path / ONNX_FILE))
+
+
+def test_layers_of_a_large_model_are_kept_in_fp32(low_limit, two_tunes, tmp_path):
+    model = two_tunes[0]
+    keeping = OnnxRuntime().keeping(model, Precision.INT8, BATCH)
+    keeping.build(keeping.touched, tmp_path)
+    assert beside(tmp_path / ONNX_FILE)
+    found = run_reference(tmp_path / ONNX_FILE, BATCH)
+    assert np.allclose(found, run_reference(model.onnx, BATCH), atol=1e-5)
+
+
+def test_the_costs_of_a_large_model_are_known(two_tunes):
+    nodes = read_graph(two_tunes[0].onnx).at((2, 8))
+    assert sum(node.kind == "MatMul" for node in nodes) >= 6
+
+
+def test_types_are_inferred_without_the_weights(two_tunes):
+    whole = onnx.load(two_tunes[0].onnx)
+    values = onnx.shape_inference.infer_shapes(whole).graph.value_info
+    weights = {tensor.name for tensor in whole.graph.initializer}
+    wanted = {v.name: v.type.tensor_type.elem_type for v in values if v.name not in weights}
+    found = {v.name: v.type.tensor_type.elem_type for v in typed(whole).graph.value_info}
+    assert found == wanted
+    assert typed(whole).ByteSize() < whole.ByteSize() / 2
+
+
+def test_a_model_is_one_file_again_once_it_is_small(two_tunes, tmp_path, monkeypatch):
+    monkeypatch.setattr("enginegate.models.onnx_file.LIMIT_BYTES", 10)
+    save_onnx(onnx.load(two_tunes[0].onnx), tmp_path / "m.onnx")
+    assert beside(tmp_path / "m.onnx") == [tmp_path / "m.onnx.data"]
+    monkeypatch.undo()
+    model = onnx.load(tmp_path / "m.onnx")
+    monkeypatch.setattr("enginegate.models.onnx_file.LIMIT_BYTES", 1 << 30)
+    save_onnx(model, tmp_path / "m.onnx")
+    assert not beside(tmp_path / "m.onnx")
+    expected = run_reference(two_tunes[0].onnx, BATCH)
+    assert np.array_equal(run_reference(tmp_path / "m.onnx", BATCH), expected)
+
+
+FACTORY = """
+import torch
+
+SIGN = 1.0
+
+
+def scaled(values):
+    return values * 1.0
+
+
+class Tiny(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.table = torch.nn.Embedding(300, 16)
+        self.first = False
+        self.register_buffer("shift", torch.zeros(16), persistent=False)
+
+    def forward(self, ids, mask):
+        hidden = self.table(ids) + self.shift
+        if self.first:
+            return hidden[:, 0]
+        weight = mask.unsqueeze(-1).float()
+        return scaled((hidden * weight).sum(1) / weight.sum(1) * torch.tensor([SIGN] * 16).abs())
+
+
+def make():
+    return Tiny()
+"""
+
+
+@pytest.fixture
+def factory(torch_loaded, tmp_path, monkeypatch):
+    """Export what a module of the user's makes, after a text in it was replaced by another."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    spec = ModelSpec("m", Kind.FACTORY, "own_factory:make", vocab_size=300, seq_len=8)
+
+    def export(old="", new=""):
+        assert old in FACTORY
+        monkeypatch.delitem(sys.modules, "own_factory", raising=False)
+        (tmp_path / "own_factory.py").write_text(FACTORY.replace(old, new) if old else FACTORY)
+        importlib.invalidate_caches()
+        return export_model(spec, Store(tmp_path / "cache"), run_reference)
+
+    return export
+
+
+CHANGES = {
+    "a constant": ("SIGN = 1.0", "SIGN = 2.0"),
+    "an attribute": ("return Tiny()", "made = Tiny(); made.first = True; return made"),
+    "a buffer": ("return Tiny()", "made = Tiny(); made.shift += 1; return made"),
+    "a helper": ("return values * 1.0", "return values * 3.0"),
+}
+
+
+def test_a_changed_factory_is_another_model_and_an_unchanged_one_is_taken(factory):
+    first = factory()
+    found = {name: factory(*change).sha256 for name, change in CHANGES.items()}
+    assert len({first.sha256, *found.values()}) == 1 + len(CHANGES)
+    assert factory() == first
+    assert factory(*CHANGES["a helper"]).sha256 == found["a helper"]  # from the cache, too
+
+
+@pytest.mark.parametrize("seed", ["pass", "torch.seed()"])
+def test_a_factory_that_makes_another_model_each_time_is_told_so(factory, seed):
+    with pytest.raises(ModelError, match=r"made another model when it was called again.*seed it"):
+        factory("torch.manual_seed(3)", seed)
+
+
+def test_the_case_of_a_stale_factory(judge_case, make_case):
+    result, before = judge_case("stale_factory")
+    assert result.ret == 0
+    path = make_case("stale_factory") / "encoder.py"
+    text = path.read_text()
+    path.write_text(text.replace('POOLING = "mean"', 'POOLING = "first"'))
+    try:
+        result, after = judge_case("stale_factory")
+    finally:
+        path.write_text(text)
+    assert result.ret == 0
+    first, second = (r["results"][0]["context"]["model_sha256"] for r in (before, after))
+    assert first != second
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,19 @@
 
 import contextlib
 import io
+import itertools
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from enginegate.cache import Store
+from enginegate.cache import Entry, Store
 from enginegate.errors import ModelError
-from enginegate.files import reading, sha256_of
+from enginegate.files import reading
 from enginegate.machine import installed_version
 from enginegate.models import sources
 from enginegate.models.checkpoints import (
@@ -24,6 +25,7 @@ from enginegate.models.checkpoints import (
     said_of,
     weight_names,
 )
+from enginegate.models.onnx_file import beside, is_large, sha256_of_files
 from enginegate.models.spec import OWN_CODE, Exported, Kind, ModelSpec
 from enginegate.models.workload import (
     Batch,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 OUTPUT = "sentence_embedding"  # an output named `embedding` collides inside torch's exporter
 _TOLERANCE = 1e-4  # of the largest value; fp32 on two runtimes agrees to about 1e-6
+_FILE = "model.onnx"
 _TOKENIZER = "tokenizer.json"
 _TOKENIZER_FILES = (_TOKENIZER, "vocab.txt", "vocab.json", "*.model")
 
@@ -54,15 +57,11 @@ def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx) -> Exported:
     if spec.kind is Kind.ONNX:
         return sources.ready_onnx(spec, store)
     source = sources.locate(spec, store)
-    entry = store.get_or_build(
-        "model",
-        sources.content_key(spec, source),
-        lambda folder: _export(spec, source, folder, run_onnx),
-    )
+    entry = _entry(spec, source, store, run_onnx)
     tokenizer = entry.folder / _TOKENIZER
     return Exported(
         spec=spec,
-        onnx=entry.folder / "model.onnx",
+        onnx=entry.folder / _FILE,
         sha256=entry.properties["sha256"],
         weights=entry.properties["weights"] + (OWN_CODE if spec.trust_remote_code else ""),
         tokenizer=tokenizer if tokenizer.exists() else None,
@@ -70,6 +69,37 @@ def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx) -> Exported:
         output=OUTPUT,
         note=entry.note,
     )
+
+
+def _entry(spec: ModelSpec, source: "sources.Source", store: Store, run_onnx: RunOnnx) -> Entry:
+    """The export of the source's content; of a factory the one that does what its module does.
+
+    No key tells what a module computes, which constants, attributes and helpers of its decide. So
+    an export that differs from the live module is another model's, and the next number is tried.
+    """
+    key = sources.content_key(spec, source)
+    for number in itertools.count():
+        entry = store.get_or_build(
+            "model",
+            {**key, "number": number} if number else key,
+            lambda folder: _export(spec, source, folder, run_onnx),
+        )
+        if spec.kind is not Kind.FACTORY or entry.built or _is_alike(spec, source, entry, run_onnx):
+            break
+    return entry
+
+
+def _is_alike(spec: ModelSpec, source: "sources.Source", entry: Entry, run_onnx: RunOnnx) -> bool:
+    """Tell if an export does what the live module does, on two texts."""
+    encoder, _ = _encoder(spec, source)
+    tokenizer = entry.folder / _TOKENIZER
+    batch = _first_texts(spec, tokenizer if tokenizer.exists() else None, 2)
+    return _difference(encoder, batch, entry.folder / _FILE, run_onnx) <= _TOLERANCE
+
+
+def _first_texts(spec: ModelSpec, tokenizer: Path | None, count: int) -> Batch:
+    tokens = tokenize_with(spec, tokenizer)(read_texts(None)[1][:count])
+    return dict(zip(("input_ids", "attention_mask"), tokens, strict=True))
 
 
 def tokenize_with(spec: ModelSpec, tokenizer: Path | None) -> Tokenize:
@@ -89,15 +119,17 @@ def _export(
 ) -> Mapping[str, Any]:
     encoder, weights = _encoder(spec, source)
     tokenizer = _save_tokenizer(spec, source, folder)
-    tokens = tokenize_with(spec, tokenizer)(read_texts(None)[1][:4])
-    batch = dict(zip(("input_ids", "attention_mask"), tokens, strict=True))
-    path = folder / "model.onnx"
+    batch = _first_texts(spec, tokenizer, 4)
+    if spec.kind is Kind.FACTORY:
+        _refuse_random(spec, encoder, batch)
+    path = folder / _FILE
     try:
         _write_onnx(encoder, batch, path)
     except Exception as error:  # the exporter raises many kinds
         raise ModelError(f"model {spec.name} cannot be exported to ONNX: {error}") from error
     difference = _check(spec, encoder, batch, path, run_onnx)
-    return {"sha256": sha256_of(path), "weights": weights, "max_abs_to_torch": difference}
+    sha256 = sha256_of_files(path, beside(path))
+    return {"sha256": sha256, "weights": weights, "max_abs_to_torch": difference}
 
 
 def _encoder(spec: ModelSpec, source: "sources.Source") -> tuple["torch.nn.Module", str]:
@@ -360,9 +392,14 @@ def _write_onnx(encoder: "torch.nn.Module", batch: Batch, path: Path) -> None:
             output_names=[OUTPUT],
             dynamic_shapes=(dynamic, dynamic),
             dynamo=True,
-            external_data=False,
+            external_data=is_large(_size_bytes(encoder)),
             verbose=False,
         )
+
+
+def _size_bytes(encoder: "torch.nn.Module") -> int:
+    tensors = [*encoder.parameters(), *encoder.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _check(
@@ -383,10 +420,32 @@ def _check(
 
 
 def _difference(encoder: "torch.nn.Module", batch: Batch, path: Path, run_onnx: RunOnnx) -> float:
+    contiguous = {name: np.ascontiguousarray(values) for name, values in batch.items()}
+    return _distance(run_onnx(path, contiguous), _embed(encoder, contiguous))
+
+
+def _embed(encoder: "torch.nn.Module", batch: Batch) -> npt.NDArray[np.float32]:
     import torch
 
-    contiguous: Sequence[Any] = [np.ascontiguousarray(values) for values in batch.values()]
     with torch.inference_mode():
-        expected = encoder(*map(torch.from_numpy, contiguous)).numpy()
-    found = run_onnx(path, dict(zip(batch, contiguous, strict=True)))
+        values: npt.NDArray[np.float32] = encoder(*map(torch.from_numpy, batch.values())).numpy()
+    return values
+
+
+def _distance(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
+    """Largest difference in units of the largest expected value; infinite for another shape."""
+    if found.shape != expected.shape:
+        return float("inf")
     return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def _refuse_random(spec: ModelSpec, encoder: "torch.nn.Module", batch: Batch) -> None:
+    """Raise ModelError if a factory makes another model when it is called again."""
+    again, _ = _encoder(spec, sources.call_factory(spec))
+    distance = _distance(_embed(again, batch), _embed(encoder, batch))
+    if not distance <= _TOLERANCE:
+        raise ModelError(
+            f"model {spec.name}: factory {spec.source!r} made another model when it was called "
+            f"again (embeddings differ by {distance:.3g} of their largest value): seed it with "
+            "torch.manual_seed, or load its weights, so that every run judges the same model"
+        )
