@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
-from onnx.shape_inference import infer_shapes
 
 from enginegate.engines.api import ONNX_FILE, Keeping
 from enginegate.errors import EngineError
+from enginegate.models import save_onnx, typed
 
 _VALUE, _WEIGHT = "kept/", "kept/weight/"  # before the names of what was put in
 Weights = Mapping[str, TensorProto]
@@ -46,7 +46,7 @@ class Pair:
     @functools.cached_property
     def _halves(self) -> Mapping[str, int]:
         """Values that the graph holds in half precision, with their types."""
-        values = infer_shapes(_untyped(self.graph)).graph.value_info
+        values = typed(self.graph).graph.value_info
         types = {value.name: value.type.tensor_type.elem_type for value in values}
         return {name: kind for name, kind in types.items() if kind in _HALVES}
 
@@ -161,7 +161,7 @@ def keeping_in_file(folder: Path, source: Path, properties: Mapping[str, Any]) -
     pair = Pair(onnx.load(str(folder / ONNX_FILE)), onnx.load(str(source)))
 
     def build(nodes: frozenset[str], folder: Path) -> Mapping[str, Any]:
-        onnx.save(pair.substituted(nodes), str(folder / ONNX_FILE))
+        save_onnx(pair.substituted(nodes), folder / ONNX_FILE)
         return properties
 
     return Keeping(pair.changed, build)

@@ -10,7 +10,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-from enginegate.models import Batch, chunks
+from enginegate.models import Batch, chunks, is_large_file, save_onnx
 
 MATMULS = ("MatMul", "Gemm")
 _CALIBRATION_ROWS = 8
@@ -19,7 +19,7 @@ _CALIBRATION_ROWS = 8
 def to_fp16(source: Path, target: Path) -> None:
     """Convert weights and arithmetic to fp16; inputs and outputs keep their types."""
     converted = convert_float_to_float16(onnx.load(str(source)), keep_io_types=True)
-    onnx.save(converted, str(target))
+    save_onnx(converted, target)
 
 
 def others_to_fp16(source: Path, target: Path) -> None:
@@ -29,7 +29,7 @@ def others_to_fp16(source: Path, target: Path) -> None:
     converted = convert_float_to_float16(model, keep_io_types=True, op_block_list=kept)
     del converted.graph.value_info[:]  # it still has the types from before
     _put_in_order(converted)
-    onnx.save(converted, str(target))
+    save_onnx(converted, target)
 
 
 def _put_in_order(model: ModelProto) -> None:
@@ -56,7 +56,7 @@ def to_bf16(source: Path, target: Path) -> None:
     model.graph.initializer.extend(stored.values())
     _drop_unused(model)
     onnx.checker.check_model(model)
-    onnx.save(model, str(target))
+    save_onnx(model, target)
 
 
 def _in_bf16(
@@ -98,7 +98,7 @@ def _drop_unused(model: ModelProto) -> None:
 
 def copy_onnx(source: Path, target: Path) -> None:
     """Write the model as it is, with external weights gathered."""
-    onnx.save(onnx.load(str(source)), str(target))
+    save_onnx(onnx.load(str(source)), target)
 
 
 def name_nodes(path: Path) -> list[str]:
@@ -109,7 +109,7 @@ def name_nodes(path: Path) -> list[str]:
     for index, node in enumerate(model.graph.node):
         node.name = node.name if node.name and node.name not in taken else f"{node.op_type}_{index}"
         taken.add(node.name)
-    onnx.save(model, str(path))
+    save_onnx(model, path)
     return [node.name for node in model.graph.node if node.op_type in MATMULS]
 
 
@@ -126,6 +126,7 @@ def quantize_qdq(source: Path, target: Path, calibration: Batch, *, results: boo
         activation_type=QuantType.QInt8,
         weight_type=QuantType.QInt8,
         op_types_to_quantize=list(MATMULS),
+        use_external_data_format=is_large_file(source),
         extra_options={
             "ActivationSymmetric": True,
             "WeightSymmetric": True,

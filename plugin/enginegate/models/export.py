@@ -2,19 +2,30 @@
 
 import contextlib
 import io
+import itertools
+import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 
-from enginegate.cache import Store
+from enginegate.cache import Entry, Store
 from enginegate.errors import ModelError
-from enginegate.files import parse_json, read_text, sha256_of
+from enginegate.files import reading
+from enginegate.machine import installed_version
 from enginegate.models import sources
+from enginegate.models.checkpoints import (
+    Taken,
+    backbones,
+    check_folder,
+    read_json,
+    said_of,
+    weight_names,
+)
+from enginegate.models.onnx_file import beside, is_large, sha256_of_files
 from enginegate.models.spec import OWN_CODE, Exported, Kind, ModelSpec
 from enginegate.models.workload import (
     Batch,
@@ -30,6 +41,7 @@ if TYPE_CHECKING:
 
 OUTPUT = "sentence_embedding"  # an output named `embedding` collides inside torch's exporter
 _TOLERANCE = 1e-4  # of the largest value; fp32 on two runtimes agrees to about 1e-6
+_FILE = "model.onnx"
 _TOKENIZER = "tokenizer.json"
 _TOKENIZER_FILES = (_TOKENIZER, "vocab.txt", "vocab.json", "*.model")
 
@@ -45,15 +57,11 @@ def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx) -> Exported:
     if spec.kind is Kind.ONNX:
         return sources.ready_onnx(spec, store)
     source = sources.locate(spec, store)
-    entry = store.get_or_build(
-        "model",
-        sources.content_key(spec, source),
-        lambda folder: _export(spec, source, folder, run_onnx),
-    )
+    entry = _entry(spec, source, store, run_onnx)
     tokenizer = entry.folder / _TOKENIZER
     return Exported(
         spec=spec,
-        onnx=entry.folder / "model.onnx",
+        onnx=entry.folder / _FILE,
         sha256=entry.properties["sha256"],
         weights=entry.properties["weights"] + (OWN_CODE if spec.trust_remote_code else ""),
         tokenizer=tokenizer if tokenizer.exists() else None,
@@ -61,6 +69,37 @@ def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx) -> Exported:
         output=OUTPUT,
         note=entry.note,
     )
+
+
+def _entry(spec: ModelSpec, source: "sources.Source", store: Store, run_onnx: RunOnnx) -> Entry:
+    """The export of the source's content; of a factory the one that does what its module does.
+
+    No key tells what a module computes, which constants, attributes and helpers of its decide. So
+    an export that differs from the live module is another model's, and the next number is tried.
+    """
+    key = sources.content_key(spec, source)
+    for number in itertools.count():
+        entry = store.get_or_build(
+            "model",
+            {**key, "number": number} if number else key,
+            lambda folder: _export(spec, source, folder, run_onnx),
+        )
+        if spec.kind is not Kind.FACTORY or entry.built or _is_alike(spec, source, entry, run_onnx):
+            break
+    return entry
+
+
+def _is_alike(spec: ModelSpec, source: "sources.Source", entry: Entry, run_onnx: RunOnnx) -> bool:
+    """Tell if an export does what the live module does, on two texts."""
+    encoder, _ = _encoder(spec, source)
+    tokenizer = entry.folder / _TOKENIZER
+    batch = _first_texts(spec, tokenizer if tokenizer.exists() else None, 2)
+    return _difference(encoder, batch, entry.folder / _FILE, run_onnx) <= _TOLERANCE
+
+
+def _first_texts(spec: ModelSpec, tokenizer: Path | None, count: int) -> Batch:
+    tokens = tokenize_with(spec, tokenizer)(read_texts(None)[1][:count])
+    return dict(zip(("input_ids", "attention_mask"), tokens, strict=True))
 
 
 def tokenize_with(spec: ModelSpec, tokenizer: Path | None) -> Tokenize:
@@ -80,15 +119,17 @@ def _export(
 ) -> Mapping[str, Any]:
     encoder, weights = _encoder(spec, source)
     tokenizer = _save_tokenizer(spec, source, folder)
-    tokens = tokenize_with(spec, tokenizer)(read_texts(None)[1][:4])
-    batch = dict(zip(("input_ids", "attention_mask"), tokens, strict=True))
-    path = folder / "model.onnx"
+    batch = _first_texts(spec, tokenizer, 4)
+    if spec.kind is Kind.FACTORY:
+        _refuse_random(spec, encoder, batch)
+    path = folder / _FILE
     try:
         _write_onnx(encoder, batch, path)
     except Exception as error:  # the exporter raises many kinds
         raise ModelError(f"model {spec.name} cannot be exported to ONNX: {error}") from error
     difference = _check(spec, encoder, batch, path, run_onnx)
-    return {"sha256": sha256_of(path), "weights": weights, "max_abs_to_torch": difference}
+    sha256 = sha256_of_files(path, beside(path))
+    return {"sha256": sha256, "weights": weights, "max_abs_to_torch": difference}
 
 
 def _encoder(spec: ModelSpec, source: "sources.Source") -> tuple["torch.nn.Module", str]:
@@ -100,7 +141,8 @@ def _encoder(spec: ModelSpec, source: "sources.Source") -> tuple["torch.nn.Modul
             raise ModelError(
                 f"model {spec.name}: {spec.source!r} holds no weights: name its folder"
             )
-        return _sentence_transformer(spec, source), sources.named(spec)
+        left_out = _left_out(spec, source)
+        return _sentence_transformer(spec, source), sources.named(spec) + left_out
     return _pooled(spec, source)
 
 
@@ -109,7 +151,6 @@ def _sentence_transformer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
     from sentence_transformers import SentenceTransformer
 
     def load() -> Any:
-        _refuse_foreign_modules(spec, folder)
         return SentenceTransformer(
             str(folder),
             device="cpu",
@@ -133,44 +174,36 @@ def _sentence_transformer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
 
 
 def _loaded(spec: ModelSpec, folder: Path, load: Callable[[], Any]) -> Any:
-    """What `load` returns; nothing is unpickled, whatever a library falls back to."""
-    import torch
-
+    """What `load` returns, once the folder is known to be whole and to need no unpickling."""
+    _refuse_foreign_modules(spec, folder)
+    check_folder(spec, folder)
     try:
-        with mock.patch.object(torch, "load", side_effect=ValueError("only safetensors are read")):
-            return load()
+        return load()
     except ModelError:
         raise
-    except Exception as error:  # half a folder fails in many ways
+    except Exception as error:  # the libraries raise many kinds
         raise _refused(spec, folder, str(error)) from error
 
 
 def _refused(spec: ModelSpec, folder: Path, said: str) -> ModelError:
     if "trust_remote_code" in said:
         return _own_code(spec, folder)
-    found = sorted(folder.rglob("pytorch_model*.bin"))
-    pickled = [path for path in found if not any(path.parent.glob("*.safetensors"))]
-    if not pickled or "safetensors" not in said:
-        return _half_there(spec, folder, said)
     return ModelError(
-        f"model {spec.name}: {pickled[0]} is a pickle, which could run code as it is read: only "
-        "safetensors are read; take a revision that has them, or load the model where you trust it "
-        "and save it again"
+        f"model {spec.name}: {folder} cannot be loaded: {said}; check that its files belong "
+        f"together, and that transformers {installed_version('transformers')} knows such a model"
     )
 
 
 def _refuse_foreign_modules(spec: ModelSpec, folder: Path) -> None:
     """Raise ModelError if a pipeline names classes that are not sentence-transformers' own."""
-    modules = [part["type"] for part in _json(folder / "modules.json", [])]
-    routed = [_json(path, {}).get("types", {}) for path in folder.rglob("router_config.json")]
+    if spec.kind is not Kind.SENTENCE_TRANSFORMERS:
+        return
+    modules = [part["type"] for part in read_json(folder / "modules.json", [])]
+    routed = [read_json(path, {}).get("types", {}) for path in folder.rglob("router_config.json")]
     named = [*modules, *(name for types in routed for name in types.values())]
     foreign = [name for name in named if not name.startswith("sentence_transformers.")]
     if foreign and not spec.trust_remote_code:
         raise _own_code(spec, folder)
-
-
-def _json(path: Path, default: Any) -> Any:
-    return parse_json(read_text(path)) if path.exists() else default
 
 
 def _own_code(spec: ModelSpec, folder: Path | str) -> ModelError:
@@ -181,14 +214,13 @@ def _own_code(spec: ModelSpec, folder: Path | str) -> ModelError:
     )
 
 
-def _half_there(spec: ModelSpec, folder: Path | None, error: object) -> ModelError:
-    return ModelError(f"model {spec.name}: folder {folder} is not whole: {error}; fetch it again")
-
-
 def _pooled(spec: ModelSpec, folder: Path | None) -> tuple["torch.nn.Module", str]:
     import torch
 
-    backbone = _seeded_backbone(spec) if folder is None else _stored_backbone(spec, folder)
+    if folder is None:
+        backbone, left_out = _seeded_backbone(spec), ""
+    else:
+        backbone, left_out = _stored_backbone(spec, folder, folder)
     head = _head(spec, backbone.config.hidden_size)
     pooling, normalize = spec.pooling, spec.normalize
 
@@ -202,7 +234,7 @@ def _pooled(spec: ModelSpec, folder: Path | None) -> tuple["torch.nn.Module", st
             vector = self.head(_pool(hidden, mask, pooling))
             return torch.nn.functional.normalize(vector, dim=1) if normalize else vector
 
-    return Encoder().eval().float(), _origin(spec, folder)
+    return Encoder().eval().float(), _origin(spec, folder) + left_out
 
 
 def _pool(hidden: "torch.Tensor", mask: "torch.Tensor", pooling: str) -> "torch.Tensor":
@@ -221,23 +253,64 @@ def _seeded_backbone(spec: ModelSpec) -> Any:
     return AutoModel.from_config(config, attn_implementation="eager", trust_remote_code=False)  # type: ignore[no-untyped-call]
 
 
-def _stored_backbone(spec: ModelSpec, folder: Path) -> Any:
-    from transformers import AutoModel
+def _stored_backbone(spec: ModelSpec, folder: Path, part: Path) -> tuple[Any, str]:
+    """The model of transformers in a part of a folder, and what is to be said of its weights."""
+    model, taken = _loaded(spec, folder, lambda: _taken(spec, part))
+    alone = " (its encoder)" if type(model).__name__.endswith("EncoderModel") else ""
+    return model, alone + said_of(spec, taken)
 
-    def load() -> Any:
-        return AutoModel.from_pretrained(
-            str(folder),
-            attn_implementation="eager",
-            local_files_only=True,
-            trust_remote_code=spec.trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
+
+def _left_out(spec: ModelSpec, folder: Path) -> str:
+    """Say what of a pipeline's checkpoints its classes leave out; ModelError if it is needed.
+
+    They are read once more for it: sentence-transformers does not hand on what transformers tells,
+    and fills a weight that is not there with random values.
+    """
+    with reading(folder, "the model's files", "fetch them again", ModelError):
+        parts = backbones(spec, folder)
+    said = (_stored_backbone(spec, folder, part)[1] for part in parts)
+    return "".join(dict.fromkeys(said))
+
+
+def _taken(spec: ModelSpec, folder: Path) -> tuple[Any, Taken]:
+    """A model of transformers, and what it took of its checkpoint."""
+    model, info = _auto_class(spec, folder).from_pretrained(
+        str(folder),
+        attn_implementation="eager",
+        local_files_only=True,
+        trust_remote_code=spec.trust_remote_code,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    missing = {name for name in info["missing_keys"] if not name.startswith("pooler.")}
+    return model, Taken(folder, missing, info["unexpected_keys"], _hidden(model, folder))
+
+
+def _hidden(model: Any, folder: Path) -> list[str]:
+    """Weights of the checkpoint that transformers drops without a word, as the class says."""
+    hides = re.compile("|".join(model._keys_to_ignore_on_load_unexpected or ["(?!)"]))
+    prefix = f"{model.base_model_prefix}."
+    taken = {name.removeprefix(prefix) for name in model.state_dict()}
+    names = (name for name in weight_names(folder) if name.removeprefix(prefix) not in taken)
+    return sorted(name for name in names if hides.search(name))
+
+
+def _auto_class(spec: ModelSpec, folder: Path) -> Any:
+    """The class to load by: of an encoder with a decoder the class of the encoder alone."""
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+
+    trusted = spec.trust_remote_code
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trusted)
+    found = AutoModelForTextEncoding._model_mapping.get(type(config), None)
+    if getattr(found, "__name__", "").endswith("EncoderModel"):
+        return AutoModelForTextEncoding
+    if config.is_encoder_decoder and spec.kind is Kind.TRANSFORMERS:
+        raise ModelError(
+            f"model {spec.name}: {folder} is an encoder with a decoder ({config.model_type}), and "
+            "transformers has no class for the encoder alone, so what it gives is its decoder's: "
+            "build what gives the embedding in a `factory`"
         )
-
-    model, info = _loaded(spec, folder, load)
-    if missing := sorted(k for k in info["missing_keys"] if not k.startswith("pooler.")):
-        raise _half_there(spec, folder, f"weights {missing[:3]} are missing")
-    return model
+    return AutoModel
 
 
 def _head(spec: ModelSpec, hidden_size: int) -> "torch.nn.Module":
@@ -319,9 +392,14 @@ def _write_onnx(encoder: "torch.nn.Module", batch: Batch, path: Path) -> None:
             output_names=[OUTPUT],
             dynamic_shapes=(dynamic, dynamic),
             dynamo=True,
-            external_data=False,
+            external_data=is_large(_size_bytes(encoder)),
             verbose=False,
         )
+
+
+def _size_bytes(encoder: "torch.nn.Module") -> int:
+    tensors = [*encoder.parameters(), *encoder.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _check(
@@ -342,10 +420,32 @@ def _check(
 
 
 def _difference(encoder: "torch.nn.Module", batch: Batch, path: Path, run_onnx: RunOnnx) -> float:
+    contiguous = {name: np.ascontiguousarray(values) for name, values in batch.items()}
+    return _distance(run_onnx(path, contiguous), _embed(encoder, contiguous))
+
+
+def _embed(encoder: "torch.nn.Module", batch: Batch) -> npt.NDArray[np.float32]:
     import torch
 
-    contiguous: Sequence[Any] = [np.ascontiguousarray(values) for values in batch.values()]
     with torch.inference_mode():
-        expected = encoder(*map(torch.from_numpy, contiguous)).numpy()
-    found = run_onnx(path, dict(zip(batch, contiguous, strict=True)))
+        values: npt.NDArray[np.float32] = encoder(*map(torch.from_numpy, batch.values())).numpy()
+    return values
+
+
+def _distance(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
+    """Largest difference in units of the largest expected value; infinite for another shape."""
+    if found.shape != expected.shape:
+        return float("inf")
     return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def _refuse_random(spec: ModelSpec, encoder: "torch.nn.Module", batch: Batch) -> None:
+    """Raise ModelError if a factory makes another model when it is called again."""
+    again, _ = _encoder(spec, sources.call_factory(spec))
+    distance = _distance(_embed(again, batch), _embed(encoder, batch))
+    if not distance <= _TOLERANCE:
+        raise ModelError(
+            f"model {spec.name}: factory {spec.source!r} made another model when it was called "
+            f"again (embeddings differ by {distance:.3g} of their largest value): seed it with "
+            "torch.manual_seed, or load its weights, so that every run judges the same model"
+        )

@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from enginegate.cache import Store
 from enginegate.errors import ModelError
 from enginegate.files import damage, reading, sha256_of, sha256_of_folder, sha256_of_json
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 Source: TypeAlias = "Path | torch.nn.Module | None"
 
-_RECIPE = 1  # raise when the exported graph changes for the same source
+_RECIPE = 2  # raise when the exported graph changes for the same source
 _TOKENIZER = "tokenizer.json"
 _ARCHIVE = "model.zip"
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -35,7 +37,7 @@ def locate(spec: ModelSpec, store: Store) -> "Source":
     Raises ModelError if it cannot be found or its libraries are not installed.
     """
     _require_libraries(spec)
-    return _factory(spec) if spec.kind is Kind.FACTORY else _folder(spec, store)
+    return call_factory(spec) if spec.kind is Kind.FACTORY else _folder(spec, store)
 
 
 def named(spec: ModelSpec) -> str:
@@ -234,7 +236,8 @@ def _from_hub(spec: ModelSpec) -> Path | None:
         return None
 
 
-def _factory(spec: ModelSpec) -> "torch.nn.Module":
+def call_factory(spec: ModelSpec) -> "torch.nn.Module":
+    """The module that a factory makes. Raises ModelError if it makes none."""
     module_name, _, function = spec.source.partition(":")
     try:
         return getattr(importlib.import_module(module_name), function)()  # type: ignore[no-any-return]
@@ -253,6 +256,7 @@ def content_key(spec: ModelSpec, source: "Source") -> dict[str, Any]:
     }
     settings["architecture"] = dict(spec.architecture or {})
     settings |= {"trust_remote_code": True} if spec.trust_remote_code else {}
+    settings |= {"allow_dropped": list(spec.allow_dropped)} if spec.allow_dropped else {}
     extra = {p: _content(Path(p)) for p in (spec.head_weights, spec.tokenizer) if p}
     versions = {name: installed_version(name) for name in _LIBRARIES}
     return {
@@ -270,12 +274,25 @@ def _content(source: "Path | torch.nn.Module") -> Any:
             if source.is_dir():
                 return sha256_of_folder(source)
             return sha256_of(source) if source.is_file() else str(source)
-    weights = {k: _hash_tensor(v) for k, v in source.state_dict().items()}
-    classes = {type(part) for part in source.modules()}
-    code = sorted(inspect.getsource(c) for c in classes if not c.__module__.startswith("torch."))
-    return {"weights": weights, "code": sha256_of_json(code), "module": repr(source)}
+    tensors = {**dict(source.named_buffers()), **source.state_dict()}
+    classes = {type(p) for p in source.modules() if not type(p).__module__.startswith("torch.")}
+    return {
+        "weights": {name: _hash_tensor(tensor) for name, tensor in tensors.items()},
+        "code": sha256_of_json(sorted(map(_source_of, classes))),
+        "module": repr(source),
+    }
+
+
+def _source_of(kind: type) -> str:
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):  # made while the program ran
+        return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _hash_tensor(tensor: "torch.Tensor") -> str:
-    content = tensor.detach().cpu().float().numpy().tobytes()
-    return hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode() + content).hexdigest()
+    half = tensor.is_floating_point() and tensor.element_size() < np.dtype(np.float32).itemsize
+    values = (tensor.float() if half else tensor).detach().cpu().numpy()  # numpy lacks bfloat16
+    digest = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    digest.update(np.ascontiguousarray(values))
+    return digest.hexdigest()

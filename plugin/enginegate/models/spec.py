@@ -13,6 +13,7 @@ from enginegate.errors import OptionError
 from enginegate.variants import Precision, checked_name
 
 OWN_CODE = " (may run code of its own: trust_remote_code)"  # after the origin of weights
+DROPPED = ": allow_dropped)"  # after the weights that were left out on purpose
 TOKEN_ROLES = ("ids", "mask", "zeros")
 ACCEPTED = ("executed",)
 POOLINGS = ("first", "mean")
@@ -55,6 +56,7 @@ class ModelSpec:
         accept: by precision, why a person accepts what its engines would be held for: `executed`,
             that something else ran than was requested.
         trust_remote_code: run the code that lies beside the weights; every output says so.
+        allow_dropped: weights of the checkpoint, names or wildcards, to leave out on purpose.
     """
 
     name: str
@@ -74,6 +76,7 @@ class ModelSpec:
     keep: Mapping[str, Sequence[str]] = field(default_factory=dict)
     accept: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     trust_remote_code: bool = False
+    allow_dropped: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         checked_name(self.name)
@@ -195,6 +198,9 @@ def _refuse_bad_values(spec: ModelSpec) -> None:
     trust = spec.trust_remote_code
     trust_fits = trust is False or (trust is True and spec.kind is not Kind.ONNX)
     _require(spec, "trust_remote_code", trust_fits, "true or false (false for an .onnx file)")
+    drops = (Kind.TRANSFORMERS, Kind.SENTENCE_TRANSFORMERS)
+    drop_fits = _are_layers(spec.allow_dropped) and (spec.kind in drops or not spec.allow_dropped)
+    _require(spec, "allow_dropped", drop_fits, f"a list of weights (of {' and '.join(drops)} only)")
     keep_fits = _by_precision(spec.keep, _are_layers)
     _require(spec, "keep", keep_fits, "a table with a list of layers a precision")
 

@@ -5,7 +5,7 @@ from itertools import groupby
 from pathlib import Path
 
 from enginegate.baselines import Series, describe_history
-from enginegate.models import OWN_CODE
+from enginegate.models import DROPPED, OWN_CODE
 from enginegate.report.decision import decide, held
 from enginegate.report.numbers import counted, listed
 from enginegate.report.page import Chart, Decision, Matrix, Page, Section, Table
@@ -147,10 +147,11 @@ def _sweeps(run: SavedRun) -> Iterator[tuple[str, str, list[Sweep]]]:
 
 
 def _said(run: SavedRun) -> Iterator[str]:
-    """Models that may run code of their own; cliffs, with their causes."""
+    """Models that run code of their own or leave weights out; cliffs, with their causes."""
     for model, _, members in run.by_model():
-        if members[0].context.weights.endswith(OWN_CODE):
-            yield f"{model}: weights {members[0].context.weights}"
+        weights = members[0].context.weights
+        if OWN_CODE in weights or DROPPED in weights:
+            yield f"{model}: weights {weights}"
     for model, _, sweeps in _sweeps(run):
         for sweep in sweeps:
             for cliff in sweep.analysis.cliffs:

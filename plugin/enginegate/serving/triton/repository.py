@@ -18,7 +18,7 @@ from enginegate.cache import MANIFEST
 from enginegate.config import Deployment
 from enginegate.engines import Built, TritonModel, get_backend, registration
 from enginegate.files import readable_json, write_atomic
-from enginegate.models import Batch, Exported
+from enginegate.models import Batch, Exported, beside
 from enginegate.variants import Precision
 
 if TYPE_CHECKING:
@@ -85,7 +85,10 @@ def _write_file(root: Path, served: Served, built: Built, model: TritonModel) ->
     if model.accelerator:
         accelerators = config.optimization.execution_accelerators
         accelerators.gpu_execution_accelerator.add(name=model.accelerator)
-    shutil.copy(built.entry.folder / model.file, _write_config(root, config) / model.name)
+    engine, version = built.entry.folder / model.file, _write_config(root, config)
+    shutil.copy(engine, version / model.name)
+    for weights in beside(engine):  # under their own names, which the graph tells
+        shutil.copy(weights, version)
 
 
 def _write_loaded(root: Path, served: Served, built: Built, probe: Batch) -> None:
