@@ -17,7 +17,8 @@ import time
 import numpy as np
 
 from enginegate.baselines.calibration import Drawn
-from enginegate.speed.sequential import P50, Question, Rules, SequentialTest
+from enginegate.speed.rules import P50, Question, Rules
+from enginegate.speed.sequential import SequentialTest
 from enginegate.speed.stats import Anchor, Errors, change_of
 from enginegate.verdicts import Verdict
 

@@ -38,14 +38,8 @@ from enginegate.models.export import export_model, tokenize_with
 from enginegate.models.spec import specs_from
 from enginegate.models.workload import make_workload, read_texts, take
 from enginegate.speed.arms import local_arm, open_arms
-from enginegate.speed.sequential import (
-    METRICS,
-    P50,
-    Question,
-    Rules,
-    SequentialTest,
-    judge_second_control,
-)
+from enginegate.speed.rules import METRICS, P50, Question, Rules
+from enginegate.speed.sequential import SequentialTest, judge_second_control
 from enginegate.speed.stats import Anchor
 from enginegate.speed.timing import CANDIDATE, CONTROL, SECOND_CONTROL, Rig
 from enginegate.variants import Precision, Variant

@@ -26,7 +26,8 @@ from scipy import stats
 
 from enginegate.baselines.calibration import Drawn, share_regressed
 from enginegate.machine.fingerprint import this_machine
-from enginegate.speed.sequential import P50, Question, Rules, SequentialTest
+from enginegate.speed.rules import P50, Question, Rules
+from enginegate.speed.sequential import SequentialTest
 from enginegate.speed.stats import Anchor, anchor_of
 from enginegate.verdicts import Verdict
 

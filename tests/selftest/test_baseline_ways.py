@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from enginegate.errors import EngineError
 from enginegate.verdicts import Exit
 
 TABLE = """
@@ -13,6 +14,7 @@ backend = "onnxruntime"
 engine_cache = "cache"
 batches = [1]
 replicates = 3
+sessions = 1
 measure_s = 0.6
 max_time_per_variant = 6
 max_slowdown = 3
@@ -197,6 +199,34 @@ def test_a_refresh_keeps_no_session_of_another_engine(stored, load_tiny):
     assert stored.judge("--gate-refresh-baselines", "--gate-accept-regressions").ret == 0
     variant = json.loads(stored.baseline().read_text())["variants"]["onnxruntime-fp32"]
     assert len(variant["cells"]["1"]) == 1
+
+
+def test_a_refresh_measures_further_sessions_in_fresh_processes(stored):
+    result = stored.judge("--gate-refresh-baselines", "--gate-sessions=3")
+    assert result.ret == 0
+    variant = json.loads(stored.baseline().read_text())["variants"]["onnxruntime-fp32"]
+    sessions = variant["cells"]["1"]
+    assert [len(session["ratios"]["p50"]) for session in sessions] == [3] * 4
+    assert len({session["p50_s"] for session in sessions}) == 4
+
+
+def test_a_session_that_fails_leaves_the_ones_before_it(stored, monkeypatch):
+    def broken(*_):
+        raise EngineError("the session broke")
+
+    monkeypatch.setattr("enginegate.session.finish.measure_again", broken)
+    result = stored.judge("--gate-refresh-baselines", "--gate-sessions=3")
+    assert result.ret != 0
+    result.stdout.fnmatch_lines(["*the session broke*"])
+    variant = json.loads(stored.baseline().read_text())["variants"]["onnxruntime-fp32"]
+    assert len(variant["cells"]["1"]) == 2
+
+
+def test_a_rig_of_the_projects_own_is_not_replaced_by_another_process(project):
+    result = project.judge("--gate-refresh-baselines", "--gate-sessions=3")
+    result.stdout.fnmatch_lines(["*one session*rig*"])
+    variant = json.loads(project.baseline().read_text())["variants"]["faulty-fp32"]
+    assert {len(sessions) for sessions in variant["cells"].values()} == {1}
 
 
 def test_the_history_says_what_it_has_no_figure_of(stored):

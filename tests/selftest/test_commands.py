@@ -9,7 +9,7 @@ import pytest
 from enginegate.baselines.calibration import calibrate
 from enginegate.baselines.history import change_points
 from enginegate.cli import main
-from enginegate.speed.sequential import Rules
+from enginegate.speed.rules import Rules
 from enginegate.verdicts import Exit
 
 

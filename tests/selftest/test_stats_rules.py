@@ -120,6 +120,36 @@ def test_more_sessions_make_the_anchor_surer():
     assert anchor_of(sessions).error < anchor_of(sessions[:1]).error
 
 
+def sessions_of(rng, ratio, within=0.02, count=3):
+    """Sessions that scatter `ratio` times as much as the replicates in them."""
+    means = ratio * within * rng.normal(size=count)
+    return [(mean + within * rng.normal(size=8)).tolist() for mean in means]
+
+
+def test_steady_sessions_of_the_other_cells_make_the_anchor_surer_and_restless_ones_do_not():
+    rng = np.random.default_rng(12)
+    own = sessions_of(rng, 1.0)
+    alone = anchor_of(own)
+    steady = anchor_of(own, [sessions_of(rng, 0.0) for _ in range(8)])
+    restless = anchor_of(own, [sessions_of(rng, 3.0) for _ in range(8)])
+    assert steady.error < alone.error < restless.error
+    assert steady.freedom > alone.freedom
+    assert anchor_of(own, [own[:1]]) == alone  # one session tells of no spread between them
+
+
+@pytest.mark.parametrize("cells", [(0.3, 0.3, 0.3, 0.3), (0.2, 0.3, 0.6, 1.2)])
+def test_pooled_sessions_raise_no_more_alarms(cells):
+    rng = np.random.default_rng(13)
+    alarms = 0
+    for _ in range(400):
+        stored = [sessions_of(rng, ratio) for ratio in cells]
+        for ratio, own in zip(cells, stored, strict=True):
+            anchor = anchor_of(own, [cell for cell in stored if cell is not own])
+            (now,) = sessions_of(rng, ratio, count=1)
+            alarms += change_of(now, anchor, 0.0, Errors(0.005, 0.025)).low > 1
+    assert alarms <= 16  # of 1600: 1 %, twice what is spent on each
+
+
 def test_rounds_of_one_instance_would_add_no_certainty_but_replicates_do():
     rng = np.random.default_rng(9)
     values = (0.02 * rng.normal(size=32)).tolist()

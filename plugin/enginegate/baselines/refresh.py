@@ -2,14 +2,15 @@
 
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from enginegate.baselines.store import Baseline, Baselines, Update
 from enginegate.results import Result
-from enginegate.speed import describe
+from enginegate.speed import Speed, describe
 from enginegate.verdicts import Refresh, Verdict
 
+Speeds = Mapping[str, Sequence[Speed]]
 _CHANGED = (Verdict.IMPROVED, Verdict.REGRESSED)
 
 
@@ -18,29 +19,39 @@ def refresh_baselines(
     results: Sequence[Result],
     needed: Collection[int],
     which: Refresh,
+    again: Callable[[Sequence[Result]], Sequence[Speeds]],
     *,
     regressed: bool,
     dry_run: bool,
 ) -> Iterator[str]:
     """Write what may become a baseline; say old to new, or why not.
 
-    `needed` are the batch sizes that a baseline must have; `regressed` lets one regress.
+    `needed` are the batch sizes that a baseline must have; `regressed` lets one regress. `again`
+    measures further sessions of what is to be written.
     """
-    for model in dict.fromkeys(result.variant.model for result in results):
-        old = baselines.load(model)
-        members = [result for result in results if result.variant.model == model]
-        there = old.keys() if which is Refresh.MISSING else ()
-        kept = {r.variant.key: _why_kept(r, needed, there, regressed=regressed) for r in members}
+    models = dict.fromkeys(result.variant.model for result in results)
+    before = {model: baselines.load(model) for model in models}
+
+    def kept(result: Result) -> str:
+        there = before[result.variant.model].keys() if which is Refresh.MISSING else ()
+        return _why_kept(result, needed, there, regressed=regressed)
+
+    written = [] if dry_run else [result for result in results if not kept(result)]
+    sessions = again(written)
+    for model, old in before.items():
         updates = [
-            Update(r, replace=_replaces(r, old.get(r.variant.key)))
-            for r in members
-            if not kept[r.variant.key]
+            Update(
+                r,
+                replace=_replaces(r, old.get(r.variant.key)),
+                further=[s for found in sessions for s in found.get(r.variant.id, ())],
+            )
+            for r in written
+            if r.variant.model == model
         ]
-        if updates and not dry_run:
+        if updates:
             yield f"baselines: wrote {os.path.relpath(baselines.save(model, updates))}"
-        for result in members:
-            key = result.variant.key
-            yield _line(result, old.get(key), kept[key])
+        for result in (r for r in results if r.variant.model == model):
+            yield _line(result, old.get(result.variant.key), kept(result))
 
 
 def _why_kept(
@@ -84,7 +95,7 @@ def _line(result: Result, before: Baseline | None, kept: str) -> str:
         return f"baselines: {before.date} -> now  {name}: not comparable, {difference}"
     changed = ((speed.batch, speed.change) for speed in result.speeds if speed.change)
     changes = ", ".join(f"{result.cell} {batch} {describe(change)}" for batch, change in changed)
-    action = "replaced" if _replaces(result, before) else "one session more"
+    action = "replaced" if _replaces(result, before) else "added to it"
     return f"baselines: {before.date} -> now  {name}: {changes or 'not comparable'}; {action}"
 
 

@@ -1,10 +1,11 @@
 """Stored measurements: one readable file per machine and model, written whole or not at all."""
 
+import contextlib
 import datetime
 import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from importlib import resources
@@ -31,7 +32,7 @@ CALIBRATION = "calibration.json"
 SCHEMA = 2
 _DIGITS = 5
 _COMPARED = ("method", "workload_sha256", "seq_len", "threads", "reference", "deployment")
-_KEPT_SESSIONS = 6  # the oldest, so that many small slips add up in sight, and the newest
+_KEPT_SESSIONS = 7  # the oldest, so that many small slips add up in sight, and the newest
 _MOST_BYTES = 16 << 20
 
 
@@ -97,10 +98,17 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Update:
-    """A variant to be written: as one more session, or instead of what is there."""
+    """A variant to be written.
+
+    Attributes:
+        result: of the run.
+        replace: instead of what is there; else its sessions are added.
+        further: its speeds in further sessions, in the order that they were measured in.
+    """
 
     result: Result
     replace: bool
+    further: Sequence[Speed] = ()
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,12 @@ class Baselines:
         others = (self.root / name / self.path(model).name for name in self.other_machines(model))
         found = (_read(path).get(key) for path in (self.path(model), *others))
         return [baseline for baseline in found if baseline is not None]
+
+    def all_here(self) -> Iterator[Baseline]:
+        """Every baseline of this machine, but of files that cannot be read."""
+        for model in self.models():
+            with contextlib.suppress(BaselineError):  # whoever asks for that model is told
+                yield from self.load(model).values()
 
     def models(self) -> list[str]:
         """Models that have a file on this machine."""
@@ -276,7 +290,7 @@ def _session(stored: Mapping[str, Any]) -> StoredSession:
 
 
 def _merged(stored: Mapping[str, Any] | None, update: Update) -> dict[str, Any]:
-    new = _as_json(update.result)
+    new = _as_json(update.result, update.further)
     if stored and new.get("load") and new["load"]["capacity"] is None:
         new["load"]["capacity"] = stored.get("load", {}).get("capacity")  # none was sought now
     if stored is None or update.replace:
@@ -289,7 +303,7 @@ def _merged(stored: Mapping[str, Any] | None, update: Update) -> dict[str, Any]:
     return {**new, "cells": cells}
 
 
-def _as_json(result: Result) -> dict[str, Any]:
+def _as_json(result: Result, further: Sequence[Speed]) -> dict[str, Any]:
     accuracy = result.accuracy
     return {
         "backend": result.backend,
@@ -300,7 +314,13 @@ def _as_json(result: Result) -> dict[str, Any]:
         "provenance": result.provenance and asdict(result.provenance),
         "versions": library_versions(),
         **({"load": _load_json(result.load)} if result.load else {}),
-        "cells": {str(speed.batch): [_session_json(speed)] for speed in result.speeds},
+        "cells": {
+            str(speed.batch): [
+                _session_json(speed),
+                *(_session_json(more) for more in further if more.batch == speed.batch),
+            ]
+            for speed in result.speeds
+        },
     }
 
 

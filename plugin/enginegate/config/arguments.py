@@ -56,6 +56,7 @@ GATE = (
     Option("baselines", "DIR", path, "folder of the baselines (default {})", "baselines/"),
     Option("refresh_baselines", "all|missing", choice, "measure anew and write the baselines",
            Refresh.NONE, attribute="refresh", argparse={"nargs": "?", "const": "all"}, key=False),
+    Option("sessions", "N", count, "sessions of a refresh, in fresh processes (default {})", 3),
     Option("calibrate", "", switch, "measure what the gate is worth here", key=False),
     Option("dry_run", "", switch, "with --gate-refresh-baselines: write nothing", key=False),
     Option("accept_regressions", "", switch, "a refresh may write what regressed", key=False),

@@ -56,6 +56,7 @@ class Options:
     strict: bool
     require_baseline: bool
     refresh: Refresh
+    sessions: int
     dry_run: bool
     accept_regressions: bool
     against: str

@@ -25,8 +25,9 @@ from enginegate.engines import (
 )
 from enginegate.machine import describe_machine, this_machine
 from enginegate.models import Exported, Workload
-from enginegate.results import Result
+from enginegate.results import Context, Result
 from enginegate.serving import EngineServer
+from enginegate.session.again import task_of
 from enginegate.session.comparison import Comparisons, compared, measured_beside, named
 from enginegate.session.costs import ModelCosts
 from enginegate.session.diagnosis import diagnosed, repaired_engine
@@ -44,6 +45,7 @@ from enginegate.speed import (
     Unchanged,
     gating_rules,
 )
+from enginegate.variants import Variant
 
 __all__ = [
     "Progress", "Recorder", "Reference", "Session", "diagnosed", "finish_run", "load_engine",
@@ -96,27 +98,10 @@ class Session:
         deployment: str = "",
     ) -> Result:
         """Open the record of a variant, in this process or as a server deploys it."""
-        variant = named(built.variant, model, served=bool(deployment))
-        flags = execution_flags(built, executed)
-        why = model.spec.accept.get(variant.precision, {}).get("executed", "")
-        notes = [*built.notes, model.note, *kept_notes(built, executed)]
-        if why and not flags:
-            notes.append(f"nothing to accept here, what was requested ran: {why}")
-        result = Result(
-            variant=variant,
-            context=context_of(self.options, model, workload, deployment),
-            backend=get_backend(built.backend).version(),
-            chosen=built.precision,
-            executed=executed.matmuls,
-            ran=executed.summary,
-            flags=() if why else flags,
-            accepted=tuple(f"{flag}; accepted: {why}" for flag in flags) if why else (),
-            notes=tuple(filter(None, notes)),
-            size_bytes=built.size_bytes,
-            repair=self.recorder.repairs.get(built.variant),
-            provenance=self.prepare.provenance(built),
-        )
-        self.costs.note(variant.id, model, built.backend, built.precision, executed)
+        context = context_of(self.options, model, workload, deployment)
+        result = _begun(self, built, executed, model, context)
+        name = result.variant.id
+        self.costs.note(name, model, built.backend, built.precision, executed)
         return self.recorder.open(built.variant, result)
 
     def judge_embeddings(
@@ -141,6 +126,9 @@ class Session:
         """Time a variant beside its baseline's engine, or the reference where there is none."""
         control, way = self.comparisons.control(built, model)
         rig = self.prepare.rig(built, control, model, workload, self.rng)
+        if control is None:
+            name = named(built.variant, model, served=False).id
+            self.recorder.rigs[name] = rig.open_arms, task_of(built, model, workload)
         return replace(rig, compared=replace(compared(built, control), way=way))
 
     def unchanged(self, result: Result) -> Unchanged | None:
@@ -168,6 +156,7 @@ class Session:
     ) -> None:
         """Measure batch sizes, or levels of a served engine, and record their speeds, judged."""
         comparison = self.comparisons.of(result, batches, rig.compared)
+        self.recorder.note_timed(result, rig, batches)
         key = self.comparisons.evidence_key(result, rig.compared)
         found = judge.judge(rig, batches, comparison, key)
         name = result.variant.id
@@ -175,6 +164,32 @@ class Session:
         latest = self.recorder.latest(result)
         speeds = (*latest.speeds, *(one.speed for one in found.values()))
         self.recorder.keep(measured_beside(replace(latest, speeds=speeds), rig.compared))
+
+
+def _begun(
+    session: Session, built: Built, executed: Executed, model: Exported, context: Context
+) -> Result:
+    """The record of a variant before anything is compared."""
+    variant = named(built.variant, model, served=bool(context.deployment))
+    flags = execution_flags(built, executed)
+    why = model.spec.accept.get(variant.precision, {}).get("executed", "")
+    notes = [*built.notes, model.note, *kept_notes(built, executed)]
+    if why and not flags:
+        notes.append(f"nothing to accept here, what was requested ran: {why}")
+    return Result(
+        variant=variant,
+        context=context,
+        backend=get_backend(built.backend).version(),
+        chosen=built.precision,
+        executed=executed.matmuls,
+        ran=executed.summary,
+        flags=() if why else flags,
+        accepted=tuple(f"{flag}; accepted: {why}" for flag in flags) if why else (),
+        notes=tuple(filter(None, notes)),
+        size_bytes=built.size_bytes,
+        repair=session.recorder.repairs.get(built.variant),
+        provenance=session.prepare.provenance(built),
+    )
 
 
 def open_session(
@@ -190,8 +205,11 @@ def open_session(
     seed = options.seed if options.seed is not None else secrets.randbelow(1 << 32)
     rules = gating_rules(options.replicates, options.max_time_s)
 
+    early = options.refresh is Refresh.NONE and not options.calibrate  # else all are kept
+
     def judge(replicates: int) -> SpeedJudge:
-        trial = SequentialTest(replace(rules, replicates=replicates), time.monotonic)
+        own = replace(rules, replicates=replicates, early=early)
+        trial = SequentialTest(own, time.monotonic)
         return SpeedJudge(trial, options.allowed, recorder.evidence)
 
     prepare = Preparation(options, progress)

@@ -119,7 +119,9 @@ class Comparisons:
         if beside and self.options.gate is not GateLevel.OFF:
             return self._paired(batches, compared)
         baseline, missing = self.baseline_of(result)
-        return _stored(baseline, batches) if baseline else Comparison({}, {}, missing)
+        if baseline is None:
+            return Comparison({}, {}, missing)
+        return _stored(baseline, batches, list(self.baselines.all_here()))
 
     def _paired(self, batches: Sequence[int], compared: Compared | None) -> Comparison:
         if compared and compared.control:
@@ -216,11 +218,20 @@ def measured_beside(result: Result, found: Compared | None) -> Result:
     return replace(result, notes=(*result.notes, found.way))
 
 
-def _stored(baseline: Baseline, batches: Sequence[int]) -> Comparison:
-    """The sessions of a stored baseline."""
+def _stored(baseline: Baseline, batches: Sequence[int], machine: Sequence[Baseline]) -> Comparison:
+    """The sessions of a stored baseline; how much sessions differ, all of the machine tell."""
     known = [batch for batch in batches if batch in baseline.cells]
     ratios = {(b, metric): baseline.log_ratios(b, metric) for b in known for metric in METRICS}
-    anchors = {key: anchor_of(found) for key, found in ratios.items() if found}
+    alike = [b for b in machine if (b.load is None) == (baseline.load is None)]
+    others = {
+        metric: [b.log_ratios(batch, metric) for b in alike for batch in b.cells]
+        for metric in METRICS
+    }
+    anchors = {
+        key: anchor_of(found, [cell for cell in others[key[1]] if cell != found])
+        for key, found in ratios.items()
+        if found
+    }
     scales_s = {batch: baseline.cells[batch][-1].p50_s for batch in known}
     lacking = Judgement(Verdict.NO_BASELINE, ("no such batch size in it",))
     return Comparison(anchors, scales_s, lacking)

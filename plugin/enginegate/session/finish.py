@@ -21,7 +21,7 @@ from enginegate.baselines import (
     unjudged,
 )
 from enginegate.config import Options
-from enginegate.errors import EngineGateError
+from enginegate.errors import EngineError, EngineGateError
 from enginegate.files import damage, write_atomic
 from enginegate.machine import state_as_json, this_machine
 from enginegate.report import (
@@ -34,6 +34,7 @@ from enginegate.report import (
     spent_line,
 )
 from enginegate.results import Result
+from enginegate.session.again import Speeds, measure_again
 from enginegate.session.costs import ModelCosts
 from enginegate.session.recorder import Recorder
 from enginegate.speed import Rules
@@ -42,6 +43,7 @@ from enginegate.verdicts import GateLevel, Refresh, Verdict
 if TYPE_CHECKING:
     from enginegate.session import Session
 
+Again = Callable[[Sequence[Result]], Sequence[Speeds]]
 ACCEPT = Path(".enginegate", "accept")
 
 
@@ -55,10 +57,11 @@ def finish_run(session: "Session", *, interrupted: str, narrowed: str) -> None:
     recorder.lines += [interrupted_line(interrupted)] if interrupted else []
     results = list(recorder.results.values())
     output = RunOutput(session.options, session.comparisons.baselines, recorder)
+    again = functools.partial(_measured_again, session)
     if results:
         recorder.lines.append(spent_line(recorder.measured_s, recorder.other_s))
     output.look_for_missing(results, narrowed)
-    output.settle_baselines(results, interrupted=bool(interrupted))
+    output.settle_baselines(results, again, interrupted=bool(interrupted))
     if not interrupted:  # what is still to be measured is measured by the next run
         output.calibrate(results, session.rules, session.seed)
         output.compare_with_ceilings(results, costs)
@@ -100,8 +103,13 @@ class RunOutput:
         asked = (options.models, left_out, options.precisions)
         return unjudged(self.baselines, results, *asked, served=served)
 
-    def settle_baselines(self, results: Sequence[Result], *, interrupted: bool) -> None:
-        """Refresh them, or offer what would accept a regression; append the history."""
+    def settle_baselines(
+        self, results: Sequence[Result], again: Again, *, interrupted: bool
+    ) -> None:
+        """Refresh them, or offer what would accept a regression; append the history.
+
+        `again` measures further sessions of what is written.
+        """
         options = self.options
         if options.save_engines or options.calibrate:
             return
@@ -123,6 +131,7 @@ class RunOutput:
                     results,
                     options.batches,
                     options.refresh,
+                    again,
                     regressed=options.accept_regressions,
                     dry_run=options.dry_run,
                 )
@@ -192,6 +201,26 @@ class RunOutput:
                 f"{Path(place.filename).name}, line {place.lineno}; the rest was done. "
                 "This is a fault of enginegate: please report it"
             )
+
+
+def _measured_again(session: "Session", written: Sequence[Result]) -> list[Speeds]:
+    """Further sessions of a refresh, each in a fresh process; all variants take turns."""
+    options, recorder = session.options, session.recorder
+    tasks = {r.variant.id: t for r in written if (t := recorder.tasks.get(r.variant.id))}
+    others = [r.variant.id for r in written if r.variant.id not in tasks and not r.variant.served]
+    if others and options.sessions > 1:
+        recorder.lines.append(
+            f"baselines: one session of {', '.join(others)}: the project's own `rig` timed it"
+        )
+    found = []
+    for number in range(2, options.sessions + 1 if tasks else 2):
+        with session.progress(f"session {number} of {options.sessions}"), recorder.measuring():
+            try:
+                found.append(measure_again(tasks, options, session.rng))
+            except EngineError as error:
+                recorder.problems.append(str(error))
+                break
+    return found
 
 
 def _unnoted(results: Sequence[Result]) -> Iterator[str]:

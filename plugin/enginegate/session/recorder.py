@@ -10,7 +10,8 @@ from typing import Any
 from enginegate.diagnostics import Repair
 from enginegate.errors import ModelError
 from enginegate.results import Result
-from enginegate.speed import Measured
+from enginegate.session.again import Task
+from enginegate.speed import Measured, OpenArms, Rig
 from enginegate.variants import Variant
 from enginegate.verdicts import Verdict, exit_status
 
@@ -31,6 +32,8 @@ class Recorder:
         failures: tests with the reasons that the run fails for; no name where it was no test.
         interrupted: by what the run was stopped; empty for one that came to its end.
         measured_s: seconds spent measuring.
+        rigs: how the arms of a variant are opened here, and how in another process, by its id.
+        tasks: the latter for what was timed so.
     """
 
     results: dict[str, Result] = field(default_factory=dict)
@@ -44,6 +47,8 @@ class Recorder:
     failures: list[tuple[str, str]] = field(default_factory=list)
     interrupted: str = ""
     measured_s: float = 0.0
+    rigs: dict[str, tuple[OpenArms, Task]] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)
     _asked: dict[str, Variant] = field(default_factory=dict)
     _started_s: float = field(init=False)
 
@@ -86,6 +91,12 @@ class Recorder:
         asked = self._asked.get(result.variant.id, result.variant)
         planned = self.planned.get(asked, ())
         return planned if batch in planned else (batch,)
+
+    def note_timed(self, result: Result, rig: Rig, batches: Sequence[int]) -> None:
+        """Note how to time a variant again, unless a rig of the project's own timed it."""
+        opened, task = self.rigs.get(result.variant.id, (None, None))
+        if task and opened is rig.open_arms:
+            self.tasks[result.variant.id] = dataclasses.replace(task, batches=batches)
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:

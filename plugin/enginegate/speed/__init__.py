@@ -4,15 +4,8 @@ from enginegate.speed.arms import Arm, LocalArm, OpenArm, Turn, local_arm, open_
 from enginegate.speed.change import describe
 from enginegate.speed.judge import Comparison, SpeedJudge, paired
 from enginegate.speed.records import Measured, Speed, Unchanged
-from enginegate.speed.sequential import (
-    FLOOR_S,
-    METRICS,
-    P50,
-    Question,
-    Rules,
-    SequentialTest,
-    gating_rules,
-)
+from enginegate.speed.rules import FLOOR_S, METRICS, P50, Question, Rules, gating_rules
+from enginegate.speed.sequential import SequentialTest
 from enginegate.speed.stats import POWER, Anchor, Change, Errors, anchor_of, bounds, change_of
 from enginegate.speed.timing import (
     CANDIDATE,
@@ -20,6 +13,7 @@ from enginegate.speed.timing import (
     METHOD,
     SECOND_CONTROL,
     Compared,
+    OpenArms,
     Rig,
     Samples,
 )
@@ -28,7 +22,7 @@ from enginegate.speed.worker import own_paths, remote_arm
 __all__ = [
     "CANDIDATE", "CONTROL", "FLOOR_S", "METHOD", "METRICS", "P50", "POWER", "SECOND_CONTROL",
     "Anchor", "Arm", "Change", "Compared", "Comparison", "Errors", "LocalArm", "Measured",
-    "OpenArm", "Question", "Rig", "Rules", "Samples", "SequentialTest", "Speed", "SpeedJudge",
-    "Turn", "Unchanged", "anchor_of", "bounds", "change_of", "describe", "gating_rules",
-    "local_arm", "open_arms", "own_paths", "paired", "remote_arm",
+    "OpenArm", "OpenArms", "Question", "Rig", "Rules", "Samples", "SequentialTest", "Speed",
+    "SpeedJudge", "Turn", "Unchanged", "anchor_of", "bounds", "change_of", "describe",
+    "gating_rules", "local_arm", "open_arms", "own_paths", "paired", "remote_arm",
 ]  # fmt: skip

@@ -4,18 +4,8 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 
 from enginegate.speed.records import Measured, Speed
-from enginegate.speed.sequential import (
-    FLOOR_S,
-    METRICS,
-    P50,
-    Finding,
-    Key,
-    Outcome,
-    Question,
-    SequentialTest,
-    judge_second_control,
-    values_of,
-)
+from enginegate.speed.rules import FLOOR_S, METRICS, P50, Finding, Key, Outcome, Question
+from enginegate.speed.sequential import SequentialTest, judge_second_control, values_of
 from enginegate.speed.stats import Anchor, alarm_share, quantile, quantile_interval
 from enginegate.speed.timing import Rig, Samples
 from enginegate.verdicts import Judgement, Verdict

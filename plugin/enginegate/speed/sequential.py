@@ -1,112 +1,44 @@
 """One variant on trial: every batch size briefly, then suspects on fresh data until decided.
 
-Of the screening data of a suspect nothing is used again, so that having looked at all batch sizes
-does not inflate the alarms. Suspects are measured one replicate at a time until their interval is
-wholly on one side of the limit, or until the time is over.
+The screening of a batch size ends where it is clear. Of the screening data of a suspect nothing is
+used again, so that having looked at all batch sizes, however often, does not inflate the alarms.
+Suspects are measured one replicate at a time until their interval is wholly on one side of the
+limit, or until the time is over; those that the time cannot decide are not measured on.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from enginegate.errors import OptionError
 from enginegate.speed.change import describe, judge_change
+from enginegate.speed.looks import decidable, looks
+from enginegate.speed.rules import (
+    P50,
+    P99,
+    Finding,
+    Key,
+    Outcome,
+    Question,
+    Rules,
+    Screening,
+)
 from enginegate.speed.stats import (
     FEWEST_FOR_P99,
     FEWEST_REPLICATES,
     Anchor,
-    Change,
     Errors,
     alarm_share,
     change_of,
-    quantile,
     replicates_to_decide,
     visible_slowdown,
 )
 from enginegate.speed.timing import CANDIDATE, CONTROL, Replicate, Samples
 from enginegate.verdicts import Judgement, Verdict
 
-P50, P99 = "p50", "p99"
-METRICS = (P50, P99)
-FLOOR_S = 50e-6  # a change of less than this never fails
-_ALARM, _MISS = 0.01, 0.05
 _SENTINEL_ERROR = 0.0025  # on either side, of one variant
+_FEW = 5
 
 Measure = Callable[[Sequence[int]], Mapping[int, Replicate]]
-Key = tuple[int, str]
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked of one metric at one batch size.
-
-    Attributes:
-        anchor: what to compare with.
-        limit: largest slowdown that passes, 0.05 for 5 %.
-        floor_s: a change of fewer seconds passes whatever the limit.
-        scale_s: seconds of one call of the baseline; None for those of the yardstick.
-        earlier: e-value against the engine from an earlier run; 1 if there was none.
-    """
-
-    anchor: Anchor
-    limit: float
-    floor_s: float = 0.0
-    scale_s: float | None = None
-    earlier: float = 1.0
-
-    def settled(self, replicates: Sequence[Replicate]) -> "Question":
-        """The question with the floor taken into its limit."""
-        scale_s = self.scale_s or quantile(Samples(0, tuple(replicates)).yardstick_s, 0.5)
-        return replace(self, limit=max(self.limit, self.floor_s / scale_s), floor_s=0.0)
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How hard to try.
-
-    Attributes:
-        replicates: of the screening.
-        max_time_s: of one variant, screening included; suspects get as long again as the
-            screening took in any case.
-        alarm: chance of a false `regressed` in the whole run.
-        miss: chance that a batch size slower than its limit passes.
-    """
-
-    replicates: int
-    max_time_s: float
-    alarm: float
-    miss: float
-
-
-def gating_rules(replicates: int, max_time_s: float) -> Rules:
-    """The rules of a gated run. Raises OptionError for too few replicates."""
-    if replicates < FEWEST_REPLICATES:
-        raise OptionError(
-            f"--gate-replicates {replicates}: at least {FEWEST_REPLICATES} are needed"
-        )
-    return Rules(replicates, max_time_s, _ALARM, _MISS)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What is said of one metric at one batch size; `confirmed` if it rests on fresh data."""
-
-    change: Change
-    judgement: Judgement
-    errors: Errors
-    confirmed: bool = False
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A variant after its trial.
-
-    Attributes:
-        samples: all replicates, by batch size.
-        findings: by batch size and metric, of those that a question was asked of.
-    """
-
-    samples: Mapping[int, Samples]
-    findings: Mapping[Key, Finding]
 
 
 class SequentialTest:
@@ -126,22 +58,23 @@ class SequentialTest:
     ) -> Outcome:
         """Measure and judge the batch sizes of one variant."""
         start_s = self._clock()
-        screened = _collect(measure, batches, self._rules.replicates)
-        screening_s = self._clock() - start_s
-        each_s = screening_s / self._rules.replicates
-        whole_s = max(self._rules.max_time_s, 2 * screening_s)
-        left = int((whole_s - screening_s) / max(each_s, 1e-9))
+        screening = self._screen(measure, batches, questions)
+        findings, screened = screening.findings, screening.taken
         questions = {key: q.settled(screened[key[0]]) for key, q in questions.items()}
-        findings = {
-            key: self._screen(screened[key[0]], key[1], q, left) for key, q in questions.items()
-        }
-        suspects = {k: self._next_error() for k in findings if _suspect(k, findings, questions)}
-        fresh = self._confirm(measure, suspects, questions, findings, start_s + whole_s)
-        samples = {b: Samples(b, (*screened[b], *fresh.get(b, []))) for b in batches}
+        suspects = [k for k in findings if _suspect(k, findings, questions)]
+        worth = [k for k in suspects if self._worth(k, screened[k[0]], questions[k], screening)]
+        errors = {key: self._next_error() for key in worth}
+        end_s = start_s + screening.whole_s
+        for key in suspects:
+            findings[key] = _open(findings[key], vain=key not in errors)
+        fresh = self._confirm(measure, errors, questions, findings, end_s)
         final = {
-            key: self._explained(finding, questions[key], fresh.get(key[0], []), key[1], each_s)
+            key: self._explained(
+                finding, questions[key], fresh.get(key[0]) or screened[key[0]], key[1], screening
+            )
             for key, finding in findings.items()
         }
+        samples = {b: Samples(b, (*screened[b], *fresh.get(b, []))) for b in batches}
         return Outcome(samples, final)
 
     def _next_error(self) -> float:
@@ -149,18 +82,59 @@ class SequentialTest:
         return alarm_share(self._rules.alarm, self._suspects)
 
     def _screen(
-        self, replicates: Sequence[Replicate], metric: str, question: Question, left: int
+        self, measure: Measure, batches: Sequence[int], questions: Mapping[Key, Question]
+    ) -> Screening:
+        """Measure every batch size until it is clear, or as often as planned."""
+        rules, start_s = self._rules, self._clock()
+        found = Screening({batch: [] for batch in batches}, {}, rules)
+        waiting = list(batches)
+        for count, error in looks(rules.replicates, rules.miss / 2, early=rules.early):
+            while waiting and len(found.taken[waiting[0]]) < count:
+                for batch, replicate in measure(waiting).items():
+                    found.taken[batch].append(replicate)
+            found.spent_s = self._clock() - start_s
+            for key in [k for k in questions if k[0] in waiting]:
+                question = questions[key].settled(found.taken[key[0]])
+                found.findings[key] = self._first_finding(key, question, error, found)
+            waiting = [b for b in waiting if not self._clear(b, questions, found)]
+        return found
+
+    def _first_finding(
+        self, key: Key, question: Question, error: float, found: Screening
     ) -> Finding:
-        """The finding of the screening; `left` fresh replicates could follow."""
-        errors = Errors(self._rules.miss / 2, self._rules.miss / 2)
-        values = values_of(replicates, metric)
+        replicates = found.taken[key[0]]
+        errors = Errors(error, error)
+        values = values_of(replicates, key[1])
         change = change_of(values, question.anchor, question.limit, errors, once=True)
         alarm = alarm_share(self._rules.alarm, self._suspects + 1)
-        visible = visible_slowdown(values, question.anchor, question.limit, alarm, left)
+        visible = visible_slowdown(values, question.anchor, question.limit, alarm, found.left)
         change = replace(change, visible=visible)
-        if metric == P99 and (reason := _too_few_calls(replicates)):
+        if key[1] == P99 and (reason := _too_few_calls(replicates)):
             return Finding(change, Judgement(Verdict.UNDECIDED, (reason,)), errors)
         return Finding(change, judge_change(change, question.limit), errors)
+
+    def _clear(self, batch: int, questions: Mapping[Key, Question], found: Screening) -> bool:
+        """Tell if a batch size needs no more of the screening: decided, or nothing can decide it.
+
+        One that passes goes on while its p99 has too few calls and will have enough.
+        """
+        key, taken = (batch, P50), found.taken[batch]
+        if key not in questions:
+            return False
+        verdict = found.findings[key].judgement.verdict
+        if verdict is Verdict.UNDECIDED:
+            return not self._worth(key, taken, questions[key].settled(taken), found)
+        awaited = (batch, P99) in questions and _calls_to_come(taken, self._rules.replicates)
+        return verdict is Verdict.REGRESSED or not awaited
+
+    def _worth(
+        self, key: Key, replicates: Sequence[Replicate], question: Question, found: Screening
+    ) -> bool:
+        """Tell if the time left may decide; what an earlier run suspects is always looked at."""
+        errors = Errors(alarm_share(self._rules.alarm, self._suspects + 1), self._rules.miss / 2)
+        values = values_of(replicates, key[1])
+        may = decidable(values, question.anchor, question.limit, errors, found.left)
+        return question.earlier > 1 or may
 
     def _confirm(
         self,
@@ -172,8 +146,6 @@ class SequentialTest:
     ) -> dict[int, list[Replicate]]:
         """Fresh replicates of the suspects until each is decided; updates `findings`."""
         fresh: dict[int, list[Replicate]] = {batch: [] for batch, _ in suspects}
-        for key in suspects:
-            findings[key] = _open(findings[key])
         waiting = set(suspects)
         while waiting and self._clock() < end_s:
             for batch, replicate in measure(sorted({batch for batch, _ in waiting})).items():
@@ -195,28 +167,38 @@ class SequentialTest:
         self,
         finding: Finding,
         question: Question,
-        fresh: Sequence[Replicate],
+        replicates: Sequence[Replicate],
         metric: str,
-        each_s: float,
+        found: Screening,
     ) -> Finding:
-        """An undecided finding with what it could have seen, and how long it takes to decide."""
+        """An undecided finding with what it could have seen, and what would decide it."""
         judgement = finding.judgement
-        if judgement.verdict is not Verdict.UNDECIDED or not finding.confirmed:
+        if judgement.verdict is not Verdict.UNDECIDED or not (finding.confirmed or finding.vain):
             return finding
-        needed = replicates_to_decide(
-            values_of(fresh, metric), question.anchor, question.limit, finding.errors
-        )
-        whole_s = ((needed or 0) + self._rules.replicates) * each_s
-        longer = f"about {whole_s:.0f} s would decide" if needed else "more time will not help"
-        said = f"sees {finding.change.visible:.1%} or more; {longer}"
+        values, anchor = values_of(replicates, metric), question.anchor
+        needed = replicates_to_decide(values, anchor, question.limit, finding.errors)
+        whole_s = ((needed or 0) + found.rounds) * found.each_s
+        said = f"{_not_seen(finding.change.visible)} here: {_way_out(needed, whole_s, anchor)}"
         return replace(finding, judgement=Judgement(Verdict.UNDECIDED, (*judgement.reasons, said)))
 
 
-def _collect(
-    measure: Measure, batches: Sequence[int], replicates: int
-) -> dict[int, list[Replicate]]:
-    rounds = [measure(batches) for _ in range(replicates)]
-    return {batch: [found[batch] for found in rounds] for batch in batches}
+def _not_seen(visible: float) -> str:
+    if not math.isfinite(visible):
+        return "cannot detect any slowdown"
+    return f"cannot detect less than {visible:.1%}"
+
+
+def _way_out(needed: int | None, whole_s: float, anchor: Anchor) -> str:
+    """What would decide: more time, or where that does not help what the spread comes from."""
+    if needed:
+        return f"about {whole_s:.0f} s would decide (--gate-max-time-per-variant)"
+    if anchor.error:
+        return (
+            "more time will not help, the stored ratios differ by "
+            f"{anchor.error:.1%} from session to session; measure beside the engine itself "
+            "(--gate-against), or store more sessions (--gate-refresh-baselines)"
+        )
+    return "more time will not help; run on a quieter machine"
 
 
 def values_of(replicates: Sequence[Replicate], metric: str) -> list[float]:
@@ -226,8 +208,18 @@ def values_of(replicates: Sequence[Replicate], metric: str) -> list[float]:
     return [replicate.log_ratio() for replicate in replicates]
 
 
+def _fewest_calls(replicates: Sequence[Replicate]) -> int:
+    return min(sum(len(r.calls(arm)) for r in replicates) for arm in (CANDIDATE, CONTROL))
+
+
+def _calls_to_come(replicates: Sequence[Replicate], planned: int) -> bool:
+    """Tell if there are too few calls for a p99, and the planned replicates bring enough."""
+    calls = _fewest_calls(replicates)
+    return calls < FEWEST_FOR_P99 <= calls * planned / len(replicates)
+
+
 def _too_few_calls(replicates: Sequence[Replicate]) -> str:
-    fewest = min(sum(len(r.calls(arm)) for r in replicates) for arm in (CANDIDATE, CONTROL))
+    fewest = _fewest_calls(replicates)
     if fewest >= FEWEST_FOR_P99:
         return ""
     return f"{fewest} calls tell no p99: {FEWEST_FOR_P99} are needed"
@@ -241,19 +233,22 @@ def _suspect(key: Key, findings: Mapping[Key, Finding], questions: Mapping[Key, 
     return verdict is Verdict.UNDECIDED and key[1] != P99
 
 
-def _open(finding: Finding) -> Finding:
-    """A suspect before there are fresh data."""
-    reason = f"{describe(finding.change)} at first sight, too little time for fresh data"
-    return Finding(finding.change, Judgement(Verdict.UNDECIDED, (reason,)), finding.errors)
+def _open(finding: Finding, *, vain: bool) -> Finding:
+    """A suspect before there are fresh data, or without any where they could decide nothing."""
+    why = "" if vain else ", too little time for fresh data"
+    judgement = Judgement(Verdict.UNDECIDED, (f"{describe(finding.change)} at first sight{why}",))
+    return Finding(finding.change, judgement, finding.errors, vain=vain)
 
 
 def judge_second_control(log_ratios: Sequence[float], limit: float) -> str:
     """Refuse a measurement in which two copies of the yardstick differ; empty if they do not.
 
-    Fires where the whole interval of their ratio is beyond half of the limit.
+    Fires where the whole interval of their ratio is beyond half of the limit: Student's interval
+    after an early look, where the other can refute nothing.
     """
     errors = Errors(_SENTINEL_ERROR, _SENTINEL_ERROR)
-    change = change_of(log_ratios, Anchor(), limit / 2, errors)
+    few = len(log_ratios) < _FEW
+    change = change_of(log_ratios, Anchor(), limit / 2, errors, once=few)
     if change.low <= 1 + limit / 2 and change.high >= 1 - limit / 2:
         return ""
     return (

@@ -84,25 +84,52 @@ def quantile(samples: Sequence[float], q: float) -> float:
     return float(np.quantile(np.asarray(samples, dtype=np.float64), q))
 
 
-def anchor_of(sessions: Sequence[Sequence[float]]) -> Anchor:
+Sessions = Sequence[Sequence[float]]
+
+
+def anchor_of(sessions: Sessions, others: Sequence[Sessions] = ()) -> Anchor:
     """The log ratio expected of a new session of an unchanged engine, from those of stored ones.
 
     Sessions differ by about as much as the replicates in them (measured: docs/measurement.md). That
     assumption counts like ten degrees of freedom, or those of the replicates if they are fewer,
-    beside what the stored sessions show (scaled inverse chi-squared update, as in Gelman et al.,
-    Bayesian Data Analysis, 2.6). The error is that of predicting one more session:
+    beside what the sessions of `others`, of the same machine, show in units of their replicates,
+    and what its own show (scaled inverse chi-squared update, as in Gelman et al., Bayesian Data
+    Analysis, 2.6). The error is that of predicting one more session:
     s_between² (1 + 1/S) + s_within² / n.
     """
+    count, replicates = len(sessions), sum(len(session) for session in sessions)
+    within, shown = _variances(sessions)
+    prior, ratio = _expected_ratio(others, min(_PRIOR_FREEDOM, max(1, replicates - count)))
+    freedom = prior + count - 1
+    assumed = max(ratio * within, _LEAST_SESSION_SD**2)
+    between = (prior * assumed + (count - 1) * shown) / freedom
+    error = math.sqrt(between * (1 + 1 / count) + within / replicates)
+    return Anchor(float(np.mean([np.mean(session) for session in sessions])), error, freedom)
+
+
+def _variances(sessions: Sessions) -> tuple[float, float]:
+    """The variance of replicates in their session, and what that leaves of the sessions'."""
     means = np.array([np.mean(session) for session in sessions])
     count, replicates = len(means), sum(len(session) for session in sessions)
     within = _pooled_variance(sessions)
-    shown = max(0.0, float(means.var(ddof=1)) - within * count / replicates) if count > 1 else 0.0
-    prior = min(_PRIOR_FREEDOM, max(1, replicates - count))
-    freedom = prior + count - 1
-    assumed = max(within, _LEAST_SESSION_SD**2)
-    between = (prior * assumed + (count - 1) * shown) / freedom
-    error = math.sqrt(between * (1 + 1 / count) + within / replicates)
-    return Anchor(float(means.mean()), error, freedom)
+    between = float(means.var(ddof=1)) - within * count / replicates if count > 1 else 0.0
+    return within, max(0.0, between)
+
+
+def _expected_ratio(others: Sequence[Sessions], prior: float) -> tuple[float, float]:
+    """The weight and size of between / within variance to expect; `prior` is that of a size of 1.
+
+    Cells of one machine are measured in the same sessions and share their states, so they count by
+    their square root.
+    """
+    shown = [(len(s) - 1, *_variances(s)) for s in others if len(s) > 1]
+    known = [(weight, between / within) for weight, within, between in shown if within > 0]
+    total = sum(weight for weight, _ in known)
+    if not total:
+        return prior, 1.0
+    weight = total / math.sqrt(len(known))
+    mean = sum(share * ratio for share, ratio in known) / total
+    return prior + weight, (prior + weight * mean) / (prior + weight)
 
 
 def _pooled_variance(sessions: Sequence[Sequence[float]]) -> float:
@@ -222,30 +249,44 @@ def visible_slowdown(
     if min(n, len(values)) < FEWEST_REPLICATES:
         return math.inf
     today = alarm / 2 if anchor.error else alarm
-    deviation = float(np.std(values, ddof=1))
+    deviation = _typical_deviation(values)
     widths = critical_t(n, today) + student_t(POWER, n - 1)
     distance = widths * deviation / math.sqrt(n) + _margin(anchor, today)
     return _exp(math.log1p(limit) + distance) - 1
+
+
+def _typical_deviation(values: Sequence[float]) -> float:
+    """The standard deviation, raised so that it is too small in two of five only.
+
+    That of few is else mostly too small, and a screening that ends early has a small one.
+    """
+    from scipy.special import gammaincinv
+
+    half = (len(values) - 1) / 2
+    return float(np.std(values, ddof=1)) * math.sqrt(half / float(gammaincinv(half, 0.4)))
+
+
+def decides(values: Sequence[float], anchor: Anchor, limit: float, errors: Errors, n: int) -> bool:
+    """Tell if `n` replicates with the mean and spread of `values` would decide."""
+    array = np.asarray(values, dtype=np.float64)
+    distance = float(array.mean()) - anchor.level - math.log1p(limit)
+    share = 0.5 if anchor.error else 1.0
+    error = share * (errors.alarm if distance > 0 else errors.miss)
+    room = abs(distance) - _margin(anchor, error)
+    width = critical_t(n, error) * float(array.std(ddof=1)) if room > 0 else math.inf
+    return width < room * math.sqrt(n)
 
 
 def replicates_to_decide(
     values: Sequence[float], anchor: Anchor, limit: float, errors: Errors
 ) -> int | None:
     """Count the replicates that would decide with this mean and spread; None if too many."""
-    array = np.asarray(values, dtype=np.float64)
-    if len(array) < FEWEST_REPLICATES:
-        return None
-    distance = float(array.mean()) - anchor.level - math.log1p(limit)
-    share = 0.5 if anchor.error else 1.0
-    error = share * (errors.alarm if distance > 0 else errors.miss)
-    room = abs(distance) - _margin(anchor, error)
-    deviation = float(array.std(ddof=1))
     n = FEWEST_REPLICATES
-    while n <= _MOST_REPLICATES:
-        if critical_t(n, error) * deviation < room * math.sqrt(n):
-            return n
+    if len(values) < n or not decides(values, anchor, limit, errors, _MOST_REPLICATES):
+        return None
+    while not decides(values, anchor, limit, errors, n):
         n += max(1, n // 8)
-    return None
+    return n
 
 
 def quantile_interval(
