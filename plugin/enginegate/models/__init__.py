@@ -1,8 +1,10 @@
 """What is deployed."""
 
+from enginegate.models.causes import find_cause
 from enginegate.models.export import export_model, tokenize_with
 from enginegate.models.layers import Layer, grouped, matching, nodes_of, read_layers
 from enginegate.models.spec import OWN_CODE, Exported, Kind, ModelSpec, specs_from
+from enginegate.models.truth import Truth, parts_of, truth_of
 from enginegate.models.workload import (
     Batch,
     Tokens,
@@ -18,7 +20,8 @@ from enginegate.models.workload import (
 )
 
 __all__ = [
-    "OWN_CODE", "Batch", "Exported", "Kind", "Layer", "ModelSpec", "Tokens", "Workload", "chunks",
-    "export_model", "grouped", "hash_of", "make_batch", "make_workload", "matching", "nodes_of",
-    "probe_of", "read_layers", "read_texts", "specs_from", "take", "token_counts", "tokenize_with",
+    "OWN_CODE", "Batch", "Exported", "Kind", "Layer", "ModelSpec", "Tokens", "Truth", "Workload",
+    "chunks", "export_model", "find_cause", "grouped", "hash_of", "make_batch", "make_workload",
+    "matching", "nodes_of", "parts_of", "probe_of", "read_layers", "read_texts", "specs_from",
+    "take", "token_counts", "tokenize_with", "truth_of",
 ]  # fmt: skip

@@ -51,6 +51,8 @@ class ModelSpec:
         architecture: configuration to seed when `source` is not at hand; None is an error then.
         limits: accuracy limits by precision that replace the default ones.
         keep: layers to keep in fp32 by precision: names, groups or wildcards.
+        truth: folder or hub id of what an `.onnx` file was exported from (kind `onnx` only); its
+            embeddings are compared with the file's.
         trust_remote_code: run the code that lies beside the weights; every output says so.
     """
 
@@ -70,6 +72,7 @@ class ModelSpec:
     limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     keep: Mapping[str, Sequence[str]] = field(default_factory=dict)
     trust_remote_code: bool = False
+    truth: str | None = None
 
     def __post_init__(self) -> None:
         checked_name(self.name)
@@ -115,7 +118,7 @@ def _table(name: str, value: object) -> Mapping[str, Any]:
 def _spec(name: str, table: Mapping[str, Any], root: Path) -> ModelSpec:
     _refuse_unknown(name, table)
     settings = {key: value for key, value in table.items() if key not in set(Kind)}
-    paths = [key for key in ("tokenizer", "head_weights") if key in settings]
+    paths = [key for key in ("tokenizer", "head_weights", "truth") if key in settings]
     settings |= {k: _named(f"{_where(name)}: {k}", settings[k], root, _local) for k in paths}
     base = SHIPPED.get(name) or ModelSpec(name=name, kind=Kind.ONNX, source="")
     spec = replace(base, **{**_source(name, table, base, root), **settings})
@@ -186,9 +189,12 @@ def _refuse_bad_values(spec: ModelSpec) -> None:
     _require(spec, "inputs", roles_fit, f"a table of roles {', '.join(TOKEN_ROLES)}")
     limits_fit = _by_precision(spec.limits, _are_limits)
     _require(spec, "limits", limits_fit, "a table of numbers for each precision")
-    trust = spec.trust_remote_code
-    trust_fits = trust is False or (trust is True and spec.kind is not Kind.ONNX)
-    _require(spec, "trust_remote_code", trust_fits, "true or false (false for an .onnx file)")
+    truth_fits = spec.truth is None or spec.kind is Kind.ONNX
+    _require(spec, "truth", truth_fits, "for an .onnx file only: any other model is its own truth")
+    trust, has_code = spec.trust_remote_code, spec.kind is not Kind.ONNX or spec.truth is not None
+    trust_fits = trust is False or (trust is True and has_code)
+    wanted = "true or false (false for an .onnx file without `truth`)"
+    _require(spec, "trust_remote_code", trust_fits, wanted)
     keep_fits = _by_precision(spec.keep, _are_layers)
     _require(spec, "keep", keep_fits, "a table with a list of layers a precision")
 

@@ -150,8 +150,10 @@ def _sweeps(run: SavedRun) -> Iterator[tuple[str, str, list[Sweep]]]:
 
 
 def _said(run: SavedRun) -> Iterator[str]:
-    """Models that may run code of their own; cliffs, with their causes."""
+    """Models that may run code of their own, whether references are models, cliffs with causes."""
     for model, _, members in run.by_model():
+        if members[0].truth:
+            yield f"{model}: {members[0].truth.text}"
         if members[0].context.weights.endswith(OWN_CODE):
             yield f"{model}: weights {members[0].context.weights}"
     for model, _, sweeps in _sweeps(run):

@@ -20,7 +20,8 @@ _SPEED = {
 def decide(results: Sequence[Result]) -> Decided:
     """The gravest decision over the engines of one model and precision, in process and served.
 
-    BLOCK where embeddings are beyond their limits or an engine regressed. HOLD where another type
+    BLOCK where the reference is not the model, embeddings are beyond their limits or an engine
+    regressed. HOLD where another type
     ran than was asked for, or the comparison is missing or unsure. SHIP otherwise.
     """
     found = list(dict.fromkeys(f for result in results for f in _findings(result)))
@@ -32,6 +33,8 @@ def decide(results: Sequence[Result]) -> Decided:
 
 def _findings(result: Result) -> Iterator[tuple[Decision, str, str]]:
     """`(decision, reason, figures)` of all that is known of an engine."""
+    if result.truth and (faults := result.truth.faults):
+        yield Decision.BLOCK, "the reference is not the model", "; ".join(faults)
     yield _embeddings(result)
     for flag in result.flags:
         yield Decision.HOLD, "not exactly what was asked for ran", flag

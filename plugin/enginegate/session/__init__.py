@@ -88,6 +88,12 @@ class Session:
     rng: random.Random
     condition: Mapping[str, Any] = field(default_factory=describe_machine)
 
+    def reference(self, model: Exported, workload: Workload) -> Reference:
+        """The model's reference, judged by its truth; that no engine may ship by it is recorded."""
+        found = self.prepare.reference(model, workload)
+        self.recorder.judge_reference(model.spec.name, found.truth)
+        return found
+
     def start(
         self,
         built: Built,
@@ -110,6 +116,7 @@ class Session:
             size_bytes=built.size_bytes,
             repair=self.recorder.repairs.get(built.variant),
             provenance=self.prepare.provenance(built),
+            truth=self.recorder.truths.get(model.spec.name),
         )
         self.costs.note(variant.id, model, built.backend, built.precision, executed)
         return self.recorder.open(built.variant, result)
