@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from enginegate.gate import SESSION, Gate, shown
+from enginegate.gate import SESSION, Gate, ModelGate, shown
 
 if TYPE_CHECKING:
     from enginegate.accuracy import EmbeddingJudge, Limits, UserTexts
@@ -69,7 +69,7 @@ def workload(enginegate: "Session", exported: "Exported") -> "Workload":
 @pytest.fixture(scope="session")
 def reference(enginegate: "Session", exported: "Exported", workload: "Workload") -> "Reference":
     """The ONNX file on ONNX Runtime in fp32, with its embeddings."""
-    return enginegate.prepare.reference(exported, workload)
+    return enginegate.reference(exported, workload)
 
 
 @pytest.fixture(scope="session")
@@ -204,8 +204,19 @@ def measure_load(enginegate: "Session", enginegate_server: "ServedEngine") -> Me
 
 
 def _skip_if_wrong(result: "Result", what: str) -> None:
-    if result.accuracy and (faults := result.accuracy.faults):
-        pytest.skip(shown(f"{what}, its embeddings are wrong: {'; '.join(faults)}"))
+    if result.faults:
+        pytest.skip(shown(f"{what}, its embeddings are wrong: {'; '.join(result.faults)}"))
+
+
+@pytest.fixture
+def model_gate(
+    request: pytest.FixtureRequest,
+    enginegate: "Session",
+    model: "ModelSpec",
+    reference: "Reference",
+) -> "ModelGate":
+    """Passes or fails the test of a model by what was found of its reference."""
+    return ModelGate(request.node, enginegate, model.name, reference.truth)
 
 
 @pytest.fixture

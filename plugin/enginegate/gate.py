@@ -18,6 +18,7 @@ from enginegate.errors import EngineGateError, OptionError
 from enginegate.verdicts import Verdict
 
 if TYPE_CHECKING:
+    from enginegate.accuracy import AgainstTruth
     from enginegate.results import Result
     from enginegate.session import Recorder, Session
     from enginegate.speed import Measured, Speed, Unchanged
@@ -28,6 +29,7 @@ SERVER = "enginegate_server"
 SESSION = pytest.StashKey["Session"]()
 
 _COLOURS = {"ship": "green", "ship (new)": "green", "hold": "yellow", "block": "red"}
+_MODEL, _VARIANT = "enginegate_model", "enginegate_variant"
 _EVIDENCE = "enginegate/evidence"
 _STOPPED_BY = pytest.StashKey[str]()
 _INTERRUPTED = "Ctrl-C, a call of pytest.exit, or errors of the collection"
@@ -44,20 +46,60 @@ def shown(text: str) -> str:
     return for_terminal(text)
 
 
-class Gate:
-    """Turns what was found into the outcome of a test."""
+class _Concluding:
+    """Turns a verdict into the outcome of a test."""
+
+    def __init__(self, node: pytest.Item, session: "Session") -> None:
+        self._node, self._session = node, session
+
+    def _conclude(self, verdict: Verdict, text: str, *, fails: bool) -> None:
+        self._node.user_properties.append((PROPERTY, str(verdict)))
+        strict = verdict is Verdict.FLAGGED and self._session.options.strict
+        self._session.recorder.notice(verdict, text, fails=fails or strict)
+        if fails or strict:
+            pytest.fail(shown(text), pytrace=False)
+        if verdict is Verdict.FLAGGED:  # also where a report knows no other word than "passed"
+            self._node.add_report_section("call", "enginegate", shown(text))
+
+
+class ModelGate(_Concluding):
+    """Turns what was found of a model's reference into the outcome of a test."""
+
+    def __init__(
+        self, node: pytest.Item, session: "Session", model: str, truth: "AgainstTruth | None"
+    ) -> None:
+        super().__init__(node, session)
+        self._model, self._truth = model, truth
+
+    def check_reference(self) -> None:
+        """Fail if the reference is not the model; skip where it is taken as the model."""
+        truth = self._truth
+        if truth is None:
+            pytest.skip("the reference was not compared with the model: engines are only built")
+        verdict = truth.judgement.verdict
+        text = f"{self._model}: {verdict}: {truth.text}"
+        if verdict is Verdict.NOT_MEASURED:
+            pytest.skip(shown(text))
+        self._conclude(verdict, text, fails=verdict is Verdict.FAIL)
+
+
+class Gate(_Concluding):
+    """Turns what was found of an engine into the outcome of a test."""
 
     def __init__(self, node: pytest.Item, session: "Session", result: "Result") -> None:
-        self._node, self._session, self._result = node, session, result
+        super().__init__(node, session)
+        self._result = result
 
     def check_embeddings(self) -> None:
         """Fail beyond the limits; flag looser limits, and another type than asked for."""
-        accuracy, verdict = self._result.accuracy, self._result.delta_verdict
+        result, accuracy, verdict = self._result, self._result.accuracy, self._result.delta_verdict
         fails = verdict is Verdict.FAIL
-        reasons = [*self._result.flags, *(accuracy.judgement.reasons if accuracy else ())]
-        if fails and self._result.blame is None:
+        of_reference = result.truth.faults if result.truth else ()
+        own = accuracy.judgement.reasons if accuracy else ()
+        reasons = [*of_reference, *result.flags, *own]
+        if fails and not of_reference and result.blame is None:
             reasons.append("--gate-blame says which layers do it")
-        text = f"{self._result.variant.id}: {verdict}: {'; '.join(reasons)}"
+        text = f"{result.variant.id}: {verdict}: {'; '.join(reasons)}"
         self._conclude(verdict, text, fails=fails)
 
     def check_invariance(self) -> None:
@@ -95,15 +137,6 @@ class Gate:
         self._node.user_properties += _load_properties(result)
         text = f"{result.variant.id}: {verdict}: {reasons}"
         self._conclude(verdict, text, fails=self._session.options.fails(verdict))
-
-    def _conclude(self, verdict: Verdict, text: str, *, fails: bool) -> None:
-        self._node.user_properties.append((PROPERTY, str(verdict)))
-        strict = verdict is Verdict.FLAGGED and self._session.options.strict
-        self._session.recorder.notice(verdict, text, fails=fails or strict)
-        if fails or strict:
-            pytest.fail(shown(text), pytrace=False)
-        if verdict is Verdict.FLAGGED:  # also where a report knows no other word than "passed"
-            self._node.add_report_section("call", "enginegate", shown(text))
 
 
 def _properties(speed: "Speed") -> list[tuple[str, object]]:
@@ -190,8 +223,10 @@ def _progress(config: pytest.Config, what: str) -> Iterator[None]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test of an engine once per variant, engine by engine."""
-    if "enginegate_variant" in metafunc.fixturenames:
+    if _VARIANT in metafunc.fixturenames:
         _parametrize_variants(metafunc)
+    elif _MODEL in metafunc.fixturenames:
+        _parametrize_models(metafunc)
     if "batch_size" in metafunc.fixturenames and "measure" in metafunc.fixturenames:
         run = metafunc.config.stash.get(SESSION, None)
         metafunc.parametrize("batch_size", run.options.batches if run else [1])
@@ -206,8 +241,18 @@ def _parametrize_variants(metafunc: pytest.Metafunc) -> None:
         lacks_server = SERVER in metafunc.fixturenames and run.options.serve is None
         marks = [pytest.mark.skip(reason=_NO_SERVER)] if lacks_server else []
         cases = [pytest.param(v.model, v, id=v.id, marks=marks) for v in run.options.variants]
-    names = ("enginegate_model", "enginegate_variant")
-    metafunc.parametrize(names, cases, indirect=True, scope="session")
+    metafunc.parametrize((_MODEL, _VARIANT), cases, indirect=True, scope="session")
+
+
+def _parametrize_models(metafunc: pytest.Metafunc) -> None:
+    run = metafunc.config.stash.get(SESSION, None)
+    if run is None:
+        skip = pytest.mark.skip(reason=_NO_PRECISION)
+        cases = [pytest.param("", id="no-precision", marks=skip)]
+    else:
+        names = dict.fromkeys(variant.model for variant in run.options.variants)
+        cases = [pytest.param(name, id=name or "model") for name in names]
+    metafunc.parametrize(_MODEL, cases, indirect=True, scope="session")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -250,13 +295,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
     yield
     places: dict[Any, list[int]] = {}
     for place, item in enumerate(items):
-        params = item.callspec.params if hasattr(item, "callspec") else {}
-        places.setdefault(params.get("enginegate_variant"), []).append(place)
+        places.setdefault(_params(item).get(_VARIANT), []).append(place)
     places.pop(None, None)
     for mine in places.values():
         ordered = sorted((items[place] for place in mine), key=_is_served)
         for place, item in zip(mine, ordered, strict=True):
             items[place] = item
+    _put_models_first(items)
+
+
+def _put_models_first(items: list[pytest.Item]) -> None:
+    """Each test of a model right before those of its engines, so that it is prepared once."""
+    alone = [item for item in items if {_MODEL, _VARIANT} & _params(item).keys() == {_MODEL}]
+    items[:] = [item for item in items if item not in alone]
+    for item in reversed(alone):
+        models = [_params(other).get(_MODEL) for other in items]
+        mine = _params(item)[_MODEL]
+        items.insert(models.index(mine) if mine in models else len(items), item)
+
+
+def _params(item: pytest.Item) -> dict[str, Any]:
+    return dict(item.callspec.params) if hasattr(item, "callspec") else {}
 
 
 def _is_served(item: pytest.Item) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from enginegate.accuracy import Accuracy
+from enginegate.accuracy import Accuracy, AgainstTruth
 from enginegate.diagnostics import Blamed, Repair
 from enginegate.engines import GpuTimes, Kernel
 from enginegate.serving import Load
@@ -94,6 +94,7 @@ class Result:
         provenance: where its engine comes from; None in reports of older versions.
         identical: why it is its baseline's own engine, so that it was not timed; empty if it is
             not, or was timed all the same.
+        truth: whether the reference is the model; None in reports of older versions.
     """
 
     variant: Variant
@@ -117,6 +118,13 @@ class Result:
     provenance: Provenance | None = None
     identical: str = ""
     accepted: tuple[str, ...] = ()
+    truth: AgainstTruth | None = None
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Reasons why its embeddings may not ship: those of its reference, then its own."""
+        of_reference = self.truth.faults if self.truth else ()
+        return (*of_reference, *(self.accuracy.faults if self.accuracy else ()))
 
     @property
     def cell(self) -> str:
@@ -126,11 +134,16 @@ class Result:
     @property
     def embedding_verdict(self) -> Verdict:
         """Verdict on the embeddings, and on whether they depend on their batch."""
-        return Verdict.FAIL if self.accuracy and self.accuracy.faults else self.delta_verdict
+        return Verdict.FAIL if self.faults else self.delta_verdict
 
     @property
     def delta_verdict(self) -> Verdict:
-        """Verdict on the embeddings; flagged also where something else ran than was asked for."""
+        """Verdict on the embeddings; flagged also where something else ran than was asked for.
+
+        FAIL where the reference they are compared with is not the model.
+        """
+        if self.truth and self.truth.faults:
+            return Verdict.FAIL
         if self.accuracy is None:
             return Verdict.NOT_MEASURED
         if self.accuracy.judgement.verdict is Verdict.PASS and self.flags:

@@ -260,6 +260,12 @@ def kept(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def shapes(torch_loaded):
+    """The module that writes small models, for the cases and others."""
+    return _load("cases/shapes")
+
+
+@pytest.fixture(scope="session")
 def make_case(torch_loaded, tmp_path_factory):
     """Write the project of a case from the public record, once a worker; its folder."""
     folder = tmp_path_factory.mktemp("cases")

@@ -23,7 +23,7 @@ def test_a_clean_run_passes_and_prints_its_table(project):
     result = project.judge()
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(
-        ["*= enginegate =*", "tiny", "asked*embeddings*speed", "fp32 *f32*pass*"]
+        ["*= enginegate =*", "tiny", "decision *executed*", "hold *fp32 *f32 *"]
     )
 
 
@@ -304,7 +304,7 @@ def test_dynamic_int8_fails_for_depending_on_its_batch(project):
     result.stdout.fnmatch_lines(
         [
             "*int8: fail: an embedding changes with its batch by * of the text *",
-            "*int8*fail*not measured*",
+            "block *int8 *",
             "*not timed, its embeddings are wrong: an embedding changes with its batch*",
         ]
     )

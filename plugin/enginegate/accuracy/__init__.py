@@ -6,10 +6,17 @@ from enginegate.accuracy.judge import Accuracy, EmbeddingJudge
 from enginegate.accuracy.limits import Limits, limits_for
 from enginegate.accuracy.retrieval import Retrieval, WorstText, shortened
 from enginegate.accuracy.stability import Determinism, Invariance
+from enginegate.accuracy.truth import (
+    AgainstTruth,
+    against_truth,
+    apart,
+    taken_as_model,
+    telling_rows,
+)
 from enginegate.accuracy.user_texts import UserData, UserTexts
 
 __all__ = [
-    "Accuracy", "Deltas", "Determinism", "EmbeddingJudge", "Invariance", "Limits", "Retrieval",
-    "UserData", "UserTexts", "WorstText", "check_sane", "limits_for", "read_collection",
-    "read_pairs", "shortened",
+    "Accuracy", "AgainstTruth", "Deltas", "Determinism", "EmbeddingJudge", "Invariance", "Limits",
+    "Retrieval", "UserData", "UserTexts", "WorstText", "against_truth", "apart", "check_sane",
+    "limits_for", "read_collection", "read_pairs", "shortened", "taken_as_model", "telling_rows",
 ]  # fmt: skip

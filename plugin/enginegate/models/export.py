@@ -6,6 +6,7 @@ import itertools
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,8 @@ def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx) -> Exported:
     the model is missing, half there, cannot be exported, or its export differs from torch.
     """
     if spec.kind is Kind.ONNX:
-        return sources.ready_onnx(spec, store)
+        ready = sources.ready_onnx(spec, store)
+        return replace(ready, weights=ready.weights + OWN_CODE) if spec.trust_remote_code else ready
     source = sources.locate(spec, store)
     entry = _entry(spec, source, store, run_onnx)
     tokenizer = entry.folder / _TOKENIZER
@@ -146,8 +148,36 @@ def _encoder(spec: ModelSpec, source: "sources.Source") -> tuple["torch.nn.Modul
     return _pooled(spec, source)
 
 
-def _sentence_transformer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
-    import torch
+def load_module(spec: ModelSpec, source: "sources.Source") -> "torch.nn.Module":
+    """The module that is exported: (ids, mask), int64 [batch, seq], to float32 [batch, dim]."""
+    return _encoder(spec, source)[0]
+
+
+def load_backbone(spec: ModelSpec, folder: Path) -> tuple["torch.nn.Module", "torch.nn.Module"]:
+    """A stored transformers model and the head of its table, in fp32."""
+    backbone, _ = _stored_backbone(spec, folder, folder)
+    head = _head(spec, backbone.config.hidden_size)
+    return backbone.eval().float(), head.eval().float()
+
+
+def load_tokenizer(spec: ModelSpec, folder: Path) -> Any:
+    """A folder's own tokenizer; None if it has none. Raises ModelError if it cannot be loaded."""
+    from transformers import AutoTokenizer
+
+    if not holds_tokenizer(folder):
+        return None
+    trusted = spec.trust_remote_code
+
+    def load() -> Any:
+        return AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=trusted, local_files_only=True
+        )
+
+    return _loaded(spec, folder, load)
+
+
+def load_pipeline(spec: ModelSpec, folder: Path, **how: Any) -> Any:
+    """A sentence-transformers model, by the rules of all loading; `how` goes to its backbone."""
     from sentence_transformers import SentenceTransformer
 
     def load() -> Any:
@@ -156,10 +186,16 @@ def _sentence_transformer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
             device="cpu",
             local_files_only=True,
             trust_remote_code=spec.trust_remote_code,
-            model_kwargs={"attn_implementation": "eager", "use_safetensors": True},
+            model_kwargs={"use_safetensors": True, **how},
         )
 
-    model = _loaded(spec, folder, load)
+    return _loaded(spec, folder, load)
+
+
+def _sentence_transformer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
+    import torch
+
+    model = load_pipeline(spec, folder, attn_implementation="eager")
 
     class Encoder(torch.nn.Module):
         def __init__(self) -> None:
@@ -347,7 +383,7 @@ def _origin(spec: ModelSpec, folder: Path | None) -> str:
 def _save_tokenizer(spec: ModelSpec, source: "sources.Source", folder: Path) -> Path | None:
     """The model's own tokenizer as `tokenizer.json` in `folder`; None if it has none."""
     given = spec.tokenizer or (str(source) if isinstance(source, Path) else None)
-    if given is None or (not spec.tokenizer and not _holds_tokenizer(Path(given))):
+    if given is None or (not spec.tokenizer and not holds_tokenizer(Path(given))):
         return None
     target = folder / _TOKENIZER
     if Path(given).is_file():
@@ -357,7 +393,7 @@ def _save_tokenizer(spec: ModelSpec, source: "sources.Source", folder: Path) -> 
     return target
 
 
-def _holds_tokenizer(folder: Path) -> bool:
+def holds_tokenizer(folder: Path) -> bool:
     """Asked because transformers makes up an empty tokenizer for a folder that has none."""
     return any(next(folder.glob(pattern), None) for pattern in _TOKENIZER_FILES)
 
@@ -366,7 +402,7 @@ def _convert_tokenizer(spec: ModelSpec, given: str, target: Path) -> None:
     from transformers import AutoTokenizer
 
     try:
-        if Path(given).is_dir() and not _holds_tokenizer(Path(given)):
+        if Path(given).is_dir() and not holds_tokenizer(Path(given)):
             raise FileNotFoundError(f"none of {', '.join(_TOKENIZER_FILES)} is there")
         trusted = spec.trust_remote_code
         tokenizer = AutoTokenizer.from_pretrained(given, trust_remote_code=trusted)

@@ -55,6 +55,8 @@ class ModelSpec:
         keep: layers to keep in fp32 by precision: names, groups or wildcards.
         accept: by precision, why a person accepts what its engines would be held for: `executed`,
             that something else ran than was requested.
+        truth: folder or hub id of what an `.onnx` file was exported from (kind `onnx` only); its
+            embeddings are compared with the file's.
         trust_remote_code: run the code that lies beside the weights; every output says so.
         allow_dropped: weights of the checkpoint, names or wildcards, to leave out on purpose.
     """
@@ -77,6 +79,7 @@ class ModelSpec:
     accept: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     trust_remote_code: bool = False
     allow_dropped: Sequence[str] = ()
+    truth: str | None = None
 
     def __post_init__(self) -> None:
         checked_name(self.name)
@@ -122,7 +125,7 @@ def _table(name: str, value: object) -> Mapping[str, Any]:
 def _spec(name: str, table: Mapping[str, Any], root: Path) -> ModelSpec:
     _refuse_unknown(name, table)
     settings = {key: value for key, value in table.items() if key not in set(Kind)}
-    paths = [key for key in ("tokenizer", "head_weights") if key in settings]
+    paths = [key for key in ("tokenizer", "head_weights", "truth") if key in settings]
     settings |= {k: _named(f"{_where(name)}: {k}", settings[k], root, _local) for k in paths}
     base = SHIPPED.get(name) or ModelSpec(name=name, kind=Kind.ONNX, source="")
     spec = replace(base, **{**_source(name, table, base, root), **settings})
@@ -195,9 +198,12 @@ def _refuse_bad_values(spec: ModelSpec) -> None:
     _require(spec, "limits", limits_fit, "a table of numbers for each precision")
     accept_fits = _by_precision(spec.accept, _are_reasons)
     _require(spec, "accept", accept_fits, f"a table of {', '.join(ACCEPTED)} with why, a precision")
-    trust = spec.trust_remote_code
-    trust_fits = trust is False or (trust is True and spec.kind is not Kind.ONNX)
-    _require(spec, "trust_remote_code", trust_fits, "true or false (false for an .onnx file)")
+    truth_fits = spec.truth is None or spec.kind is Kind.ONNX
+    _require(spec, "truth", truth_fits, "for an .onnx file only: any other model is its own truth")
+    trust, has_code = spec.trust_remote_code, spec.kind is not Kind.ONNX or spec.truth is not None
+    trust_fits = trust is False or (trust is True and has_code)
+    wanted = "true or false (false for an .onnx file without `truth`)"
+    _require(spec, "trust_remote_code", trust_fits, wanted)
     drops = (Kind.TRANSFORMERS, Kind.SENTENCE_TRANSFORMERS)
     drop_fits = _are_layers(spec.allow_dropped) and (spec.kind in drops or not spec.allow_dropped)
     _require(spec, "allow_dropped", drop_fits, f"a list of weights (of {' and '.join(drops)} only)")

@@ -147,8 +147,10 @@ def _sweeps(run: SavedRun) -> Iterator[tuple[str, str, list[Sweep]]]:
 
 
 def _said(run: SavedRun) -> Iterator[str]:
-    """Models that run code of their own or leave weights out; cliffs, with their causes."""
+    """Whether references are models, code of their own, dropped weights; cliffs with causes."""
     for model, _, members in run.by_model():
+        if members[0].truth:
+            yield f"{model}: {members[0].truth.text}"
         weights = members[0].context.weights
         if OWN_CODE in weights or DROPPED in weights:
             yield f"{model}: weights {weights}"

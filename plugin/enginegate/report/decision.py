@@ -57,9 +57,9 @@ _SPEED = {
 def decide(results: Sequence[Result]) -> Decided:
     """The gravest decision over engines of one model and precision, in process and served.
 
-    BLOCK where embeddings are beyond their limits or an engine regressed. HOLD where another type
-    ran than was requested and nobody accepted it, or the comparison is missing or unsure. NEW
-    where there is nothing to compare with. SHIP otherwise.
+    BLOCK where the reference is not the model, embeddings are beyond their limits or an engine
+    regressed. HOLD where another type ran than was requested and nobody accepted it, or the
+    comparison is missing or unsure. NEW where there is nothing to compare with. SHIP otherwise.
     """
     found = list(dict.fromkeys(f for result in results for f in _findings(result)))
     gravest = min((finding.decision for finding in found), key=GRAVEST.index)
@@ -86,6 +86,9 @@ def held(found: Decided) -> Decided:
 
 
 def _findings(result: Result) -> Iterator[Finding]:
+    if result.truth and (faults := result.truth.faults):
+        step = "mend the file or its table by the cause that is named"
+        yield Finding(Decision.BLOCK, "the reference is not the model", "; ".join(faults), step)
     yield _embeddings(result)
     yield from _stand_ins(result)
     yield from _flags(result)

@@ -90,6 +90,7 @@ def _facts(result: Result) -> tuple[str, ...]:
         f"workload: {workload} ({context.workload_sha256[:8]})",
         f"reference: {context.reference}",
         f"threads: {context.threads}",
+        *((result.truth.text,) if result.truth else ()),
     )
 
 

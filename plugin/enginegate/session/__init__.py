@@ -45,7 +45,7 @@ from enginegate.speed import (
     Unchanged,
     gating_rules,
 )
-from enginegate.variants import Variant
+from enginegate.verdicts import Refresh
 
 __all__ = [
     "Progress", "Recorder", "Reference", "Session", "diagnosed", "finish_run", "load_engine",
@@ -88,6 +88,12 @@ class Session:
     seed: int
     rng: random.Random
     condition: Mapping[str, Any] = field(default_factory=describe_machine)
+
+    def reference(self, model: Exported, workload: Workload) -> Reference:
+        """The model's reference, judged by its truth; that no engine may ship by it is recorded."""
+        found = self.prepare.reference(model, workload)
+        self.recorder.judge_reference(model.spec.name, found.truth)
+        return found
 
     def start(
         self,
@@ -189,6 +195,7 @@ def _begun(
         size_bytes=built.size_bytes,
         repair=session.recorder.repairs.get(built.variant),
         provenance=session.prepare.provenance(built),
+        truth=session.recorder.truths.get(model.spec.name),
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from enginegate.accuracy import (
+    AgainstTruth,
     EmbeddingJudge,
     UserData,
     UserTexts,
@@ -57,6 +58,7 @@ from enginegate.models import (
     tokenize_with,
 )
 from enginegate.results import HASHED, Context, Provenance
+from enginegate.session.truth import judged_by_truth
 from enginegate.speed import (
     CANDIDATE,
     CONTROL,
@@ -80,10 +82,12 @@ class Reference:
     Attributes:
         engine: loaded.
         embeddings: of the evaluation texts, float32 [texts, dim].
+        truth: whether it is the model; None where that was not asked.
     """
 
     engine: Engine
     embeddings: Embeddings
+    truth: AgainstTruth | None = None
 
 
 class Preparation:
@@ -121,7 +125,10 @@ class Preparation:
             engine = self.open_reference(model, workload)
             embeddings = self._reference_embeddings(engine, model, workload.evaluation)
         check_sane(embeddings, f"the reference of {model.spec.name}")
-        return Reference(engine, embeddings)
+        if self._options.save_engines:
+            return Reference(engine, embeddings)
+        given = (model.spec, self.store, workload, embeddings, self._progress)
+        return Reference(engine, embeddings, judged_by_truth(*given))
 
     def own_texts(self, model: Exported, reference: Reference) -> UserTexts | None:
         """The user's own data, embedded by the reference; None if there is none."""

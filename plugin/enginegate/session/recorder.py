@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from enginegate.accuracy import AgainstTruth
 from enginegate.diagnostics import Repair
 from enginegate.errors import ModelError
 from enginegate.results import Result
@@ -24,6 +25,7 @@ class Recorder:
         results: the latest record of each variant, by its id.
         measured: samples and verdict of each batch size, by the variant's id.
         repairs: layers found to be kept, by the variant that was asked for.
+        truths: of each model, whether its reference is the model.
         planned: batch sizes that tests will ask for, by variant.
         evidence: e-values by cell, carried from run to run.
         notices: verdict, text, and whether it failed, of each check.
@@ -39,6 +41,7 @@ class Recorder:
     results: dict[str, Result] = field(default_factory=dict)
     measured: dict[tuple[str, int], Measured] = field(default_factory=dict)
     repairs: dict[Variant, Repair] = field(default_factory=dict)
+    truths: dict[str, AgainstTruth] = field(default_factory=dict)
     planned: dict[Variant, tuple[int, ...]] = field(default_factory=dict)
     evidence: dict[str, float] = field(default_factory=dict)
     notices: list[tuple[Verdict, str, bool]] = field(default_factory=list)
@@ -54,6 +57,14 @@ class Recorder:
 
     def __post_init__(self) -> None:
         self._started_s = time.monotonic()
+
+    def judge_reference(self, model: str, truth: AgainstTruth | None) -> None:
+        """Keep whether a model's reference is the model; the run fails by one that is not."""
+        if truth is None or model in self.truths:
+            return
+        self.truths[model] = truth
+        if truth.faults:
+            self.fail(Verdict.FAIL)
 
     def open(self, asked: Variant, result: Result) -> Result:
         """Begin the record of a variant. Raises ModelError for a second one of the same id."""

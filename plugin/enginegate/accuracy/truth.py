@@ -1,0 +1,104 @@
+"""Is the reference the model? Its embeddings beside those that the model's own authors compute."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from enginegate.accuracy.deltas import Array, compare, cosines_of
+from enginegate.errors import EmbeddingError
+from enginegate.verdicts import Judgement, Verdict
+
+NO_TRUTH = "the file is taken as the model: no `truth` in its table"
+
+# Both are fp32, of the same weights and texts; they differ by runtime, kernels of attention, and
+# padding. Reached: 0.9999998 and 3.1e-6 of the largest value. An export is compared with torch by
+# the same 1e-4.
+COSINE_WORST = 0.99999
+MAX_ABS_RELATIVE = 1e-4
+
+
+@dataclass(frozen=True)
+class AgainstTruth:
+    """The reference of a model beside its truth.
+
+    Attributes:
+        judgement: `not measured` where the file is taken as the model.
+        by: the way the truth was computed; empty without one.
+        cosine_worst: smallest cosine of a text's two vectors; None where they have other widths.
+        max_abs_relative: largest difference, as a share of the truth's largest value; likewise.
+        cause: why it is not the model, found by trying; empty for none.
+        notes: where the table of the model overrules its own files.
+    """
+
+    judgement: Judgement
+    by: str = ""
+    cosine_worst: float | None = None
+    max_abs_relative: float | None = None
+    cause: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Reasons why no engine of the model may ship; empty if there is none."""
+        return self.judgement.reasons if self.judgement.verdict is Verdict.FAIL else ()
+
+    @property
+    def text(self) -> str:
+        """All of it in a line."""
+        return "; ".join((*self.judgement.reasons, *self.notes))
+
+
+def taken_as_model() -> AgainstTruth:
+    """What is said of an `.onnx` file without a truth."""
+    return AgainstTruth(Judgement(Verdict.NOT_MEASURED, (NO_TRUTH,)))
+
+
+def apart(found: Array, truth: Array) -> float:
+    """How far embeddings of the same texts are apart: 0 for the same, at most 1 for rounding.
+
+    The largest difference and the worst cosine, each as a multiple of its limit, whichever is
+    more; infinite where they cannot be compared.
+    """
+    try:
+        deltas = compare(found, truth)
+    except EmbeddingError:
+        return float("inf")
+    turned = (1 - deltas.cosine_worst) / (1 - COSINE_WORST)
+    return max(deltas.max_abs_relative / MAX_ABS_RELATIVE, turned)
+
+
+def against_truth(
+    reference: Array, truth: Array, by: str, notes: Sequence[str] = ()
+) -> AgainstTruth:
+    """Judge the reference's embeddings by the truth's, both [texts, dim] of the same texts."""
+    if reference.shape != truth.shape:
+        found, wanted = reference.shape[1], truth.shape[1]
+        said = f"the reference is not the model: {found} dimensions instead of {wanted}, by {by}"
+        return AgainstTruth(Judgement(Verdict.FAIL, (said,)), by, notes=tuple(notes))
+    deltas = compare(reference, truth)
+    passed = apart(reference, truth) <= 1
+    figures = f"worst cosine {deltas.cosine_worst:.6f}, by {by}"
+    if not passed:
+        figures += (
+            f", largest difference {deltas.max_abs_relative:.2g} of the largest value "
+            f"(limits {COSINE_WORST:g} and {MAX_ABS_RELATIVE:g})"
+        )
+    verdict, word = (Verdict.PASS, "is") if passed else (Verdict.FAIL, "is not")
+    return AgainstTruth(
+        judgement=Judgement(verdict, (f"the reference {word} the model: {figures}",)),
+        by=by,
+        cosine_worst=deltas.cosine_worst,
+        max_abs_relative=deltas.max_abs_relative,
+        notes=tuple(notes),
+    )
+
+
+def telling_rows(reference: Array, truth: Array, count: int) -> Sequence[int]:
+    """Texts to look for a cause by: half of them those that differ most, half from all over."""
+    every = len(truth)
+    spread = np.linspace(0, every - 1, min(count // 2, every)).astype(int)
+    worst = np.arange(0)
+    if reference.shape == truth.shape:
+        worst = np.argsort(cosines_of(reference, truth))[: count // 2]
+    return sorted({*map(int, spread), *map(int, worst)})

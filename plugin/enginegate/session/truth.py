@@ -1,0 +1,55 @@
+"""The reference of a model judged by its truth, and the cause where it is not the model."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import numpy as np
+
+from enginegate.accuracy import (
+    AgainstTruth,
+    against_truth,
+    apart,
+    check_sane,
+    taken_as_model,
+    telling_rows,
+)
+from enginegate.cache import Store
+from enginegate.engines import Embeddings
+from enginegate.models import ModelSpec, Truth, Workload, find_cause, parts_of, truth_of
+from enginegate.verdicts import Judgement, Verdict
+
+_TEXTS = 16  # a cause is sought by; each of about 50 changes embeds them all
+
+
+def judged_by_truth(
+    spec: ModelSpec,
+    store: Store,
+    workload: Workload,
+    reference: Embeddings,
+    progress: Callable[[str], AbstractContextManager[None]],
+) -> AgainstTruth:
+    """The reference's embeddings [texts, dim] beside the truth's. Raises ModelError."""
+    with progress(f"truth of {spec.name}"):
+        truth = truth_of(spec, store, workload)
+    if truth is None:
+        return taken_as_model()
+    check_sane(truth.embeddings, f"the truth of {spec.name}")
+    found = against_truth(reference, truth.embeddings, truth.by, truth.notes)
+    if found.judgement.verdict is not Verdict.FAIL:
+        return found
+    with progress(f"why the reference of {spec.name} is not the model"):
+        cause = _cause(spec, store, workload, reference, truth)
+    reasons = tuple(f"{reason}: {cause}" for reason in found.judgement.reasons)
+    return replace(found, cause=cause, judgement=Judgement(Verdict.FAIL, reasons))
+
+
+def _cause(
+    spec: ModelSpec, store: Store, workload: Workload, reference: Embeddings, truth: Truth
+) -> str:
+    pipeline = parts_of(spec, store, workload)
+    if pipeline is None:
+        return "no cause was sought, as the model has no parts that could be done otherwise"
+    rows = np.array(telling_rows(reference, truth.embeddings, _TEXTS))
+    texts = [workload.texts[row] for row in rows]
+    return find_cause(pipeline, texts, truth.embeddings[rows], reference[rows], apart).text
