@@ -15,7 +15,8 @@ from enginegate.cache import Store
 from enginegate.errors import ModelError
 from enginegate.files import parse_json, read_text, sha256_of
 from enginegate.models import sources
-from enginegate.models.spec import OWN_CODE, Exported, Kind, ModelSpec
+from enginegate.models.ready import ready_onnx
+from enginegate.models.spec import DEFAULT_POOLING, OWN_CODE, Exported, Kind, ModelSpec
 from enginegate.models.workload import (
     Batch,
     Tokenize,
@@ -43,7 +44,7 @@ def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx) -> Exported:
     the model is missing, half there, cannot be exported, or its export differs from torch.
     """
     if spec.kind is Kind.ONNX:
-        return sources.ready_onnx(spec, store)
+        return ready_onnx(spec, store)
     source = sources.locate(spec, store)
     entry = store.get_or_build(
         "model",
@@ -80,8 +81,8 @@ def _export(
 ) -> Mapping[str, Any]:
     encoder, weights = _encoder(spec, source)
     tokenizer = _save_tokenizer(spec, source, folder)
-    tokens = tokenize_with(spec, tokenizer)(read_texts(None)[1][:4])
-    batch = dict(zip(("input_ids", "attention_mask"), tokens, strict=True))
+    ids, mask, _ = tokenize_with(spec, tokenizer)(read_texts(None)[1][:4])
+    batch = {"input_ids": ids, "attention_mask": mask}
     path = folder / "model.onnx"
     try:
         _write_onnx(encoder, batch, path)
@@ -190,7 +191,7 @@ def _pooled(spec: ModelSpec, folder: Path | None) -> tuple["torch.nn.Module", st
 
     backbone = _seeded_backbone(spec) if folder is None else _stored_backbone(spec, folder)
     head = _head(spec, backbone.config.hidden_size)
-    pooling, normalize = spec.pooling, spec.normalize
+    pooling, normalize = spec.pooling or DEFAULT_POOLING, spec.normalize
 
     class Encoder(torch.nn.Module):
         def __init__(self) -> None:
