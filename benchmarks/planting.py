@@ -148,7 +148,7 @@ def retokenised(
         tokenize = tokenize_with(subject.model.spec, subject.model.tokenizer)
         if tokenizer is not None:
             tokenize = _changed_tokenizer(subject.model, tokenizer)
-        ids, mask = tokenize([texts(text) for text in workload.texts])
+        ids, mask, *_ = tokenize([texts(text) for text in workload.texts])
         known = {row.tobytes(): n for n, row in enumerate(workload.evaluation["input_ids"])}
 
         def embed(batch: Batch) -> np.ndarray:

@@ -72,6 +72,7 @@ def unspoiled(engine):
 def torch_loaded():
     """Load torch once for all runs inside this process: it cannot be unloaded and loaded again."""
     import sentence_transformers  # noqa: F401
+    import torch._inductor.output_code
     import torch.onnx._internal.exporter  # noqa: F401
     from transformers import AutoConfig, AutoModel, AutoTokenizer  # noqa: F401
 

@@ -12,7 +12,7 @@ from enginegate.engines import run_reference
 from enginegate.errors import ModelError
 from enginegate.files import sha256_of, sha256_of_json
 from enginegate.models import specs_from
-from enginegate.models.sources import ready_onnx
+from enginegate.models.ready import ready_onnx
 
 WEIGHTS = b"\0" * 16
 BATCH = {name: np.ones((2, 8), np.int64) for name in ("input_ids", "attention_mask")}

@@ -91,7 +91,7 @@ def test_the_workloads_hash_changes_with_its_tokens():
 
 
 def test_hashed_words_stay_in_the_vocabulary_and_zero_pads():
-    ids, mask = hashed_tokenizer(50, 6)(["one two", "a b c d e f g h"])
+    ids, mask, _ = hashed_tokenizer(50, 6)(["one two", "a b c d e f g h"])
     assert ids.max() < 50
     assert mask.tolist() == [[1, 1, 0, 0, 0, 0], [1] * 6]
     assert (ids[mask == 0] == 0).all()

@@ -84,7 +84,7 @@ class Probe:
 
     Attributes:
         embed: gives embeddings [rows, dim] of a batch.
-        batch: ONNX input name to int64 [texts, seq_len].
+        batch: ONNX input name to tokens [texts, seq_len].
         texts: in the same order.
         mask: name of the input that says what is padding; None if there is none.
     """

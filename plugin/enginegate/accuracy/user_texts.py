@@ -41,7 +41,7 @@ class UserTexts:
 
     Attributes:
         data: what the user gave.
-        batch: ONNX input name to int64 [texts, seq_len], of `data.texts`.
+        batch: ONNX input name to tokens [texts, seq_len], of `data.texts`.
         expected: the reference's embeddings of them, float32 [texts, dim].
     """
 

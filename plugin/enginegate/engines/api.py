@@ -63,7 +63,7 @@ class Engine(Protocol):
         """The types that ran in the inference that `load` made."""
 
     def embed(self, batch: Batch) -> Embeddings:
-        """Embeddings float32 [batch, dim] of int64 inputs [batch, seq]."""
+        """Embeddings float32 [batch, dim] of whole numbers [batch, seq] by input."""
 
 
 @dataclass(frozen=True)

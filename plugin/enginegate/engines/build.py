@@ -109,6 +109,7 @@ def build_engine(
     """
     if variant.precision is Precision.BEST:
         raise ValueError("best is chosen among built engines: use choose_best")
+    _refuse_unmakeable(model, variant.precision, keep)
     stand_in = get_backend(variant.backend).stand_in(variant.precision)
     name = stand_in or variant.backend
     backend = get_backend(name)
@@ -127,6 +128,28 @@ def build_engine(
     entry = store.get_or_build("engine", key, build)
     notes = (entry.note,) if entry.note else ()
     return Built(variant, variant.precision, name, entry, notes, kept)
+
+
+def _refuse_unmakeable(model: Exported, precision: Precision, keep: Sequence[str] | None) -> None:
+    """Raise EngineError for what cannot be made of a file that is quantised already."""
+    if not model.nature.is_quantised:
+        return
+    if precision is not Precision.INT8:
+        raise EngineError(
+            f"{precision} cannot be made of {model.spec.name}: the reference is an "
+            f"{model.nature.words}, and what was rounded is not in it; judge --precision int8, "
+            "which takes the file as it is, or name the file from before it was quantised"
+        )
+    if keep or (keep is None and model.spec.keep.get(precision)):
+        raise _nothing_to_keep(model)
+
+
+def _nothing_to_keep(model: Exported) -> EngineError:
+    return EngineError(
+        f"no layer of {model.spec.name} can be kept in fp32: the reference is an "
+        f"{model.nature.words}, which has them rounded already; name the file from before it was "
+        "quantised"
+    )
 
 
 def _write(
@@ -170,6 +193,8 @@ def keeping_of(built: Built, model: Exported, calibration: Batch) -> Keeping:
 
     Raises EngineError where neither can be done.
     """
+    if model.nature.is_quantised:
+        raise _nothing_to_keep(model)
     if (built.entry.folder / ONNX_FILE).exists():
         from enginegate.engines.graphs import keeping_in_file
 

@@ -83,7 +83,9 @@ class OnnxRuntime:
     ) -> Mapping[str, Any]:
         """Write `engine.onnx` in the given precision."""
         target = folder / ONNX_FILE
-        if precision is Precision.FP16:
+        if model.nature.is_quantised:
+            copy_onnx(model.onnx, target)
+        elif precision is Precision.FP16:
             to_fp16(model.onnx, target)
         elif precision is Precision.INT8:
             quantize_qdq(model.onnx, target, calibration)

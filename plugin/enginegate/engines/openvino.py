@@ -75,7 +75,7 @@ class OpenVino:
         self, model: Exported, precision: Precision, calibration: Batch, folder: Path
     ) -> Mapping[str, Any]:
         """Write `engine.blob`, compiled for this processor."""
-        if precision is Precision.INT8:
+        if precision is Precision.INT8 and not model.nature.is_quantised:
             return self.keeping(model, precision, calibration).build(frozenset(), folder)
         return _compile(ov.Core().read_model(str(model.onnx)), model, precision, folder)
 

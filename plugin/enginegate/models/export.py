@@ -27,7 +27,8 @@ from enginegate.models.checkpoints import (
     weight_names,
 )
 from enginegate.models.onnx_file import beside, is_large, sha256_of_files
-from enginegate.models.spec import OWN_CODE, Exported, Kind, ModelSpec
+from enginegate.models.ready import ready_onnx
+from enginegate.models.spec import DEFAULT_POOLING, OWN_CODE, Exported, Kind, ModelSpec
 from enginegate.models.workload import (
     Batch,
     Tokenize,
@@ -56,7 +57,7 @@ def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx) -> Exported:
     the model is missing, half there, cannot be exported, or its export differs from torch.
     """
     if spec.kind is Kind.ONNX:
-        ready = sources.ready_onnx(spec, store)
+        ready = ready_onnx(spec, store)
         return replace(ready, weights=ready.weights + OWN_CODE) if spec.trust_remote_code else ready
     source = sources.locate(spec, store)
     entry = _entry(spec, source, store, run_onnx)
@@ -100,8 +101,8 @@ def _is_alike(spec: ModelSpec, source: "sources.Source", entry: Entry, run_onnx:
 
 
 def _first_texts(spec: ModelSpec, tokenizer: Path | None, count: int) -> Batch:
-    tokens = tokenize_with(spec, tokenizer)(read_texts(None)[1][:count])
-    return dict(zip(("input_ids", "attention_mask"), tokens, strict=True))
+    ids, mask, _ = tokenize_with(spec, tokenizer)(read_texts(None)[1][:count])
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 def tokenize_with(spec: ModelSpec, tokenizer: Path | None) -> Tokenize:
@@ -258,7 +259,7 @@ def _pooled(spec: ModelSpec, folder: Path | None) -> tuple["torch.nn.Module", st
     else:
         backbone, left_out = _stored_backbone(spec, folder, folder)
     head = _head(spec, backbone.config.hidden_size)
-    pooling, normalize = spec.pooling, spec.normalize
+    pooling, normalize = spec.pooling or DEFAULT_POOLING, spec.normalize
 
     class Encoder(torch.nn.Module):
         def __init__(self) -> None:

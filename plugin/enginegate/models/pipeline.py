@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from enginegate.files import parse_json, read_text
 from enginegate.models.export import load_backbone
-from enginegate.models.spec import ModelSpec
+from enginegate.models.spec import DEFAULT_POOLING, ModelSpec
 
 if TYPE_CHECKING:
     import torch
@@ -296,7 +296,8 @@ def _step(module: Any, place: str) -> Step:
 def pipeline_from_table(spec: ModelSpec, tokenizer: Any, folder: Path, width: int) -> Pipeline:
     """The parts of a transformers model: its own tokenizer, the table's pooling and head."""
     backbone, head = load_backbone(spec, folder)
-    steps = [Step(POOLING, lambda f: _pooled(f, spec.pooling), spec.pooling, "`pooling`")]
+    pooling = spec.pooling or DEFAULT_POOLING
+    steps = [Step(POOLING, lambda f: _pooled(f, pooling), pooling, "`pooling`")]
     if spec.head is not None:
         steps.append(Step(DENSE, lambda f: _then(f, head), place="`head`"))
     if spec.normalize:

@@ -1,14 +1,13 @@
-"""Where a model comes from: a folder, the hub, a package, a factory or an `.onnx` file."""
+"""Where a model that is exported comes from: a folder, the hub, a package or a factory."""
 
 import contextlib
 import hashlib
 import importlib
 import inspect
-import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -17,7 +16,7 @@ from enginegate.cache import Store
 from enginegate.errors import ModelError
 from enginegate.files import damage, reading, sha256_of, sha256_of_folder, sha256_of_json
 from enginegate.machine import installed_version
-from enginegate.models.spec import PACKAGE_PREFIX, SHIPPED, Exported, Kind, ModelSpec, hub_blobs
+from enginegate.models.spec import DEFAULT_POOLING, PACKAGE_PREFIX, SHIPPED, Kind, ModelSpec
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 Source: TypeAlias = "Path | torch.nn.Module | None"
 
 _RECIPE = 2  # raise when the exported graph changes for the same source
-_TOKENIZER = "tokenizer.json"
 _ARCHIVE = "model.zip"
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 _LIBRARIES = ("torch", "transformers", "onnxscript", "sentence-transformers")
@@ -43,118 +41,6 @@ def locate(spec: ModelSpec, store: Store) -> "Source":
 def named(spec: ModelSpec) -> str:
     """Origin of real weights without the machine's paths: `from all-MiniLM-L6-v2`."""
     return f"from {Path(spec.source).name if Path(spec.source).is_dir() else spec.source}"
-
-
-def ready_onnx(spec: ModelSpec, store: Store) -> Exported:
-    """A model that is an `.onnx` file already, used where it lies unless its weights are links."""
-    path = Path(spec.source)
-    graph = _read_graph(path)
-    names = [value.name for value in graph.graph.input]
-    if unknown := [name for name in names if name not in spec.inputs]:
-        raise ModelError(
-            f"{path} has inputs {unknown} of unknown role: say ids, mask or zeros for each under "
-            f"`inputs` in [tool.enginegate.models.{spec.name}]"
-        )
-    external = _external_names(graph)
-    files = [path, *(_external_file(path, name) for name in external)]
-    sha256 = sha256_of_json([sha256_of(file) for file in files])
-    return Exported(
-        spec=spec,
-        onnx=_without_links(path, external, sha256, store),
-        sha256=sha256,
-        weights=f"from {path.name}",
-        tokenizer=_ready_tokenizer(spec, path),
-        inputs={name: spec.inputs[name] for name in names},
-        output=_ready_output(spec, path, [value.name for value in graph.graph.output]),
-    )
-
-
-def _ready_output(spec: ModelSpec, path: Path, names: list[str]) -> str:
-    wanted = spec.output or (names[0] if len(names) == 1 else None)
-    if wanted not in names:
-        raise ModelError(
-            f"{path} has outputs {names}: say which is the embedding with `output` in "
-            f"[tool.enginegate.models.{spec.name}]"
-        )
-    return wanted
-
-
-def _read_graph(path: Path) -> Any:
-    import onnx
-
-    if not path.is_file():
-        raise ModelError(f"model file {path} does not exist: check `onnx` in pyproject.toml")
-    try:
-        return onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's own error types differ between its versions
-        raise ModelError(f"{path} is not an ONNX model: {error}; export it again") from error
-
-
-def _external_names(graph: Any) -> list[str]:
-    entries = (entry for tensor in _tensors(graph) for entry in tensor.external_data)
-    return sorted({entry.value for entry in entries if entry.key == "location"})
-
-
-def _without_links(path: Path, external: list[str], sha256: str, store: Store) -> Path:
-    """The file, or a copy where weights are links, which the runtimes do not follow."""
-    home = path.parent.resolve()
-    if all((home / name).resolve() == home / name for name in external):
-        return path
-
-    def copy(folder: Path) -> Mapping[str, Any]:
-        for name in (path.name, *external):
-            (folder / "model" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path.parent / name, folder / "model" / name)
-        return {}
-
-    key = {"sha256": sha256, "names": [path.name, *external]}
-    return store.get_or_build("linked", key, copy).folder / "model" / path.name
-
-
-def _tensors(message: Any) -> Iterator[Any]:
-    """Every tensor of a model: weights, constants, sparse ones, in subgraphs and functions too."""
-    if message.DESCRIPTOR.name == "TensorProto":
-        yield message
-        return
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for part in [value] if hasattr(value, "DESCRIPTOR") else value:
-                yield from _tensors(part)
-
-
-def _external_file(path: Path, name: str) -> Path:
-    """The file of weights that a model names. Raises ModelError if it is not the model's own."""
-    given, file = PureWindowsPath(name), path.parent / name  # which knows both kinds of slashes
-    if given.anchor or given.drive or ".." in given.parts:
-        raise _foreign(path, name, "is not a path inside the model's folder")
-    if not _is_file(file):
-        raise ModelError(f"{path} keeps weights in {file}, which does not exist")
-    homes = (path.parent.resolve(), hub_blobs(path))
-    if not any(home and file.resolve().is_relative_to(home) for home in homes):
-        raise _foreign(path, name, f"leads out of the model's folder to {file.resolve()}")
-    return file
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that no disk takes
-        return False
-
-
-def _foreign(path: Path, name: str, why: str) -> ModelError:
-    return ModelError(
-        f"{path} keeps weights in {name!r}, which {why}: put the file beside the model, or save "
-        "the model again with onnx.save(..., save_as_external_data=True)"
-    )
-
-
-def _ready_tokenizer(spec: ModelSpec, path: Path) -> Path | None:
-    given = Path(spec.tokenizer) if spec.tokenizer else path.parent / _TOKENIZER
-    file = given / _TOKENIZER if given.is_dir() else given
-    if spec.tokenizer and not file.is_file():
-        raise ModelError(f"tokenizer of model {spec.name} not found: {file} does not exist")
-    return file if file.is_file() else None
 
 
 def _require_libraries(spec: ModelSpec) -> None:
@@ -254,6 +140,7 @@ def content_key(spec: ModelSpec, source: "Source") -> dict[str, Any]:
         name: getattr(spec, name)
         for name in ("kind", "pooling", "normalize", "head", "seq_len", "vocab_size")
     }
+    settings["pooling"] = spec.pooling or DEFAULT_POOLING
     settings["architecture"] = dict(spec.architecture or {})
     settings |= {"trust_remote_code": True} if spec.trust_remote_code else {}
     settings |= {"allow_dropped": list(spec.allow_dropped)} if spec.allow_dropped else {}

@@ -10,16 +10,23 @@ from types import MappingProxyType
 from typing import Any
 
 from enginegate.errors import OptionError
+from enginegate.models.nature import Nature
 from enginegate.variants import Precision, checked_name
 
 OWN_CODE = " (may run code of its own: trust_remote_code)"  # after the origin of weights
 DROPPED = ": allow_dropped)"  # after the weights that were left out on purpose
-TOKEN_ROLES = ("ids", "mask", "zeros")
+TOKEN_ROLES = ("ids", "mask", "positions", "token_types", "zeros", "ones")
 ACCEPTED = ("executed",)
 POOLINGS = ("first", "mean")
+DEFAULT_POOLING = "mean"  # of a transformers folder
 PACKAGE_PREFIX = "package:"
 STANDARD_INPUTS = MappingProxyType(
-    {"input_ids": "ids", "attention_mask": "mask", "token_type_ids": "zeros"}
+    {
+        "input_ids": "ids",
+        "attention_mask": "mask",
+        "token_type_ids": "token_types",
+        "position_ids": "positions",
+    }
 )
 
 
@@ -42,14 +49,15 @@ class ModelSpec:
         source: folder, hub id, `package:NAME` (a wheel that carries `model.zip`),
             `module:function`, or `.onnx` file.
         tokenizer: folder, hub id or `tokenizer.json`; by default the one beside `source`.
-        pooling: `first` token or `mean` over the attention mask (kind `transformers` only).
-        normalize: scale each embedding to length 1 (kind `transformers` only).
+        pooling: `first` token or `mean` over the attention mask (kinds `transformers`, where it is
+            the mean if None, and `onnx`, for an output that has a vector for every token).
+        normalize: scale each embedding to length 1 (kinds `transformers` and `onnx`).
         head: width of a Linear layer after pooling, or None (kind `transformers` only).
         head_weights: safetensors file with `weight` and `bias` of the head; else seeded.
         seq_len: tokens per text; longer texts are cut, shorter ones padded.
         vocab_size: without any tokenizer, words are hashed into 1 .. vocab_size - 1.
-        inputs: role (`ids`, `mask`, `zeros`) of each ONNX input with a name of its own.
-        output: the ONNX output that is the embedding, where there are several.
+        inputs: role (of TOKEN_ROLES) of each ONNX input with a name of its own.
+        output: the ONNX output to take, where there are several.
         architecture: configuration to seed when `source` is not at hand; None is an error then.
         limits: accuracy limits by precision that replace the default ones.
         keep: layers to keep in fp32 by precision: names, groups or wildcards.
@@ -65,7 +73,7 @@ class ModelSpec:
     kind: Kind
     source: str
     tokenizer: str | None = None
-    pooling: str = "mean"
+    pooling: str | None = None
     normalize: bool = False
     head: int | None = None
     head_weights: str | None = None
@@ -151,9 +159,8 @@ def _source(name: str, table: Mapping[str, Any], base: ModelSpec, root: Path) ->
 
 
 def _onnx_file(path: Path, _name: str) -> str:
-    """The file that a link leads to; in the hub's cache the link, which has its weights beside."""
-    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - follows no link
-    return str(absolute if hub_blobs(absolute) else path.resolve())
+    """The file, or the link to it, which may have the weights beside it."""
+    return os.path.abspath(path)  # noqa: PTH100 - follows no link
 
 
 def _local(path: Path, name: str) -> str:
@@ -187,7 +194,9 @@ def _named(key: str, name: object, root: Path, found: Callable[[Path, str], str]
 
 
 def _refuse_bad_values(spec: ModelSpec) -> None:
-    _require(spec, "pooling", spec.pooling in POOLINGS, f"one of {', '.join(POOLINGS)}")
+    pooling_fits = spec.pooling is None or spec.pooling in POOLINGS
+    _require(spec, "pooling", pooling_fits, f"one of {', '.join(POOLINGS)}")
+    _require(spec, "normalize", isinstance(spec.normalize, bool), "true or false")
     _require(spec, "seq_len", _is_count(spec.seq_len, 2), "a whole number, 2 or more")
     _require(spec, "head", spec.head is None or _is_count(spec.head, 1), "a whole number")
     vocab_fits = spec.vocab_size is None or _is_count(spec.vocab_size, 2)
@@ -259,6 +268,8 @@ class Exported:
         inputs: ONNX input name to role.
         output: the ONNX output that is the embedding, float [batch, dim].
         note: what the store had to say; empty for nothing.
+        int32: the inputs that take int32; all others take int64.
+        nature: what the file was before anything was made of it.
     """
 
     spec: ModelSpec
@@ -269,3 +280,5 @@ class Exported:
     inputs: Mapping[str, str]
     output: str
     note: str = ""
+    int32: frozenset[str] = frozenset()
+    nature: Nature = field(default_factory=Nature)

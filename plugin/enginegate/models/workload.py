@@ -3,7 +3,7 @@
 import hashlib
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,9 @@ import numpy.typing as npt
 from enginegate.errors import WorkloadError
 from enginegate.files import parse_json, read_text, reading
 
-Tokens = npt.NDArray[np.int64]
+Tokens = npt.NDArray[np.int64] | npt.NDArray[np.int32]
 Batch = Mapping[str, Tokens]
-Tokenize = Callable[[Sequence[str]], tuple[Tokens, Tokens]]
+Tokenize = Callable[[Sequence[str]], tuple[Tokens, Tokens, Tokens]]  # ids, mask, token types
 
 EVALUATION_TEXTS = 256
 CALIBRATION_TEXTS = 128
@@ -31,7 +31,7 @@ class Workload:
     Attributes:
         name: where the texts came from.
         texts: the evaluation texts, in order.
-        evaluation: ONNX input name to int64 [texts, seq_len].
+        evaluation: ONNX input name to int64, or int32 where it takes that, [texts, seq_len].
         calibration: the same for the calibration texts; none is an evaluation text.
         sha256: hash of both batches; goes with every figure.
         mask: name of the ONNX input that says what is padding; None if there is none.
@@ -124,16 +124,20 @@ def _read_json_line(path: Path, number: int, line: str) -> str:
 
 
 def make_workload(
-    name: str, texts: Sequence[str], tokenize: Tokenize, inputs: Mapping[str, str]
+    name: str,
+    texts: Sequence[str],
+    tokenize: Tokenize,
+    inputs: Mapping[str, str],
+    int32: Collection[str] = (),
 ) -> Workload:
     """Split the texts, tokenise both parts and name them as the ONNX inputs are named.
 
-    `inputs` maps each ONNX input to its role: `ids`, `mask` or `zeros`.
+    `inputs` maps each ONNX input to its role, of TOKEN_ROLES; `int32` are those that take int32.
     """
     held_out = min(CALIBRATION_TEXTS, len(texts) // 3)
     evaluation_texts = tuple(texts[held_out:][:EVALUATION_TEXTS])
-    evaluation = make_batch(evaluation_texts, tokenize, inputs)
-    calibration = make_batch(texts[:held_out], tokenize, inputs)
+    evaluation = make_batch(evaluation_texts, tokenize, inputs, int32)
+    calibration = make_batch(texts[:held_out], tokenize, inputs, int32)
     sha256 = hash_of(evaluation, calibration)
     mask = next((given for given, role in inputs.items() if role == "mask"), None)
     return Workload(name, evaluation_texts, evaluation, calibration, sha256, mask)
@@ -148,12 +152,27 @@ def token_counts(batch: Batch, mask: str | None) -> tuple[int, ...]:
 
 
 def make_batch(
-    texts: Sequence[str], tokenize: Tokenize, inputs: Mapping[str, str]
+    texts: Sequence[str],
+    tokenize: Tokenize,
+    inputs: Mapping[str, str],
+    int32: Collection[str] = (),
 ) -> dict[str, Tokens]:
-    """Tokenised texts, named as the ONNX inputs are named."""
-    ids, mask = tokenize(texts)
-    roles = {"ids": ids, "mask": mask, "zeros": np.zeros_like(ids)}
-    return {name: roles[role] for name, role in inputs.items()}
+    """Tokenised texts, named as the ONNX inputs are named, in the types that they take."""
+    roles = _by_role(*tokenize(texts))
+    types = {name: np.int32 if name in int32 else np.int64 for name in inputs}
+    return {name: roles[role].astype(types[name]) for name, role in inputs.items()}
+
+
+def _by_role(ids: Tokens, mask: Tokens, types: Tokens) -> dict[str, Tokens]:
+    """What an input of each of the TOKEN_ROLES is given. Positions count what is no padding."""
+    return {
+        "ids": ids,
+        "mask": mask,
+        "positions": (mask.cumsum(axis=1) - 1).clip(min=0),
+        "token_types": types,
+        "zeros": np.zeros_like(ids),
+        "ones": np.ones_like(ids),
+    }
 
 
 def hash_of(*batches: Batch) -> str:
@@ -167,7 +186,7 @@ def hash_of(*batches: Batch) -> str:
 
 
 def file_tokenizer(path: Path, seq_len: int) -> Tokenize:
-    """Tokenise with a `tokenizer.json`: int64 ids and mask, both [texts, seq_len].
+    """Tokenise with a `tokenizer.json`: int64 ids, mask and token types, each [texts, seq_len].
 
     Raises WorkloadError if the file is not a tokenizer.
     """
@@ -183,10 +202,11 @@ def file_tokenizer(path: Path, seq_len: int) -> Tokenize:
         length=seq_len, pad_id=padding["pad_id"], pad_token=padding["pad_token"]
     )
 
-    def tokenize(texts: Sequence[str]) -> tuple[Tokens, Tokens]:
+    def tokenize(texts: Sequence[str]) -> tuple[Tokens, Tokens, Tokens]:
         encoded = tokenizer.encode_batch(list(texts))
         ids = np.array([e.ids for e in encoded], dtype=np.int64)
-        return ids, np.array([e.attention_mask for e in encoded], dtype=np.int64)
+        mask = np.array([e.attention_mask for e in encoded], dtype=np.int64)
+        return ids, mask, np.array([e.type_ids for e in encoded], dtype=np.int64)
 
     return tokenize
 
@@ -197,11 +217,11 @@ def hashed_tokenizer(vocab_size: int, seq_len: int) -> Tokenize:
     Keeps the frequencies and lengths of real text; 0 pads. Its results are always labelled.
     """
 
-    def tokenize(texts: Sequence[str]) -> tuple[Tokens, Tokens]:
+    def tokenize(texts: Sequence[str]) -> tuple[Tokens, Tokens, Tokens]:
         ids = np.zeros((len(texts), seq_len), dtype=np.int64)
         for row, text in enumerate(texts):
             words = re.findall(r"\w+|[^\w\s]", text)[:seq_len]
             ids[row, : len(words)] = [1 + zlib.crc32(w.encode()) % (vocab_size - 1) for w in words]
-        return ids, (ids > 0).astype(np.int64)
+        return ids, (ids > 0).astype(np.int64), np.zeros_like(ids)
 
     return tokenize

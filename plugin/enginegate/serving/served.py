@@ -210,8 +210,8 @@ class EngineServer:
 
     def _checked(self, source: ToServe, endpoint: Endpoint) -> ServedEngine:
         model, texts, evaluation = source.model, source.texts, source.texts.evaluation
-        inputs = tuple(model.inputs)
-        deployment = check_model(endpoint, inputs, model.output, texts.shape[1], source.dim)
+        inputs, shape = tuple(model.inputs), (texts.shape[1], source.dim)
+        deployment = check_model(endpoint, inputs, model.output, *shape, model.int32)
         size = max(deployment.max_batch_size, 1)
         with self.progress("served embeddings"):
             expected = expected_embeddings(source.engine, evaluation, size)

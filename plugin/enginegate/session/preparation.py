@@ -113,7 +113,8 @@ class Preparation:
     def workload(self, model: Exported) -> Workload:
         """The texts, tokenised for the model."""
         name, texts = self._texts
-        return make_workload(name, texts, tokenize_with(model.spec, model.tokenizer), model.inputs)
+        tokenize = tokenize_with(model.spec, model.tokenizer)
+        return make_workload(name, texts, tokenize, model.inputs, model.int32)
 
     def open_reference(self, model: Exported, workload: Workload) -> Engine:
         """The model's ONNX file, loaded by ONNX Runtime in fp32."""
@@ -135,7 +136,7 @@ class Preparation:
         if not self._own.texts:
             return None
         tokenize = tokenize_with(model.spec, model.tokenizer)
-        batch = make_batch(self._own.texts, tokenize, model.inputs)
+        batch = make_batch(self._own.texts, tokenize, model.inputs, model.int32)
         with self._progress(f"reference of {model.spec.name} on {len(self._own.texts)} own texts"):
             expected = self._reference_embeddings(reference.engine, model, batch)
         check_sane(expected, f"the reference of {model.spec.name}")
@@ -332,7 +333,7 @@ def context_of(
         texts=workload.shape[0],
         seq_len=workload.shape[1],
         model_sha256=model.sha256,
-        reference=f"{get_backend('onnxruntime').version()} fp32",
+        reference=f"{get_backend('onnxruntime').version()} {model.nature.words}",
         threads=options.threads,
         method=METHOD,
         against="itself" if options.calibrate else options.beside,

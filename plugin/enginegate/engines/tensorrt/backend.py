@@ -96,7 +96,10 @@ class TensorRt:
         runtime = self.version()
         with scratch_folder() as temporary, open_device():
             onnx = temporary / f"{model.spec.name}-{precision}.onnx"
-            _convert(model.onnx, onnx, precision, calibration)
+            if model.nature.is_quantised:
+                copy_onnx(model.onnx, onnx)
+            else:
+                _convert(model.onnx, onnx, precision, calibration)
             matmuls = name_nodes(onnx)
             cache = TimingCacheFile.in_folder(self.demand.timings, runtime)
             plan = build_plan(onnx, self._profiles(model), cache, tf32=self.demand.tf32)

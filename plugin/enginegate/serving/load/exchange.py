@@ -36,10 +36,15 @@ class Exchange:
     tolerance: float
 
 
+def datatype_of(values: Tokens) -> str:
+    """KServe's name of the type of tokens: INT64, or INT32."""
+    return f"INT{8 * values.dtype.itemsize}"
+
+
 def make_exchange(
     endpoint: Endpoint, tokens: Batch, output: str, expected: Embedding, tolerance: float
 ) -> Exchange:
-    """Serialise one request for each row of `tokens`, int64 [texts, seq] by input name.
+    """Serialise one request for each row of `tokens`, [texts, seq] by input name.
 
     Raises ServingError if there are not as many expected embeddings as texts.
     """
@@ -74,7 +79,7 @@ def _http_request(endpoint: Endpoint, row: Batch, output: str) -> bytes:
 def _http_input(name: str, values: Tokens) -> Any:
     from tritonclient.http import InferInput
 
-    tensor = InferInput(name, list(values.shape), "INT64")
+    tensor = InferInput(name, list(values.shape), datatype_of(values))
     return tensor.set_data_from_numpy(values, binary_data=True)
 
 
@@ -83,8 +88,9 @@ def _grpc_request(endpoint: Endpoint, row: Batch, output: str) -> bytes:
 
     request = ModelInferRequest(model_name=endpoint.model)
     for name, values in row.items():
-        request.inputs.add(name=name, datatype="INT64", shape=values.shape)
-        request.raw_input_contents.append(values.astype("<i8").tobytes())
+        request.inputs.add(name=name, datatype=datatype_of(values), shape=values.shape)
+        little = values.dtype.newbyteorder("<")
+        request.raw_input_contents.append(values.astype(little).tobytes())
     request.outputs.add(name=output)
     return bytes(request.SerializeToString())
 

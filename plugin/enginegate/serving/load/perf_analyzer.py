@@ -52,7 +52,7 @@ def find_perf_analyzer() -> Path:
 
 
 def run_perf_analyzer(program: Path, endpoint: Endpoint, tokens: Batch, concurrency: int) -> Level:
-    """One level of closed-loop load with the rows of `tokens`, int64 [texts, seq] by input name.
+    """One level of closed-loop load with the rows of `tokens`, [texts, seq] by input name.
 
     Several requests are kept outstanding by one thread: with a thread for each, as is its default,
     the program starves itself on few processors, and may never end. A level that does not get

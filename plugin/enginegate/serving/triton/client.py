@@ -5,7 +5,7 @@ Works with any KServe v2 server. Owns tritonclient's gRPC; HTTP is `rest.py`.
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -110,17 +110,24 @@ def _state(client: Any, model: str) -> str:
 
 
 def check_model(
-    endpoint: Endpoint, inputs: Sequence[str], output: str, seq_len: int, dim: int
+    endpoint: Endpoint,
+    inputs: Sequence[str],
+    output: str,
+    seq_len: int,
+    dim: int,
+    int32: Collection[str] = (),
 ) -> Deployment:
     """The model's deployment; ServingError unless it takes and gives what tests expect.
 
-    That is int64 [texts, seq_len] of each of `inputs`, and float32 [texts, dim] as `output`.
+    That is int64, or int32 for those of `int32`, [texts, seq_len] of each of `inputs`, and float32
+    [texts, dim] as `output`.
     """
     if not _is_ready(endpoint):
         raise _wrong(endpoint, "is not ready", "load it, or name another model")
     metadata = _asked(endpoint, "get_model_metadata", METADATA)
     for name in inputs:
-        _check_tensor(endpoint, metadata["inputs"], "input", (name, "INT64", seq_len))
+        kind = "INT32" if name in int32 else "INT64"
+        _check_tensor(endpoint, metadata["inputs"], "input", (name, kind, seq_len))
     extra = sorted({tensor["name"] for tensor in metadata["inputs"]} - set(inputs))
     if extra:
         raise _wrong(endpoint, f"needs an input {extra[0]!r} that was not exported", _EXPORT)

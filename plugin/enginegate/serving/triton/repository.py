@@ -35,7 +35,7 @@ class Served:
 
     Attributes:
         name: its name on the server.
-        inputs: names of its inputs, int64 [batch, seq_len] each.
+        inputs: its inputs, [batch, seq_len] each, with KServe's name of their type.
         output: name of its output, float32 [batch, dim].
         seq_len: tokens per text.
         dim: components of an embedding.
@@ -43,7 +43,7 @@ class Served:
     """
 
     name: str
-    inputs: tuple[str, ...]
+    inputs: Mapping[str, str]
     output: str
     seq_len: int
     dim: int
@@ -55,7 +55,8 @@ def served_as(
 ) -> Served:
     """What an exported model looks like on a server, for texts as long as those of `evaluation`."""
     seq_len = next(iter(evaluation.values())).shape[1]
-    return Served(name, tuple(exported.inputs), exported.output, seq_len, dim, deployment)
+    inputs = {i: "INT32" if i in exported.int32 else "INT64" for i in exported.inputs}
+    return Served(name, inputs, exported.output, seq_len, dim, deployment)
 
 
 def write_engine(root: Path, served: Served, built: Built, probe: Batch) -> None:
@@ -127,11 +128,12 @@ def _write_config(root: Path, config: "ModelConfig") -> Path:
 
 
 def _config(served: Served, *, gpu: bool) -> "ModelConfig":
-    from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_INT64, ModelConfig
+    from tritonclient.grpc.model_config_pb2 import TYPE_FP32, DataType, ModelConfig
 
     config = ModelConfig(name=served.name, max_batch_size=served.deployment.max_batch_size)
-    for name in served.inputs:
-        config.input.add(name=name, data_type=TYPE_INT64, dims=[served.seq_len])
+    for name, kind in served.inputs.items():
+        data_type = DataType.Value(f"TYPE_{kind}")
+        config.input.add(name=name, data_type=data_type, dims=[served.seq_len])
     config.output.add(name=served.output, data_type=TYPE_FP32, dims=[served.dim])
     _batch_dynamically(config, served.deployment)
     _run_instances(config, served.deployment.instances, gpu=gpu)
