@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from enginegate.report.outlets import for_page, for_terminal, translated
+from enginegate.files import for_page, for_terminal, translated
 from enginegate.report.page import Page, Section, Table
 from enginegate.report.table import HEADER, ModelTable, accuracy_details, latency_lines, sections
 from enginegate.results import Result
