@@ -29,7 +29,7 @@ from enginegate.diagnostics import (
 )
 from enginegate.engines import HEADER, advice, findings, get_backend, resolve
 from enginegate.errors import EngineGateError, OptionError
-from enginegate.files import default_cache
+from enginegate.files import default_cache, for_terminal
 from enginegate.report import (
     CSV_COLUMNS,
     TRAFFIC,
@@ -38,7 +38,6 @@ from enginegate.report import (
     compare_engines,
     cost_line,
     device_line,
-    for_terminal,
     plot_history,
     read_sweep_csv,
     report_files,

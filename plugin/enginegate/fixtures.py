@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from enginegate.gate import SESSION, Gate, ModelGate, shown
+from enginegate.files import for_terminal
+from enginegate.gate import SESSION, Gate, ModelGate
 
 if TYPE_CHECKING:
     from enginegate.accuracy import EmbeddingJudge, Limits, UserTexts
@@ -205,7 +206,7 @@ def measure_load(enginegate: "Session", enginegate_server: "ServedEngine") -> Me
 
 def _skip_if_wrong(result: "Result", what: str) -> None:
     if result.faults:
-        pytest.skip(shown(f"{what}, its embeddings are wrong: {'; '.join(result.faults)}"))
+        pytest.skip(for_terminal(f"{what}, its embeddings are wrong: {'; '.join(result.faults)}"))
 
 
 @pytest.fixture

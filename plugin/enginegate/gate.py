@@ -15,6 +15,7 @@ import pytest
 from _pytest.junitxml import xml_key
 
 from enginegate.errors import EngineGateError, OptionError
+from enginegate.files import for_terminal
 from enginegate.verdicts import Verdict
 
 if TYPE_CHECKING:
@@ -37,13 +38,7 @@ _NO_SERVER = (
     "no server asked for: pytest --precision fp16 --gate-serve triton (or --gate-serve URL)"
 )
 _NO_PRECISION = "no precision asked for: pytest --precision fp16 (or fp32, bf16, int8, best, all)"
-
-
-def shown(text: str) -> str:
-    """The text as a terminal may show it; the report's library is loaded when it is needed."""
-    from enginegate.report import for_terminal
-
-    return for_terminal(text)
+_NO_TESTS = "no tests are here; the ready ones: pytest --pyargs enginegate.suite"
 
 
 class _Concluding:
@@ -57,9 +52,9 @@ class _Concluding:
         strict = verdict is Verdict.FLAGGED and self._session.options.strict
         self._session.recorder.notice(verdict, text, fails=fails or strict)
         if fails or strict:
-            pytest.fail(shown(text), pytrace=False)
+            pytest.fail(for_terminal(text), pytrace=False)
         if verdict is Verdict.FLAGGED:  # also where a report knows no other word than "passed"
-            self._node.add_report_section("call", "enginegate", shown(text))
+            self._node.add_report_section("call", "enginegate", for_terminal(text))
 
 
 class ModelGate(_Concluding):
@@ -79,7 +74,7 @@ class ModelGate(_Concluding):
         verdict = truth.judgement.verdict
         text = f"{self._model}: {verdict}: {truth.text}"
         if verdict is Verdict.NOT_MEASURED:
-            pytest.skip(shown(text))
+            pytest.skip(for_terminal(text))
         self._conclude(verdict, text, fails=verdict is Verdict.FAIL)
 
 
@@ -106,7 +101,7 @@ class Gate(_Concluding):
         """Fail if an embedding depends on its batch; skip where the embeddings are wrong anyway."""
         accuracy, name = self._result.accuracy, self._result.variant.id
         if accuracy is None or accuracy.invariance is None:
-            pytest.skip(shown(f"{name}: not probed, its embeddings are wrong"))
+            pytest.skip(for_terminal(f"{name}: not probed, its embeddings are wrong"))
         found = accuracy.invariance
         verdict = Verdict.FAIL if found.broken else Verdict.PASS
         text = f"{name}: {verdict}: {'; '.join(filter(None, [found.broken, *found.skipped]))}"
@@ -218,7 +213,7 @@ def _progress(config: pytest.Config, what: str) -> Iterator[None]:
         return
     with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
         reporter.ensure_newline()
-        reporter.write_line(shown(f"enginegate: {what}: {elapsed_s:.1f} s"))
+        reporter.write_line(for_terminal(f"enginegate: {what}: {elapsed_s:.1f} s"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -265,7 +260,7 @@ def pytest_runtest_makereport(
         run.recorder.begin(item.nodeid)
     if call.excinfo is not None and isinstance(call.excinfo.value, EngineGateError):
         error = call.excinfo.value
-        plain = pytest.fail.Exception(shown(str(error)), pytrace=False)
+        plain = pytest.fail.Exception(for_terminal(str(error)), pytrace=False)
         item.user_properties.append((PROPERTY, ERROR))
         call.excinfo = pytest.ExceptionInfo.from_exception(
             plain.with_traceback(error.__traceback__)
@@ -275,7 +270,7 @@ def pytest_runtest_makereport(
         run.recorder.fail(str(dict(item.user_properties).get(PROPERTY, "")), item.nodeid)
         fixtures = getattr(item, "fixturenames", ())
         if SERVER in fixtures and run.server and (log := run.server.log_tail()):
-            report.sections.append(("server's log", shown(log)))
+            report.sections.append(("server's log", for_terminal(log)))
     return report
 
 
@@ -382,9 +377,12 @@ def _narrowed(config: pytest.Config) -> str:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
     """Print the table, what was refreshed, and what could not be written."""
     run = config.stash.get(SESSION, None)
+    if run and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and not _narrowed(config):
+        asked = ",".join(config.option.enginegate_precision)
+        terminalreporter.write_line(for_terminal(f"{_NO_TESTS} --precision {asked}"))
     found = run.recorder if run else None
     if found and (found.results or found.lines or found.problems):
         _write_summary(terminalreporter, found)
@@ -397,10 +395,10 @@ def _write_summary(terminalreporter: Any, run: "Recorder") -> None:
     columns = terminalreporter._tw.fullwidth
     for line in summary(run.results.values(), columns, run.interrupted):
         colour = {_COLOURS[line.decision]: True} if line.decision else {}
-        terminalreporter.write_line(shown(line.text), **colour)
+        terminalreporter.write_line(for_terminal(line.text), **colour)
     for text in run.lines:
-        terminalreporter.write_line(shown(text))
+        terminalreporter.write_line(for_terminal(text))
     for problem in run.problems:
-        terminalreporter.write_line(shown(f"ERROR: {problem}"), red=True)
+        terminalreporter.write_line(for_terminal(f"ERROR: {problem}"), red=True)
     for command in annotations(run.notices, run.problems):
         terminalreporter.write_line(command)

@@ -61,7 +61,8 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     from enginegate.config import opted_in
     from enginegate.errors import EngineGateError
-    from enginegate.gate import shown, start
+    from enginegate.files import for_terminal
+    from enginegate.gate import start
 
     try:
         if opted_in(config):
@@ -69,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if asked:
             start(config)
     except EngineGateError as error:
-        raise pytest.UsageError(shown(str(error))) from error
+        raise pytest.UsageError(for_terminal(str(error))) from error
 
 
 def _is_named(config: pytest.Config) -> bool:
@@ -95,11 +96,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Refuse a precision for which nothing could be judged."""
     used = session.config.getoption("enginegate_precision", None)
     if used and not session.config.pluginmanager.has_plugin(_FIXTURES):
-        from enginegate.gate import shown
+        from enginegate.files import for_terminal
 
         said = (
             f"--precision {','.join(used)} judges nothing here: this project does not use "
             f"enginegate. Add a table [tool.enginegate] to {session.config.rootpath}"
             "/pyproject.toml, or run `pytest --pyargs enginegate.suite`"
         )
-        raise pytest.UsageError(shown(said))
+        raise pytest.UsageError(for_terminal(said))

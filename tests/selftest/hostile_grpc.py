@@ -170,7 +170,7 @@ TENSORS = {
     "other than UTF-8": (b"\x0a\x04\xff\xfe\xfd\xfc", "deserializ"),
     "a message of more bytes than is read": (bytes(MOST_BYTES + 1), "larger than max"),
     "an error with escapes": (
-        refused(INTERNAL, "no \x1b[31mway\n::error::"), r"no \\x1b\[31mway\\x0a::error::; see that"
+        refused(INTERNAL, "no \x1b[31mway\n::error::"), r"no \\x1b\[31mway\\n::error::; see that"
     ),
     "an error without end": (refused(INTERNAL, "[" * 6_000), r"\[{150};"),
     "no answer": (never, SLOW),

@@ -186,7 +186,7 @@ LENGTHS = {
     "a redirect": (sent(b"", "302 Found", Location="http://127.0.0.1:1/"), "redirect is followed"),
     "an error with escapes": (
         sent({"error": "no \x1b[31mway\n::error::"}, "500 Broken"),
-        r"no \\x1b\[31mway\\x0a::error::; see that",
+        r"no \\x1b\[31mway\\n::error::; see that",
     ),
     "an error of brackets": (sent(DEEP, "500 Broken"), r"\[{150} ... \[{150}; see that"),
 }

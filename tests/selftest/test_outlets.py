@@ -11,7 +11,7 @@ import pytest
 
 import enginegate
 from enginegate.cli import main
-from enginegate.report.outlets import for_markdown, for_page, for_terminal, log_command, translated
+from enginegate.files import for_markdown, for_page, for_terminal, log_command, translated
 from enginegate.report.output import annotations, run_markdown
 from enginegate.report.text import render_text, summary
 from enginegate.verdicts import Verdict
@@ -194,7 +194,7 @@ def raw_writes(source):
     for call in ast.walk(ast.parse(source)):
         if isinstance(call, ast.Call) and RAW_WRITER.fullmatch(ast.unparse(call.func)):
             given = ast.unparse(call.args[0])
-            if not re.match(r"(shown|for_terminal|\([^,]+, shown)\(|'[^']*'$|command$", given):
+            if not re.match(r"(for_terminal|\([^,]+, for_terminal)\(|'[^']*'$|command$", given):
                 yield ast.unparse(call)
 
 
@@ -211,4 +211,4 @@ def test_a_raw_write_is_found():
     assert list(raw_writes("pytest.fail(text, pytrace=False)")) == [
         "pytest.fail(text, pytrace=False)"
     ]
-    assert list(raw_writes("reporter.write_line(shown(x))")) == []
+    assert list(raw_writes("reporter.write_line(for_terminal(x))")) == []

@@ -280,6 +280,11 @@ def test_no_model_at_all_is_one_clear_message(project):
 def test_the_ready_suite_needs_no_test_files(project):
     for name in ("test_accuracy.py", "test_throughput.py"):
         (project.path / name).unlink()
+    without = project.judge()
+    assert without.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    hint = "no tests are here; the ready ones: pytest --pyargs enginegate.suite --precision fp32"
+    without.stdout.fnmatch_lines([hint])
+    assert hint not in project.judge("-k", "nothing").outlines
     project.judge("--pyargs", "enginegate.suite").assert_outcomes(passed=4, skipped=2)
 
 

@@ -76,10 +76,11 @@ def is_one_clear_error(served, words, monkeypatch):
 @pytest.mark.parametrize("name", ["no answer", "an error with escapes"])
 def test_under_load_over_grpc(name):
     answer, words = hostile_grpc.EMBEDDINGS[name]
+    limit_s = 0.3 if "0.3 s" in words else 60.0
     with (
         hostile_grpc.serving(ModelInfer=answer) as endpoint,
-        open_generator(exchange_of(endpoint), timeout_s=0.4, most_processes=1) as generator,
-        pytest.raises(ServingError, match=words.replace("0.3", "0.4")),
+        open_generator(exchange_of(endpoint), timeout_s=limit_s, most_processes=1) as generator,
+        pytest.raises(ServingError, match=words),
     ):
         run_level(generator, 2, lambda: None, "test", RULES)
 
@@ -144,5 +145,5 @@ def test_an_address_that_is_none(port):
 
 
 def test_what_a_server_says_is_shown_without_what_a_terminal_obeys():
-    assert shown("a\x1b[31m\n\u202e\ud800") == r"a\x1b[31m\x0a\x202e\xd800"
+    assert shown("a\x1b[31m\n\u202e\ud800") == r"a\x1b[31m\n\u202e\ud800"
     assert len(shown("\x00" * 10_000)) < 4 * 300 + 9

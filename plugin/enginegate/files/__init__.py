@@ -1,4 +1,4 @@
-"""Files whole or not at all, read with one error for all damage; and what a process holds."""
+"""Files whole or not at all, one error for all damage; what a process holds; texts going out."""
 
 from enginegate.files.content import (
     damage,
@@ -13,6 +13,13 @@ from enginegate.files.content import (
     write_atomic_bytes,
     writing,
 )
+from enginegate.files.outlets import (
+    for_markdown,
+    for_page,
+    for_terminal,
+    log_command,
+    translated,
+)
 from enginegate.files.scratch import (
     SUFFIX,
     default_cache,
@@ -24,7 +31,8 @@ from enginegate.files.scratch import (
 )
 
 __all__ = [
-    "SUFFIX", "damage", "default_cache", "ending_with_parent", "locked", "parse_json", "read_text",
-    "readable_json", "reading", "scratch_file", "scratch_folder", "sha256_of", "sha256_of_folder",
-    "sha256_of_json", "sweep", "write_atomic", "write_atomic_bytes", "writing",
+    "SUFFIX", "damage", "default_cache", "ending_with_parent", "for_markdown", "for_page",
+    "for_terminal", "locked", "log_command", "parse_json", "read_text", "readable_json",
+    "reading", "scratch_file", "scratch_folder", "sha256_of", "sha256_of_folder",
+    "sha256_of_json", "sweep", "translated", "write_atomic", "write_atomic_bytes", "writing",
 ]  # fmt: skip

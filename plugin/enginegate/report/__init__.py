@@ -1,7 +1,6 @@
 """A run's JSON report to something people look at: a page of records, then HTML, Markdown, text."""
 
 from enginegate.report.decision import decided
-from enginegate.report.outlets import for_terminal
 from enginegate.report.output import (
     annotations,
     append_summary,
@@ -31,7 +30,7 @@ from enginegate.report.wording.sweeps import (
 __all__ = [
     "CSV_COLUMNS", "TRAFFIC", "aligned", "analysis_lines", "annotations", "append_summary",
     "check_drawable", "compare_engines", "cost_line", "decided", "described", "device_line",
-    "for_terminal", "interrupted_line", "plot_history", "read_sweep_csv", "render_json",
-    "render_text", "report_files", "roofline_line", "roofline_rows", "run_html", "run_markdown",
-    "spent_line", "summary",
+    "interrupted_line", "plot_history", "read_sweep_csv", "render_json", "render_text",
+    "report_files", "roofline_line", "roofline_rows", "run_html", "run_markdown", "spent_line",
+    "summary",
 ]  # fmt: skip

@@ -8,11 +8,10 @@ from pathlib import Path
 
 from enginegate.baselines import Series
 from enginegate.errors import EngineGateError, ReportError
-from enginegate.files import reading, write_atomic, writing
+from enginegate.files import log_command, reading, write_atomic, writing
 from enginegate.report.compare import Source, comparison
 from enginegate.report.compose import compose, compose_history
 from enginegate.report.figures import MARK, Figures, compose_figures, parse_figures
-from enginegate.report.outlets import log_command
 from enginegate.report.page import Page
 from enginegate.report.render.html import render_html
 from enginegate.report.render.markdown import render_markdown

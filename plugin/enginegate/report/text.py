@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from enginegate.files import for_page, for_terminal, translated
 from enginegate.report.decision import decided
-from enginegate.report.outlets import for_page, for_terminal, translated
 from enginegate.report.page import Decided, Decision, Page, Section, Table
 from enginegate.report.table import (
     BRIEF,

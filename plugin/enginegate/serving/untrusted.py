@@ -4,7 +4,7 @@ from typing import Any
 
 from enginegate.config import Endpoint
 from enginegate.errors import ServingError
-from enginegate.files import parse_json
+from enginegate.files import for_page, parse_json
 
 MOST_BYTES = 1 << 24  # of one answer, which holds one embedding
 REACHABLE = "see that the server runs there and serves that model"
@@ -29,7 +29,7 @@ def shown(said: str) -> str:
     """What a server says, without what a terminal would obey; its middle is left out if long."""
     half = _MOST_CHARACTERS // 2
     brief = f"{said[:half]} ... {said[-half:]}" if len(said) > 2 * half else said
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in brief)
+    return for_page(brief).replace("\n", r"\n")
 
 
 def message_of(body: bytes) -> str:

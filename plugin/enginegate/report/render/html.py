@@ -10,8 +10,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from enginegate.errors import ReportError
+from enginegate.files import for_page, translated
 from enginegate.machine import installed_version
-from enginegate.report.outlets import for_page, translated
 from enginegate.report.page import Chart, Page
 
 WIDE, SLIM = 736, 328  # pixels: a page's column, and a phone's

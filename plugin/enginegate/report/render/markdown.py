@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from enginegate.report.outlets import for_markdown, translated
+from enginegate.files import for_markdown, translated
 from enginegate.report.page import Page, Row, Table
 
 _SIGNS = {"ship": "✅", "ship (new)": "✅", "hold": "⚠️", "block": "❌"}
