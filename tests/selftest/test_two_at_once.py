@@ -12,14 +12,14 @@ import pytest
 
 def command(*arguments):
     """A run of its own, by the real clock."""
-    brief = ("--gate-measure-s=0.04", "--gate-max-time-per-variant=6")
+    brief = ("--gate-measure-s=0.04", "--gate-max-time-per-variant=6", "--gate-replicates=3")
     return [sys.executable, "-m", "pytest", "-q", "--gate-refresh-baselines", *brief, *arguments]
 
 
 def test_two_refreshes_at_once_both_end_up_in_the_file(project):
     project.judge("-k", "embeddings")  # builds the engine that both use
     runs = [
-        subprocess.Popen(command(f"--precision={precision}"), cwd=project.path)
+        subprocess.Popen(command(f"--precision={precision}", "--gate-batches=1"), cwd=project.path)
         for precision in ("fp32", "int8")
     ]
     assert [run.wait() for run in runs] == [0, 0]

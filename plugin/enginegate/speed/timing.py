@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class Block:
         first, second = self.turns[arm]
         return float(self.centre(first) + self.centre(second)) / 2
 
-    @property
+    @cached_property
     def log_ratio(self) -> float:
         """Log of the candidate's seconds / the yardstick's, both copies of it where two ran.
 
@@ -55,7 +56,7 @@ class Block:
         copies = [math.log(self.seconds(a)) for a in (CONTROL, SECOND_CONTROL) if a in self.turns]
         return math.log(self.seconds(CANDIDATE)) - sum(copies) / len(copies)
 
-    @property
+    @cached_property
     def sentinel_log_ratio(self) -> float:
         """Log of the second copy's seconds / the first one's."""
         return math.log(self.seconds(SECOND_CONTROL) / self.seconds(CONTROL))
