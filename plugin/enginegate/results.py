@@ -6,7 +6,7 @@ from typing import Any
 
 from enginegate.accuracy import Accuracy
 from enginegate.diagnostics import Blamed, Repair
-from enginegate.engines import GpuTimes, Kernel
+from enginegate.engines import GpuTimes, Kernel, Ranges
 from enginegate.serving import Load
 from enginegate.speed import Speed
 from enginegate.variants import Variant
@@ -91,6 +91,7 @@ class Result:
         provenance: where its engine comes from; None in reports of older versions.
         identical: why it is its baseline's own engine, so that it was not timed; empty if it is
             not, or was timed all the same.
+        ranges: the model's numbers in fp16; None for an engine of another precision.
     """
 
     variant: Variant
@@ -113,6 +114,7 @@ class Result:
     gpu: GpuTimes | None = None
     provenance: Provenance | None = None
     identical: str = ""
+    ranges: Ranges | None = None
 
     @property
     def cell(self) -> str:

@@ -2,7 +2,7 @@
 
 from enginegate.accuracy.collection import read_collection, read_pairs
 from enginegate.accuracy.deltas import Deltas, check_sane
-from enginegate.accuracy.judge import Accuracy, EmbeddingJudge
+from enginegate.accuracy.judge import Accuracy, EmbeddingJudge, with_ranges
 from enginegate.accuracy.limits import Limits, limits_for
 from enginegate.accuracy.retrieval import Retrieval, WorstText, shortened
 from enginegate.accuracy.stability import Determinism, Invariance
@@ -11,5 +11,5 @@ from enginegate.accuracy.user_texts import UserData, UserTexts
 __all__ = [
     "Accuracy", "Deltas", "Determinism", "EmbeddingJudge", "Invariance", "Limits", "Retrieval",
     "UserData", "UserTexts", "WorstText", "check_sane", "limits_for", "read_collection",
-    "read_pairs", "shortened",
+    "read_pairs", "shortened", "with_ranges",
 ]  # fmt: skip

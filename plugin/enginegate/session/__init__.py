@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from enginegate.accuracy import EmbeddingJudge
+from enginegate.accuracy import EmbeddingJudge, with_ranges
 from enginegate.baselines import REPLICATES, Baselines
 from enginegate.config import Options
 from enginegate.engines import (
@@ -110,6 +110,7 @@ class Session:
             size_bytes=built.size_bytes,
             repair=self.recorder.repairs.get(built.variant),
             provenance=self.prepare.provenance(built),
+            ranges=self.prepare.ranges(built, model, workload),
         )
         self.costs.note(variant.id, model, built.backend, built.precision, executed)
         return self.recorder.open(built.variant, result)
@@ -127,7 +128,7 @@ class Session:
         `builds` are the embeddings of further builds of it.
         """
         with self.progress(f"accuracy of {result.variant.id}"):
-            accuracy = judge.judge(found, engine)
+            accuracy = with_ranges(judge.judge(found, engine), result.ranges)
             accuracy = judge.probed(accuracy, engine) if engine else accuracy
         accuracy = judge.rebuilt(accuracy, found, builds)
         return self.recorder.keep(replace(result, accuracy=accuracy))
