@@ -6,7 +6,7 @@ from typing import Any
 
 from enginegate.accuracy import Accuracy, AgainstTruth
 from enginegate.diagnostics import Blamed, Repair
-from enginegate.engines import GpuTimes, Kernel
+from enginegate.engines import GpuTimes, Kernel, Ranges
 from enginegate.serving import Load
 from enginegate.speed import Speed
 from enginegate.variants import Variant
@@ -95,6 +95,7 @@ class Result:
         identical: why it is its baseline's own engine, so that it was not timed; empty if it is
             not, or was timed all the same.
         truth: whether the reference is the model; None in reports of older versions.
+        ranges: the model's numbers in fp16; None for an engine of another precision.
     """
 
     variant: Variant
@@ -125,6 +126,8 @@ class Result:
         """Reasons why its embeddings may not ship: those of its reference, then its own."""
         of_reference = self.truth.faults if self.truth else ()
         return (*of_reference, *(self.accuracy.faults if self.accuracy else ()))
+
+    ranges: Ranges | None = None
 
     @property
     def cell(self) -> str:

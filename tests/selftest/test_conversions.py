@@ -6,9 +6,20 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from enginegate.engines.onnxruntime import run_onnx
-from enginegate.engines.quantize import name_nodes, others_to_fp16, quantize_qdq, to_bf16, to_fp16
+from enginegate.engines.half import read_half_graph
+from enginegate.engines.onnxruntime import open_onnx, run_onnx
+from enginegate.engines.quantize import (
+    name_nodes,
+    others_to_fp16,
+    quantize_qdq,
+    round_to,
+    roundings_of,
+    to_bf16,
+    to_fp16,
+)
+from enginegate.errors import EngineError
 from enginegate.models.workload import default_corpus, hashed_tokenizer, make_workload
+from enginegate.variants import Precision
 
 ROLES = {"input_ids": "ids", "attention_mask": "mask"}
 
@@ -119,7 +130,7 @@ def test_int8_has_q_and_dq_right_before_every_multiplication(tiny_onnx, tmp_path
     assert [makers[name] for name in matmul.input] == ["DequantizeLinear"] * 2
     takers = [n.op_type for n in model.graph.node if matmul.output[0] in n.input]
     assert takers == ["Cast"]  # to fp16: what the kernel writes is not quantised
-    assert types_of(tmp_path / "q.onnx", "Div") == [TensorProto.FLOAT16] * 2
+    assert types_of(tmp_path / "q.onnx", "Identity") == [TensorProto.FLOAT16]
     scales = [w for w in model.graph.initializer if w.name.endswith("zero_point")]
     assert scales
     assert all((numpy_helper.to_array(point) == 0).all() for point in scales)  # symmetric
@@ -149,3 +160,159 @@ def test_a_conversion_that_breaks_the_numbers_is_seen(tiny_onnx, tmp_path, workl
     onnx.save(model, tmp_path / "b.onnx")
     (found,) = ReferenceEvaluator(str(tmp_path / "b.onnx")).run(None, dict(workload.evaluation))
     assert not furthest(found, wanted) < 1e-2
+
+
+ROPE = """<ir_version: 9, opset_import: ["" : 17]>
+rope (int64[rows, seq] ids, int64[rows, seq] mask) => (float[rows, 8] y)
+<float[90, 8] words, float[8, 8] weight, float[1, 4, 1] angles,
+ float two = {2.0}, float little = {0.000001}>
+{
+    shape = Shape(ids)
+    one = Constant<value_int = 1>()
+    zero = Constant<value_int = 0>()
+    length = Gather(shape, one)
+    places = Range(zero, length, one)
+    floats = Cast<to = 1>(places)
+    front = Constant<value_ints = [0, 1]>()
+    row = Unsqueeze(floats, front)
+    turned = MatMul(angles, row)
+    swapped = Transpose<perm = [0, 2, 1]>(turned)
+    both = Concat<axis = 2>(swapped, swapped)
+    cos = Cos(both)
+    x = Gather(words, ids)
+    rotated = Mul(x, cos)
+    square = Pow(rotated, two)
+    mean = ReduceMean<axes = [2], keepdims = 1>(square)
+    raised = Add(mean, little)
+    root = Sqrt(raised)
+    inverse = Reciprocal(root)
+    normed = Mul(rotated, inverse)
+    dense = MatMul(normed, weight)
+    soft = Tanh(dense)
+    weights = Cast<to = 1>(mask)
+    last = Constant<value_ints = [-1]>()
+    column = Unsqueeze(weights, last)
+    masked = Mul(soft, column)
+    axis = Constant<value_ints = [1]>()
+    total = ReduceSum<keepdims = 0>(masked, axis)
+    count = ReduceSum<keepdims = 0>(column, axis)
+    y = Div(total, count)
+}"""
+KEPT_OF_ROPE = {
+    *("floats", "row", "turned", "swapped", "both", "cos"),  # of positions
+    *("square", "mean", "raised", "root", "inverse"),
+    *("masked", "total", "count", "y"),  # pooling
+}
+
+
+def write_rope(path, scale=1.0):
+    """Rotated words, RMSNorm, one matrix, mean pooling: all that is kept in fp32."""
+    rng = np.random.default_rng(0)
+    model = onnx.parser.parse_model(ROPE)
+    values = {
+        "words": scale * rng.normal(size=(90, 8)),
+        "weight": rng.normal(size=(8, 8)),
+        "angles": rng.uniform(0.01, 1, size=(1, 4, 1)),
+    }
+    tensors = [numpy_helper.from_array(v.astype(np.float32), n) for n, v in values.items()]
+    model.graph.initializer.extend(tensors)
+    onnx.save(model, path)
+    ids = rng.integers(0, 90, size=(4, 300))
+    return {"ids": ids, "mask": (ids < 80).astype(np.int64)}
+
+
+def test_what_fp16_cannot_hold_stays_in_fp32(tmp_path):
+    write_rope(tmp_path / "r.onnx")
+    graph = read_half_graph(tmp_path / "r.onnx")
+    floats = {name for n in graph.nodes for name in n.output if name in graph.floats}
+    assert floats - graph.halves == KEPT_OF_ROPE
+    assert graph.matmuls == {"dense"}  # not that of the positions
+
+
+@pytest.mark.parametrize("convert", [to_fp16, others_to_fp16, to_bf16])
+def test_converted_types_are_those_of_the_plan(tmp_path, convert):
+    write_rope(tmp_path / "r.onnx")
+    convert(tmp_path / "r.onnx", tmp_path / "h.onnx")
+    model = onnx.load(tmp_path / "h.onnx")
+    model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    values = (*model.graph.value_info, *model.graph.output)
+    types = {v.name: v.type.tensor_type.elem_type for v in values}
+    graph = read_half_graph(tmp_path / "r.onnx")
+    some, half = graph.halves - graph.matmuls, graph.halves
+    wanted = {to_fp16: half, others_to_fp16: some, to_bf16: graph.matmuls}[convert]
+    kind = TensorProto.BFLOAT16 if convert is to_bf16 else TensorProto.FLOAT16
+    found = {name for n in graph.nodes for name in n.output if types.get(name) == kind}
+    assert found == wanted
+    assert {types[name] for name in KEPT_OF_ROPE} == {TensorProto.FLOAT}
+
+
+def test_kept_in_fp32_a_norm_of_400_and_far_positions_are_right(tmp_path):
+    """In fp16 squares of 400 are infinite, and an angle of 300 is a quarter off."""
+    batch = write_rope(tmp_path / "r.onnx", scale=400)
+    to_fp16(tmp_path / "r.onnx", tmp_path / "h.onnx")
+    wanted = run_onnx(tmp_path / "r.onnx", batch)
+    assert furthest(run_onnx(tmp_path / "h.onnx", batch), wanted) < 2e-3
+
+
+def test_all_in_fp16_the_same_is_wrong(tmp_path):
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    batch = write_rope(tmp_path / "r.onnx", scale=400)
+    model = convert_float_to_float16(onnx.load(tmp_path / "r.onnx"), keep_io_types=True)
+    onnx.save(model, tmp_path / "h.onnx")
+    (found,) = ReferenceEvaluator(str(tmp_path / "h.onnx")).run(None, batch)
+    assert not furthest(found, run_onnx(tmp_path / "r.onnx", batch)) < 0.1
+
+
+@pytest.mark.parametrize("scale", [1, 400])
+def test_rounded_is_what_a_converted_graph_gives_where_it_is_computed(tmp_path, scale):
+    """ONNX's own evaluator computes each node in the type that it has."""
+    batch = write_rope(tmp_path / "r.onnx", scale)
+    to_fp16(tmp_path / "r.onnx", tmp_path / "h.onnx")
+    round_to(Precision.FP16, tmp_path / "r.onnx", tmp_path / "e.onnx")
+    (exact,) = ReferenceEvaluator(str(tmp_path / "h.onnx")).run(None, batch)
+    found, wanted = run_onnx(tmp_path / "e.onnx", batch), run_onnx(tmp_path / "r.onnx", batch)
+    assert furthest(found, exact) < 0.2 * furthest(found, wanted)
+
+
+def test_every_rounding_is_seen_at_work(tmp_path):
+    batch = write_rope(tmp_path / "r.onnx")
+    round_to(Precision.FP16, tmp_path / "r.onnx", tmp_path / "e.onnx")
+    roundings = roundings_of(tmp_path / "e.onnx", "y")
+    made = {"rotated", "normed", "dense", "soft", "weights"}
+    assert {f"rounding/{name}/exact/to_half" for name in made} < roundings
+    assert "rounding/inverse/to_half" in roundings  # made in fp32, taken in fp16
+    engine = open_onnx(tmp_path / "e.onnx", "y", batch, 1, roundings)
+    assert set(engine.executed.matmuls) == {"f32"}
+
+
+def test_a_rounding_that_the_runtime_leaves_out_is_an_error(tmp_path, monkeypatch):
+    """Two equal products, of which one is left where equal nodes may be merged."""
+    write_two(tmp_path / "two.onnx")
+    model = onnx.load(tmp_path / "two.onnx")
+    twin = helper.make_node("MatMul", ["t", "w"], ["twin"])
+    both = helper.make_node("Add", ["z", "twin"], ["sum"])
+    model.graph.node.extend([twin, both])
+    model.graph.output[0].name = "sum"
+    onnx.save(model, tmp_path / "two.onnx")
+    round_to(Precision.FP16, tmp_path / "two.onnx", tmp_path / "e.onnx")
+    batch, roundings = {"x": np.ones((2, 6), np.float32)}, roundings_of(tmp_path / "e.onnx", "sum")
+    open_onnx(tmp_path / "e.onnx", "sum", batch, 1, roundings)
+    monkeypatch.setattr("enginegate.engines.onnxruntime._MERGES", "none")
+    with pytest.raises(EngineError, match="left out 1 of 6 casts that round"):
+        open_onnx(tmp_path / "e.onnx", "sum", batch, 1, roundings)
+
+
+def test_a_mask_of_the_lowest_float_is_cut_and_a_weight_is_not(tmp_path):
+    nodes = [
+        helper.make_node("Add", ["x", "fill"], ["masked"]),
+        helper.make_node("Mul", ["masked", "large"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["rows", 2]) for n in "xy")
+    values = {"fill": np.float32(-3.4e38), "large": np.array([7e4, -7e4], np.float32)}
+    weights = [numpy_helper.from_array(np.asarray(v), n) for n, v in values.items()]
+    graph = helper.make_graph(nodes, "masks", [x], [y], weights)
+    onnx.save(helper.make_model(graph), tmp_path / "m.onnx")
+    found = read_half_graph(tmp_path / "m.onnx").weights
+    assert numpy_helper.to_array(found["fill"]) == -65504
+    assert list(numpy_helper.to_array(found["large"])) == [7e4, -7e4]

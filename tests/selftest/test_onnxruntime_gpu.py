@@ -68,7 +68,9 @@ def gpu(fake_gpu, monkeypatch):
     found = Gpu()
     fake = SimpleNamespace(
         **{name: getattr(real, name) for name in ("SessionOptions", "__version__", "__file__")},
-        InferenceSession=lambda path, options, providers: Session(found, path, options, providers),
+        InferenceSession=lambda path, options, providers, **_: Session(
+            found, path, options, providers
+        ),
         preload_dlls=lambda: None,
     )
     import enginegate.engines.onnxruntime

@@ -2,7 +2,7 @@
 
 from enginegate.accuracy.collection import read_collection, read_pairs
 from enginegate.accuracy.deltas import Deltas, check_sane
-from enginegate.accuracy.judge import Accuracy, EmbeddingJudge
+from enginegate.accuracy.judge import Accuracy, EmbeddingJudge, with_ranges
 from enginegate.accuracy.limits import Limits, limits_for
 from enginegate.accuracy.retrieval import Retrieval, WorstText, shortened
 from enginegate.accuracy.stability import Determinism, Invariance
@@ -19,4 +19,5 @@ __all__ = [
     "Accuracy", "AgainstTruth", "Deltas", "Determinism", "EmbeddingJudge", "Invariance", "Limits",
     "Retrieval", "UserData", "UserTexts", "WorstText", "against_truth", "apart", "check_sane",
     "limits_for", "read_collection", "read_pairs", "shortened", "taken_as_model", "telling_rows",
+    "with_ranges",
 ]  # fmt: skip

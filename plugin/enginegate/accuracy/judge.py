@@ -26,7 +26,7 @@ from enginegate.accuracy.stability import (
     probe_stability,
 )
 from enginegate.accuracy.user_texts import UserTexts
-from enginegate.engines import Embeddings, Engine, embed_all
+from enginegate.engines import Embeddings, Engine, Ranges, embed_all
 from enginegate.errors import EmbeddingError
 from enginegate.models import Workload, token_counts
 from enginegate.variants import Precision
@@ -67,6 +67,15 @@ class Accuracy:
         judged = self.judgement.reasons if self.judgement.verdict is Verdict.FAIL else ()
         unstable = self.invariance.broken if self.invariance else ""
         return (*judged, unstable) if unstable else judged
+
+
+def with_ranges(accuracy: Accuracy, ranges: Ranges | None) -> Accuracy:
+    """FAIL where fp16 cannot hold the model's numbers, whatever the embeddings are."""
+    if ranges is None or not ranges.fault:
+        return accuracy
+    known = accuracy.judgement
+    others = known.reasons if known.verdict is Verdict.FAIL else ()
+    return replace(accuracy, judgement=Judgement(Verdict.FAIL, (ranges.fault, *others)))
 
 
 @dataclass(frozen=True)

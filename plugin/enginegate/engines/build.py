@@ -37,7 +37,7 @@ from enginegate.models import (
 )
 from enginegate.variants import Precision, Variant
 
-_RECIPE = 2  # raise when the same key would build another engine
+_RECIPE = 3  # raise when the same key would build another engine
 _CHOICE_RULES = 2  # raise when the same embeddings would be accepted otherwise
 _CHOICE_BATCH = 8
 _CHOICE_CALLS = 9

@@ -15,6 +15,7 @@ import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from enginegate.engines.api import ONNX_FILE, Keeping
+from enginegate.engines.halving import ROUNDING
 from enginegate.errors import EngineError
 from enginegate.models import save_onnx, typed
 
@@ -45,10 +46,22 @@ class Pair:
 
     @functools.cached_property
     def _halves(self) -> Mapping[str, int]:
+        """Values that the graph holds in half precision or rounded to it, with that type."""
+        return self._typed | {n: self._typed[half] for n, half in self._rounded.items()}
+
+    @functools.cached_property
+    def _typed(self) -> Mapping[str, int]:
         """Values that the graph holds in half precision, with their types."""
         values = typed(self.graph).graph.value_info
         types = {value.name: value.type.tensor_type.elem_type for value in values}
         return {name: kind for name, kind in types.items() if kind in _HALVES}
+
+    @functools.cached_property
+    def _rounded(self) -> Mapping[str, str]:
+        """Values of fp32 that were rounded to half precision, with those in that precision."""
+        casts = (node for node in self.graph.graph.node if node.op_type == "Cast")
+        sources = {node.output[0]: node.input[0] for node in casts}
+        return {n: half for n, half in sources.items() if half in sources and half in self._typed}
 
     @functools.cached_property
     def changed(self) -> frozenset[str]:
@@ -73,6 +86,7 @@ class Pair:
         """
         sources = {n.output[0]: n for n in self.source.graph.node if n.output[0] in nodes}
         put_in = {name: node for name, node in sources.items() if name in self._nodes}
+        put_in |= self._unrounded(put_in)
         result = _untyped(self.graph)
         del result.graph.node[:]
         for node in self.graph.graph.node:
@@ -82,6 +96,14 @@ class Pair:
         weights = [self._weights[name] for name in sorted(names & self._weights.keys())]
         result.graph.initializer.extend(map(_renamed, weights))
         return result
+
+    def _unrounded(self, put_in: Collection[str]) -> Mapping[str, NodeProto]:
+        """Nodes of fp32 anyway that take rounded values which are put in: they take exact ones."""
+        if not self._rounded:
+            return {}
+        exact = self._halves.keys() & set(put_in)
+        nodes = (node for node in self.source.graph.node if not exact.isdisjoint(node.input))
+        return {n.output[0]: n for n in nodes if n.output[0] not in self._halves}
 
     def _inserted(self, source: NodeProto, put_in: Collection[str]) -> Iterator[NodeProto]:
         """A node of the source under the graph's names, with the casts that it needs."""
@@ -106,8 +128,17 @@ class Pair:
             node.output[0] = _VALUE + output
         yield node
         if output in self._halves:
-            kind = self._halves[output]
-            yield helper.make_node("Cast", [node.output[0]], [output], to=kind)
+            yield from self._cast_out(node.output[0], output)
+
+    def _cast_out(self, value: str, name: str) -> Iterator[NodeProto]:
+        """A value of fp32 under the name that the graph has it by, in its type or rounded."""
+        kind = self._halves[name]
+        if name not in self._rounded:
+            yield helper.make_node("Cast", [value], [name], to=kind)
+            return
+        half = f"{value}/half"
+        yield helper.make_node("Cast", [value], [half], f"{ROUNDING}{half}", to=kind)
+        yield helper.make_node("Cast", [half], [name], to=TensorProto.FLOAT)
 
     @functools.cached_property
     def _values(self) -> frozenset[str]:

@@ -1,4 +1,8 @@
-"""ONNX Runtime on the CPU: the reference, and engines in fp32, fp16 values and int8 Q/DQ."""
+"""ONNX Runtime on the CPU: the reference, and engines in fp32, rounded to fp16 or bf16, int8 Q/DQ.
+
+It multiplies in fp32 whatever a graph says, and drops casts that a graph needs for its types. So
+half precision is fp32 with every value rounded, and each rounding must be seen at work.
+"""
 
 import collections
 import contextlib
@@ -14,7 +18,7 @@ import onnxruntime as ort
 from enginegate.engines.api import ONNX_FILE, Embeddings, Executed, Keeping, check_shape
 from enginegate.engines.graphs import keeping_in_file
 from enginegate.engines.profile import Kernel, Profile, profile_of
-from enginegate.engines.quantize import copy_onnx, quantize_qdq, to_fp16
+from enginegate.engines.quantize import copy_onnx, quantize_qdq, round_to, roundings_of
 from enginegate.errors import EngineError
 from enginegate.files import scratch_folder
 from enginegate.models import Batch, Exported
@@ -34,12 +38,16 @@ _ELEMENT_TYPES = MappingProxyType(
 )
 _KERNEL = "_kernel_time"  # at the end of an event's name
 _PROFILED_RUNS = 10
+_ROUNDED = (Precision.FP16, Precision.BF16)
+_MERGES = "CommonSubexpressionElimination"  # two casts of the same value would be one
+_IS_ROUNDED = "rounded"  # of a built engine
 _US_PER_S = 1e6
 _STATES = MappingProxyType(
     {"denormals": "kept", "TF32": "none on a CPU", "AMX": "not told by ONNX Runtime"}
 )
 Event = Mapping[str, Any]
-_MATMULS = ("MatMul", "Gemm", "Attention", "Conv")
+_MATMULS = ("MatMul", "Gemm", "Attention", "Conv", "LSTM", "GRU", "RNN")
+_IN_INT8 = ("DynamicQuantize", "MatMulInteger", "ConvInteger", "QLinear", "QGemm", "QAttention")
 
 
 class OnnxRuntimeEngine:
@@ -71,10 +79,11 @@ class OnnxRuntime:
 
     def limitation(self, precision: Precision) -> str:
         """Say what the CPU provider does with `precision`."""
-        if precision is Precision.FP16:
+        if precision in _ROUNDED:
             return (
-                "ONNX Runtime's CPU provider keeps fp16 values and computes in f32; "
-                "the deltas are those of fp16 values, the speed is not that of fp16 hardware"
+                f"values rounded to {precision} after every operation, computed in f32: the deltas "
+                f"are those of {precision} arithmetic with f32 accumulation, the speed is not that "
+                f"of {precision} hardware"
             )
         return "ONNX Runtime's CPU provider has no such kernel for every operator"
 
@@ -85,13 +94,13 @@ class OnnxRuntime:
         target = folder / ONNX_FILE
         if model.nature.is_quantised:
             copy_onnx(model.onnx, target)
-        elif precision is Precision.FP16:
-            to_fp16(model.onnx, target)
+        elif precision in _ROUNDED:
+            round_to(precision, model.onnx, target)
         elif precision is Precision.INT8:
             quantize_qdq(model.onnx, target, calibration)
         else:
             copy_onnx(model.onnx, target)
-        return {"output": model.output}
+        return {"output": model.output, _IS_ROUNDED: precision in _ROUNDED}
 
     def keeping(self, model: Exported, precision: Precision, calibration: Batch) -> Keeping:
         """The converted graph, in which nodes of the model's own can be put back."""
@@ -104,7 +113,9 @@ class OnnxRuntime:
         self, folder: Path, properties: Mapping[str, Any], probe: Batch, threads: int
     ) -> Iterator[OnnxRuntimeEngine]:
         """Load `engine.onnx` of a built engine."""
-        yield open_onnx(folder / ONNX_FILE, properties["output"], probe, threads)
+        path, output = folder / ONNX_FILE, properties["output"]
+        roundings = roundings_of(path, output) if properties.get(_IS_ROUNDED) else frozenset()
+        yield open_onnx(path, output, probe, threads, roundings)
 
     def profile(
         self, folder: Path, properties: Mapping[str, Any], batch: Batch, threads: int
@@ -117,21 +128,35 @@ class OnnxRuntime:
         return profile_of(map(_kernel, events), states)
 
 
-def open_onnx(path: Path, output: str, probe: Batch, threads: int) -> OnnxRuntimeEngine:
+def open_onnx(
+    path: Path,
+    output: str,
+    probe: Batch,
+    threads: int,
+    roundings: frozenset[str] = frozenset(),
+) -> OnnxRuntimeEngine:
     """Any ONNX file as an engine; `probe` runs once, profiled, to prove what executes.
 
-    Raises EngineError if the file does not load or the probe does not run.
+    Raises EngineError if the file does not load, the probe does not run, or one of the nodes in
+    `roundings` does not.
     """
-    with profiled(path, threads) as (session, events):
+    merging = [_MERGES] if roundings else []
+    with profiled(path, threads, without=merging) as (session, events):
         session.run([output], dict(probe))
+    _refuse_unrounded(events, roundings)
     return OnnxRuntimeEngine(session, output, executed_in(events))
 
 
 @contextlib.contextmanager
 def profiled(
-    path: Path, threads: int, providers: Sequence[Any] = _PROVIDERS
+    path: Path,
+    threads: int,
+    providers: Sequence[Any] = _PROVIDERS,
+    without: Sequence[str] = (),
 ) -> Iterator[tuple[Any, list[Event]]]:
     """A session, profiled inside; the list then holds an event per kernel that ran.
+
+    `without` names optimisations of the graph that are left out.
 
     Raises EngineError if the file does not load, or what happens inside fails.
     """
@@ -139,7 +164,9 @@ def profiled(
     with scratch_folder() as folder:
         options = _session_options(threads, folder / "profile")
         try:
-            session = ort.InferenceSession(str(path), options, providers=list(providers))
+            session = ort.InferenceSession(
+                str(path), options, list(providers), disabled_optimizers=list(without)
+            )
             yield session, events
         except EngineError:
             raise
@@ -151,9 +178,13 @@ def profiled(
 
 def run_onnx(path: Path, batch: Batch) -> Embeddings:
     """Run an exported model once in fp32 and return its first output, float32 [batch, dim]."""
+    return np.asarray(session_of(path).run(None, dict(batch))[0], dtype=np.float32)
+
+
+def session_of(path: Path) -> Any:
+    """A session of an ONNX file, not profiled."""
     options = _session_options(threads=0, profile=None)
-    session = ort.InferenceSession(str(path), options, providers=list(_PROVIDERS))
-    return np.asarray(session.run(None, dict(batch))[0], dtype=np.float32)
+    return ort.InferenceSession(str(path), options, providers=list(_PROVIDERS))
 
 
 def _session_options(threads: int, profile: Path | None) -> Any:
@@ -174,6 +205,16 @@ def executed_in(events: Sequence[Event]) -> Executed:
     return Executed(dict(collections.Counter(types)))
 
 
+def _refuse_unrounded(events: Sequence[Event], roundings: frozenset[str]) -> None:
+    ran = {event["name"].removesuffix(_KERNEL) for event in events}
+    if left_out := sorted(roundings - ran):
+        raise EngineError(
+            f"ONNX Runtime {ort.__version__} left out {len(left_out)} of {len(roundings)} casts "
+            f"that round to half precision, {left_out[0]} among them, so this would not be half "
+            "precision: report it, and judge this precision on hardware that computes in it"
+        )
+
+
 def _kernel(event: Event) -> tuple[Kernel, float]:
     """The kernel that ran, and its seconds."""
     arguments, name = event["args"], event["name"].removesuffix(_KERNEL)
@@ -182,8 +223,13 @@ def _kernel(event: Event) -> tuple[Kernel, float]:
 
 
 def _compute_type(kernel: Event) -> str:
-    """Type of the first value that is neither an index nor a truth, else of the first one."""
+    """Type of the first value that is neither an index nor a truth, else of the first one.
+
+    An operator of whole numbers multiplies in those of its weights, whatever its first operand is.
+    """
     values = [*kernel["input_type_shape"], *kernel["output_type_shape"]]
     names = [name for value in values for name in value]
-    found = next((name for name in names if name in _ELEMENT_TYPES), names[0])
+    eight = any(name in kernel["op_name"] for name in _IN_INT8)
+    wanted = ("int8", "uint8") if eight else tuple(_ELEMENT_TYPES)
+    found = next((name for name in names if name in wanted), names[0])
     return _ELEMENT_TYPES.get(found, found)

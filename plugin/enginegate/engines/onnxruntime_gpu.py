@@ -25,7 +25,7 @@ from enginegate.engines.onnxruntime import (
     executed_in,
     profiled,
 )
-from enginegate.engines.quantize import to_bf16
+from enginegate.engines.quantize import to_bf16, to_fp16
 from enginegate.errors import EngineError
 from enginegate.machine import first_gpu
 from enginegate.models import Batch, Exported
@@ -120,9 +120,10 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
 def _converted(
     model: Exported, precision: Precision, calibration: Batch, folder: Path
 ) -> Mapping[str, Any]:
-    if precision is not Precision.BF16:
+    convert = {Precision.FP16: to_fp16, Precision.BF16: to_bf16}.get(precision)
+    if convert is None:
         return OnnxRuntime().build(model, precision, calibration, folder)
-    to_bf16(model.onnx, folder / ONNX_FILE)
+    convert(model.onnx, folder / ONNX_FILE)
     return {"output": model.output}
 
 

@@ -27,8 +27,10 @@ _HINTS = MappingProxyType(
         Precision.INT8: "f32",  # of what is not quantised
     }
 )
+_CAPABILITIES = MappingProxyType({Precision.FP16: "FP16", Precision.BF16: "BF16"})
 _MATMULS = ("MatMul", "FullyConnected", "Convolution")
-
+_TYPES_OF_MASKS = ("u8", "boolean")
+_FLOATS = ("f32", "f16", "bf16")
 _RUNS, _UNTIMED = 10, 3
 
 
@@ -58,10 +60,10 @@ class OpenVino:
         return f"openvino {ov.__version__.split('-')[0]}"
 
     def stand_in(self, precision: Precision) -> str | None:
-        """`onnxruntime` for fp16 on a CPU where the f16 hint would silently run bf16."""
+        """`onnxruntime`, which rounds, where the CPU has no such type and another would run."""
         capabilities = ov.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
-        lacks_fp16 = precision is Precision.FP16 and "FP16" not in capabilities
-        return "onnxruntime" if lacks_fp16 else None
+        needed = _CAPABILITIES.get(precision)
+        return "onnxruntime" if needed and needed not in capabilities else None
 
     def limitation(self, precision: Precision) -> str:
         """Name what the processor lacks for `precision`."""
@@ -140,9 +142,23 @@ def _config(hint: str, threads: int) -> dict[str, Any]:
 
 
 def _read_graph(graph: Any) -> Executed:
-    infos = (operation.get_rt_info() for operation in graph.get_ops())
-    types = [_text(info, "runtimePrecision") for info in infos if _multiplies(info)]
-    return Executed(dict(collections.Counter(types)))
+    operations = [o for o in graph.get_ops() if _multiplies(o.get_rt_info())]
+    return Executed(dict(collections.Counter(map(_type_of, operations))))
+
+
+def _type_of(operation: Any) -> str:
+    """Element type that an operation computed in.
+
+    That of a subgraph is the runtime's for its lowest operand, be that a mask of truths as u8: it
+    multiplies in whole numbers only where most of its operands are such.
+    """
+    info = operation.get_rt_info()
+    said = _text(info, "runtimePrecision")
+    if _text(info, "layerType") != "Subgraph" or said not in _TYPES_OF_MASKS:
+        return said
+    types = [value.get_element_type().get_type_name() for value in operation.inputs()]
+    ((most, _),) = collections.Counter(types).most_common(1)
+    return most if most in _FLOATS else said
 
 
 def _multiplies(info: Any) -> bool:
@@ -172,9 +188,8 @@ def read_profile(compiled: Any, batch: Batch) -> Profile:
 def _types(compiled: Any) -> Mapping[str, str]:
     """Element type by operation; known after an inference."""
     operations = compiled.get_runtime_model().get_ops()
-    infos = {operation.get_friendly_name(): operation.get_rt_info() for operation in operations}
-    key = "runtimePrecision"
-    return {name: str(info[key].value) for name, info in infos.items() if key in info}
+    types = {operation.get_friendly_name(): _type_of(operation) for operation in operations}
+    return {name: kind for name, kind in types.items() if kind}
 
 
 def _kernels(counters: Any, types: Mapping[str, str]) -> Iterator[tuple[Kernel, float]]:

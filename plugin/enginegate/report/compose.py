@@ -11,7 +11,7 @@ from enginegate.report.numbers import counted, listed
 from enginegate.report.page import Chart, Decision, Matrix, Page, Section, Table
 from enginegate.report.saved_run import SavedRun
 from enginegate.report.sections.changes import against_baseline, history_chart, over_time
-from enginegate.report.sections.embeddings import distributions, rankings, worst_texts
+from enginegate.report.sections.embeddings import distributions, ranges, rankings, worst_texts
 from enginegate.report.sections.hardware import bound_tables, cost_tables, rooflines
 from enginegate.report.sections.layers import blame_charts, repairs
 from enginegate.report.sections.proof import proof
@@ -55,7 +55,7 @@ def compose(run: SavedRun, baselines: Path | None) -> Page:
             anchor="embeddings",
             title="How near the embeddings are",
             charts=tuple(distributions(run)),
-            tables=(*rankings(run), *worst_texts(run)),
+            tables=(*ranges(run), *rankings(run), *worst_texts(run)),
         ),
         Section(
             anchor="layers",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from enginegate.accuracy import EmbeddingJudge
+from enginegate.accuracy import EmbeddingJudge, with_ranges
 from enginegate.baselines import REPLICATES, Baselines
 from enginegate.config import Options
 from enginegate.engines import (
@@ -15,6 +15,7 @@ from enginegate.engines import (
     Embeddings,
     Engine,
     Executed,
+    Ranges,
     check_beside,
     check_runnable,
     execution_flags,
@@ -105,7 +106,8 @@ class Session:
     ) -> Result:
         """Open the record of a variant, in this process or as a server deploys it."""
         context = context_of(self.options, model, workload, deployment)
-        result = _begun(self, built, executed, model, context)
+        ranges = self.prepare.ranges(built, model, workload)
+        result = _begun(self, built, executed, model, context, ranges)
         name = result.variant.id
         self.costs.note(name, model, built.backend, built.precision, executed)
         return self.recorder.open(built.variant, result)
@@ -123,7 +125,7 @@ class Session:
         `builds` are the embeddings of further builds of it.
         """
         with self.progress(f"accuracy of {result.variant.id}"):
-            accuracy = judge.judge(found, engine)
+            accuracy = with_ranges(judge.judge(found, engine), result.ranges)
             accuracy = judge.probed(accuracy, engine) if engine else accuracy
         accuracy = judge.rebuilt(accuracy, found, builds)
         return self.recorder.keep(replace(result, accuracy=accuracy))
@@ -173,7 +175,12 @@ class Session:
 
 
 def _begun(
-    session: Session, built: Built, executed: Executed, model: Exported, context: Context
+    session: Session,
+    built: Built,
+    executed: Executed,
+    model: Exported,
+    context: Context,
+    ranges: Ranges | None,
 ) -> Result:
     """The record of a variant before anything is compared."""
     variant = named(built.variant, model, served=bool(context.deployment))
@@ -196,6 +203,7 @@ def _begun(
         repair=session.recorder.repairs.get(built.variant),
         provenance=session.prepare.provenance(built),
         truth=session.recorder.truths.get(model.spec.name),
+        ranges=ranges,
     )
 
 

@@ -31,10 +31,12 @@ from enginegate.engines import (
     Built,
     Embeddings,
     Engine,
+    Ranges,
     build_engine,
     choose_best,
     embed_all,
     engines_of,
+    find_ranges,
     get_backend,
     open_reference,
     registration,
@@ -53,6 +55,7 @@ from enginegate.models import (
     hash_of,
     make_batch,
     make_workload,
+    nodes_of,
     probe_of,
     read_texts,
     tokenize_with,
@@ -221,6 +224,13 @@ class Preparation:
             self.store, candidates, workload, threads, accept, dataclasses.asdict(limits)
         )
         return dataclasses.replace(candidates[best], variant=variant, notes=notes)
+
+    def ranges(self, built: Built, model: Exported, workload: Workload) -> Ranges | None:
+        """The model's numbers in fp16, for an engine that computes in it; None for another."""
+        if built.precision is not Precision.FP16:
+            return None
+        with self._progress(f"numbers inside {model.spec.name}"):
+            return find_ranges(self.store, model, workload.evaluation, nodes_of(built.kept))
 
     def provenance(self, built: Built) -> Provenance:
         """Where an engine comes from."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from enginegate.engines import Ranges
 from enginegate.report.numbers import NOTHING, interval, loss, short, whole
 from enginegate.report.page import Chart, Row, Table
 from enginegate.report.saved_run import SavedRun
@@ -16,6 +17,7 @@ _SHARES = (0.5, 0.9, 0.99, 1.0)
 _RANKS = ("recall_at_1", "recall_at_10", "spearman", "kendall")
 _RANKING = ("model", "engine", "recall@1", "recall@10", "Spearman", "Kendall", "false ties")
 _STEADY = ("model", "engine", "share it changes with its batch", "allowed", "same input, twice")
+_RANGES = ("model", "engine", "largest number inside", "where", "what fp16 cannot hold")
 _SEARCH = ("model", "engine", "measure", "reference", "engine's", "change, or share retained")
 
 Accuracy = Mapping[str, Any]
@@ -89,6 +91,20 @@ def rankings(run: SavedRun) -> Iterator[Table]:
     steady = tuple(row for result in _in_process(run) for row in _steadiness(run, result))
     if steady:
         yield Table("Does an embedding depend on its batch, or on the moment?", _STEADY, steady)
+
+
+def ranges(run: SavedRun) -> Iterator[Table]:
+    """Whether fp16 can hold the numbers inside the models, for the engines that compute in it."""
+    found = ((result, result.ranges) for result in _in_process(run))
+    rows = tuple(_range_row(result, one) for result, one in found if one)
+    if rows:
+        yield Table("Can fp16 hold the numbers inside? It ends at 65,504", _RANGES, rows)
+
+
+def _range_row(result: Result, found: Ranges) -> Row:
+    beyond = "; ".join(one.words for one in found.beyond) or NOTHING
+    name = (result.variant.model, engine_name(result.variant))
+    return (*name, f"{found.largest:,.4g}", found.layer, beyond)
 
 
 def _ranking(run: SavedRun, result: Result) -> Iterator[Row]:

@@ -1,0 +1,152 @@
+"""The numbers inside a model, and which of them fp16 cannot hold.
+
+One pass over the fp32 graph measures every value that an fp16 engine would have in fp16.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from enginegate.cache import Store
+from enginegate.engines.registry import get_backend
+from enginegate.errors import EngineError
+from enginegate.models import Batch, Exported, Layer, hash_of, read_layers
+
+LARGEST_FP16 = 65504.0
+SMALLEST_FP16 = 2.0**-24
+MOST_LOST = 0.5  # share of a value's numbers that may become zero
+_RECIPE = 1  # raise when the same key would be measured otherwise
+
+
+@dataclass(frozen=True)
+class ValueRange:
+    """The numbers of one value, over all texts.
+
+    Attributes:
+        node: first output of the node that makes it; its own name for a weight.
+        kind: the operation that makes it, or `weight`.
+        takers: first outputs of the nodes that take it in fp16.
+        lowest, highest: its smallest and largest number.
+        lost_share: share of its numbers other than zero that fp16 makes zero.
+    """
+
+    node: str
+    kind: str
+    takers: tuple[str, ...]
+    lowest: float
+    highest: float
+    lost_share: float
+
+    @property
+    def largest(self) -> float:
+        """Its largest magnitude."""
+        return max(-self.lowest, self.highest)
+
+
+@dataclass(frozen=True)
+class OutOfRange:
+    """A layer with numbers that fp16 cannot hold.
+
+    Attributes:
+        layer: its name.
+        kind: the operation in it, or `weight`.
+        value: name of its result, or of the weight.
+        largest: the largest magnitude there.
+        lost_share: share of the numbers other than zero that become zero.
+    """
+
+    layer: str
+    kind: str
+    value: str
+    largest: float
+    lost_share: float
+
+    @property
+    def words(self) -> str:
+        """The fault in a few words."""
+        where = f"in {self.layer} ({self.kind} {self.value})"
+        if self.largest > LARGEST_FP16:
+            return f"overflow {where}: {self.largest:,.6g} > {LARGEST_FP16:,.0f}"
+        return (
+            f"underflow {where}: {self.lost_share:.0%} of the numbers are below "
+            f"{SMALLEST_FP16:.1e} and become zero, more than {MOST_LOST:.0%}"
+        )
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """What a model's numbers are in fp16.
+
+    Attributes:
+        values: how many values and weights were measured.
+        largest: the largest magnitude of all.
+        layer: where that is.
+        beyond: what fp16 cannot hold, in order of execution, once a layer and operation.
+    """
+
+    values: int
+    largest: float
+    layer: str
+    beyond: tuple[OutOfRange, ...] = ()
+
+    @property
+    def fault(self) -> str:
+        """The first that fp16 cannot hold, and how many more; empty if there is none."""
+        if not self.beyond:
+            return ""
+        more = len(self.beyond) - 1
+        others = f"; and {more} more" if more else ""
+        return f"fp16 cannot hold the model's numbers: {self.beyond[0].words}{others}"
+
+
+def find_ranges(store: Store, model: Exported, batch: Batch, kept: Collection[str] = ()) -> Ranges:
+    """The model's numbers in fp16 over these texts, measured once and kept in the store.
+
+    `kept` are nodes that are kept in fp32 beside those that every engine keeps. Raises EngineError
+    where the model cannot be measured.
+    """
+    key = {
+        "recipe": _RECIPE,
+        "model": model.sha256,
+        "tokens": hash_of(batch),
+        "runtime": get_backend("onnxruntime").version(),
+    }
+
+    def measure(_folder: Path) -> Mapping[str, Any]:
+        from enginegate.engines.probing import measured_ranges
+
+        try:
+            return {"values": [asdict(found) for found in measured_ranges(model.onnx, batch)]}
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise EngineError(
+                f"the numbers inside {model.spec.name} cannot be measured, so nothing is known of "
+                f"its range in fp16: {error}; report it, or judge another precision"
+            ) from error
+
+    stored = store.get_or_build("ranges", key, measure).properties["values"]
+    found = [ValueRange(**{**one, "takers": tuple(one["takers"])}) for one in stored]
+    return judged_ranges(found, read_layers(model.onnx), kept)
+
+
+def judged_ranges(
+    values: Sequence[ValueRange], layers: Sequence[Layer], kept: Collection[str] = ()
+) -> Ranges:
+    """The layers whose numbers fp16 cannot hold; what is in fp32 on both of its sides may be."""
+    names = {node: layer.name for layer in layers for node in layer.nodes}
+    in_half = [v for v in values if v.node not in kept or set(v.takers) - set(kept)]
+    beyond: dict[tuple[str, str], OutOfRange] = {}
+    for value in in_half:
+        if value.largest > LARGEST_FP16 or value.lost_share > MOST_LOST:
+            layer = _layer_of(value, names)
+            found = OutOfRange(layer, value.kind, value.node, value.largest, value.lost_share)
+            beyond.setdefault((layer, value.kind), found)
+    widest = max(in_half, key=lambda value: value.largest, default=None)
+    if widest is None:
+        return Ranges(0, 0.0, "")
+    return Ranges(len(in_half), widest.largest, _layer_of(widest, names), tuple(beyond.values()))
+
+
+def _layer_of(value: ValueRange, names: Mapping[str, str]) -> str:
+    known = (names[node] for node in (value.node, *value.takers) if node in names)
+    return next(known, value.node)
