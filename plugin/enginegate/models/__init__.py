@@ -1,6 +1,6 @@
 """What is deployed."""
 
-from enginegate.models.export import export_model, tokenize_with
+from enginegate.models.export import Say, export_model, tokenize_with
 from enginegate.models.layers import Layer, grouped, matching, nodes_of, read_layers
 from enginegate.models.onnx_file import beside, is_large_file, save_onnx, typed
 from enginegate.models.spec import DROPPED, OWN_CODE, Exported, Kind, ModelSpec, specs_from
@@ -19,8 +19,8 @@ from enginegate.models.workload import (
 )
 
 __all__ = [
-    "DROPPED", "OWN_CODE", "Batch", "Exported", "Kind", "Layer", "ModelSpec", "Tokens", "Workload",
-    "beside", "chunks", "export_model", "grouped", "hash_of", "is_large_file", "make_batch",
-    "make_workload", "matching", "nodes_of", "probe_of", "read_layers", "read_texts", "save_onnx",
-    "specs_from", "take", "token_counts", "tokenize_with", "typed",
+    "DROPPED", "OWN_CODE", "Batch", "Exported", "Kind", "Layer", "ModelSpec", "Say", "Tokens",
+    "Workload", "beside", "chunks", "export_model", "grouped", "hash_of", "is_large_file",
+    "make_batch", "make_workload", "matching", "nodes_of", "probe_of", "read_layers", "read_texts",
+    "save_onnx", "specs_from", "take", "token_counts", "tokenize_with", "typed",
 ]  # fmt: skip

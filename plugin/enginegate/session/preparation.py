@@ -47,6 +47,7 @@ from enginegate.models import (
     Batch,
     Exported,
     ModelSpec,
+    Say,
     Workload,
     export_model,
     hash_of,
@@ -70,7 +71,7 @@ from enginegate.speed import (
 )
 from enginegate.variants import Precision, Variant
 
-Progress = Callable[[str], AbstractContextManager[None]]
+Progress = Callable[[str], AbstractContextManager[Say]]
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ class Preparation:
 
     def export(self, spec: ModelSpec) -> Exported:
         """The model's checked ONNX file."""
-        with self._progress(f"model {spec.name}"):
-            return export_model(spec, self.store, run_reference)
+        with self._progress(f"model {spec.name}") as say:
+            return export_model(spec, self.store, run_reference, say)
 
     def workload(self, model: Exported) -> Workload:
         """The texts, tokenised for the model."""
