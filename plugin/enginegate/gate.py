@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -202,18 +202,28 @@ def _terminated(config: pytest.Config) -> None:
 
 
 @contextlib.contextmanager
-def _progress(config: pytest.Config, what: str) -> Iterator[None]:
-    """Say how long a step took, past pytest's capturing; nothing with -q or for quick steps."""
+def _progress(config: pytest.Config, what: str) -> Iterator[Callable[[str], None]]:
+    """Say how long a step took, but of quick steps; inside, whatever the step has to say."""
+
+    def say(text: str) -> None:
+        _say(config, f"{what}: {text}")
+
     start = time.monotonic()
-    yield
+    yield say
     elapsed_s = time.monotonic() - start
+    if elapsed_s >= 1:
+        say(f"{elapsed_s:.1f} s")
+
+
+def _say(config: pytest.Config, text: str) -> None:
+    """Write a line past pytest's capturing; nothing with -q."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     capture = config.pluginmanager.get_plugin("capturemanager")
-    if reporter is None or config.get_verbosity() < 0 or elapsed_s < 1:
+    if reporter is None or config.get_verbosity() < 0:
         return
     with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
         reporter.ensure_newline()
-        reporter.write_line(for_terminal(f"enginegate: {what}: {elapsed_s:.1f} s"))
+        reporter.write_line(for_terminal(f"enginegate: {text}"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

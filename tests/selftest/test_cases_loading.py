@@ -123,6 +123,7 @@ def test_a_reranker_is_named_and_refused(judge_case):
 def test_what_is_dropped_on_purpose_is_said_in_the_report(judge_case, make_case, monkeypatch):
     table = make_case("dropped_head") / "pyproject.toml"
     before = table.read_text()
+    monkeypatch.setattr("enginegate.models.export._LONG_BYTES", 100_000)
     table.write_text(before + 'allow_dropped = ["classifier.*"]\n')
     try:
         result, report = judge_case("dropped_head")
@@ -130,7 +131,9 @@ def test_what_is_dropped_on_purpose_is_said_in_the_report(judge_case, make_case,
         table.write_text(before)
     assert result.ret == 0
     said = "weights: from model (without classifier.*: allow_dropped)"
-    result.stdout.fnmatch_lines([f"*{said}*"])
+    begins = "enginegate: model mine: 0.0 GB to export and check, about * s"
+    ends = "enginegate: model mine: *.* s"
+    result.stdout.fnmatch_lines([begins, ends, f"*{said}*"])
     assert report["results"][0]["context"]["weights"] == said.removeprefix("weights: ")
 
 

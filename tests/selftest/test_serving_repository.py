@@ -8,7 +8,7 @@ import pytest
 
 from enginegate.cache import MANIFEST, Entry
 from enginegate.config.serving import Deployment
-from enginegate.engines import PLAN_FILE, TritonModel, register
+from enginegate.engines import PLAN_FILE, TritonModel, register, run_reference
 from enginegate.engines.build import Built
 from enginegate.engines.registry import REGISTERED, get_backend
 from enginegate.models import Exported, Kind, ModelSpec
@@ -94,6 +94,23 @@ class TestRepository:
         assert what["target"] == "enginegate.engines.onnxruntime:OnnxRuntime"
         assert what["properties"] == {"output": OUTPUT}
         assert (tmp_path / "tiny" / "1" / "engine" / "engine.onnx").stat().st_size > 0
+
+    def test_weights_beside_a_large_engine_go_with_it(self, tmp_path, tiny, batch, monkeypatch):
+        monkeypatch.setattr("enginegate.models.onnx_file.LIMIT_BYTES", 10)
+        folder, root = tmp_path / "built", tmp_path / "repository"
+        folder.mkdir()
+        properties = get_backend("onnxruntime").build(tiny, Precision.FP32, batch, folder)
+        variant = Variant("tiny", "onnxruntime-cuda", Precision.FP32)
+        large = Built(variant, Precision.FP32, "onnxruntime-cuda", Entry(folder, properties))
+        served = served_as("tiny", tiny, batch, 16, Deployment())
+        write_engine(root, served, large, batch)
+        version = root / "tiny" / "1"
+        assert {p.name for p in version.iterdir()} == {"model.onnx", "engine.onnx.data"}
+        found = run_reference(version / "model.onnx", batch)
+        assert np.array_equal(found, run_reference(tiny.onnx, batch))
+        write_reference(root, served, tiny, batch)
+        engine = root / "tiny" / "1" / "engine"
+        assert np.array_equal(run_reference(engine / "engine.onnx", batch), found)
 
     def test_tensorrt_plan(self, tmp_path, served, built, batch):
         (built.entry.folder / PLAN_FILE).write_bytes(b"plan")

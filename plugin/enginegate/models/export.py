@@ -47,20 +47,25 @@ _FILE = "model.onnx"
 _TOKENIZER = "tokenizer.json"
 _TOKENIZER_FILES = (_TOKENIZER, "vocab.txt", "vocab.json", "*.model")
 
+_LONG_BYTES = 250_000_000  # of weights: from there on an export takes half a minute or more
+_S_PER_GB = 60  # of weights; two cores with nothing else to do
+
 RunOnnx = Callable[[Path, Batch], npt.NDArray[np.float32]]
+Say = Callable[[str], None] | None
 
 
-def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx) -> Exported:
+def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx, say: Say = None) -> Exported:
     """The model's ONNX file, exported once per content and compared with torch before use.
 
-    `run_onnx(file, batch)` runs the file in fp32 and returns [batch, dim]. Raises ModelError if
+    `run_onnx(file, batch)` runs the file in fp32 and returns [batch, dim]; `say` is told of an
+    export that takes long, as it begins. Raises ModelError if
     the model is missing, half there, cannot be exported, or its export differs from torch.
     """
     if spec.kind is Kind.ONNX:
         ready = ready_onnx(spec, store)
         return replace(ready, weights=ready.weights + OWN_CODE) if spec.trust_remote_code else ready
     source = sources.locate(spec, store)
-    entry = _entry(spec, source, store, run_onnx)
+    entry = _entry(spec, source, store, run_onnx, say)
     tokenizer = entry.folder / _TOKENIZER
     return Exported(
         spec=spec,
@@ -74,7 +79,9 @@ def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx) -> Exported:
     )
 
 
-def _entry(spec: ModelSpec, source: "sources.Source", store: Store, run_onnx: RunOnnx) -> Entry:
+def _entry(
+    spec: ModelSpec, source: "sources.Source", store: Store, run_onnx: RunOnnx, say: Say
+) -> Entry:
     """The export of the source's content; of a factory the one that does what its module does.
 
     No key tells what a module computes, which constants, attributes and helpers of its decide. So
@@ -85,7 +92,7 @@ def _entry(spec: ModelSpec, source: "sources.Source", store: Store, run_onnx: Ru
         entry = store.get_or_build(
             "model",
             {**key, "number": number} if number else key,
-            lambda folder: _export(spec, source, folder, run_onnx),
+            lambda folder: _export(spec, source, folder, run_onnx, say),
         )
         if spec.kind is not Kind.FACTORY or entry.built or _is_alike(spec, source, entry, run_onnx):
             break
@@ -118,9 +125,11 @@ def tokenize_with(spec: ModelSpec, tokenizer: Path | None) -> Tokenize:
 
 
 def _export(
-    spec: ModelSpec, source: "sources.Source", folder: Path, run_onnx: RunOnnx
+    spec: ModelSpec, source: "sources.Source", folder: Path, run_onnx: RunOnnx, say: Say
 ) -> Mapping[str, Any]:
     encoder, weights = _encoder(spec, source)
+    if say and (size_bytes := _size_bytes(encoder)) >= _LONG_BYTES:
+        say(_expectation(size_bytes))
     tokenizer = _save_tokenizer(spec, source, folder)
     batch = _first_texts(spec, tokenizer, 4)
     if spec.kind is Kind.FACTORY:
@@ -432,6 +441,11 @@ def _write_onnx(encoder: "torch.nn.Module", batch: Batch, path: Path) -> None:
             external_data=is_large(_size_bytes(encoder)),
             verbose=False,
         )
+
+
+def _expectation(size_bytes: int) -> str:
+    size_gb = size_bytes / 1e9
+    return f"{size_gb:.1f} GB to export and check, about {_S_PER_GB * size_gb:.0f} s"
 
 
 def _size_bytes(encoder: "torch.nn.Module") -> int:

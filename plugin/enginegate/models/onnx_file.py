@@ -46,8 +46,8 @@ def _size_bytes(model: "onnx.ModelProto") -> int:
 def _bytes_of(tensor: "onnx.TensorProto") -> int:
     from onnx.helper import tensor_dtype_to_np_dtype
 
-    item_bytes: int = tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return math.prod(tensor.dims) * item_bytes
+    item_bytes = int(tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return int(math.prod(tensor.dims)) * item_bytes
 
 
 def typed(model: "onnx.ModelProto") -> "onnx.ModelProto":

@@ -181,5 +181,5 @@ def _hash_tensor(tensor: "torch.Tensor") -> str:
     half = tensor.is_floating_point() and tensor.element_size() < np.dtype(np.float32).itemsize
     values = (tensor.float() if half else tensor).detach().cpu().numpy()  # numpy lacks bfloat16
     digest = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-    digest.update(memoryview(np.ascontiguousarray(values)))
+    digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()

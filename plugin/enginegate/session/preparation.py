@@ -50,6 +50,7 @@ from enginegate.models import (
     Batch,
     Exported,
     ModelSpec,
+    Say,
     Workload,
     export_model,
     hash_of,
@@ -75,7 +76,7 @@ from enginegate.speed import (
 )
 from enginegate.variants import Precision, Variant
 
-Progress = Callable[[str], AbstractContextManager[None]]
+Progress = Callable[[str], AbstractContextManager[Say]]
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,8 @@ class Preparation:
 
     def export(self, spec: ModelSpec) -> Exported:
         """The model's checked ONNX file."""
-        with self._progress(f"model {spec.name}"):
-            return export_model(spec, self.store, run_reference)
+        with self._progress(f"model {spec.name}") as say:
+            return export_model(spec, self.store, run_reference, say)
 
     def workload(self, model: Exported) -> Workload:
         """The texts, tokenised for the model."""

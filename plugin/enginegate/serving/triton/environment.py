@@ -25,7 +25,7 @@ from enginegate.machine import installed_version
 from enginegate.serving.triton.access import Access, allowed
 from enginegate.speed import own_paths
 
-Progress = Callable[[str], AbstractContextManager[None]]
+Progress = Callable[[str], AbstractContextManager[object]]
 
 _RECIPE = 1  # raise when the same key would give another environment
 _TRITON = "nvidia-pytriton==0.7.0"
