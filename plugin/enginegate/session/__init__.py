@@ -100,8 +100,7 @@ class Session:
         """Open the record of a variant, in this process or as a server deploys it."""
         context = context_of(self.options, model, workload, deployment)
         result = _begun(self, built, executed, model, context)
-        name = result.variant.id
-        self.costs.note(name, model, built.backend, built.precision, executed)
+        self.costs.note(result.variant.id, model, built.backend, built.precision, executed)
         return self.recorder.open(built.variant, result)
 
     def judge_embeddings(
