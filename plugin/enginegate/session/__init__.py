@@ -108,8 +108,7 @@ class Session:
         context = context_of(self.options, model, workload, deployment)
         ranges = self.prepare.ranges(built, model, workload)
         result = _begun(self, built, executed, model, context, ranges)
-        name = result.variant.id
-        self.costs.note(name, model, built.backend, built.precision, executed)
+        self.costs.note(result.variant.id, model, built.backend, built.precision, executed)
         return self.recorder.open(built.variant, result)
 
     def judge_embeddings(
