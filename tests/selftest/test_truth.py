@@ -244,13 +244,24 @@ print(found.by, float(abs(found.embeddings).sum()))
 # Whole runs
 
 
+@pytest.fixture(scope="module")
+def files(small):
+    """Files of the model, exported before any run in this process, which unloads parts of torch."""
+    return {pooling: small.exported(pooling) for pooling in ("first", "mean")}
+
+
 @pytest.fixture
-def judge(small, pytester, monkeypatch):
+def judge(small, files, pytester, monkeypatch):
     """Run the ready suite on a file of the small model: its outcome and its report."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
 
-    def run(*arguments, **keys):
-        keys = {"tokenizer": str(small.source / "tokenizer.json"), "seq_len": LENGTH, **keys}
+    def run(onnx, *arguments, **keys):
+        keys = {
+            "onnx": str(files[onnx]),
+            "tokenizer": str(small.source / "tokenizer.json"),
+            "seq_len": LENGTH,
+            **keys,
+        }
         small.shapes.write_project(pytester.path, **keys)
         result = pytester.runpytest_inprocess(
             f"--rootdir={pytester.path}",
@@ -271,19 +282,19 @@ FAST = ("-k", "not (slower or served or load)")
 
 
 def test_a_file_that_is_the_model_passes(judge, small, pytester):
-    onnx, truth = small.exported("first"), small.published("cls")
-    result, report = judge(*FAST, onnx=str(onnx), truth=str(truth))
+    result, report = judge("first", *FAST, truth=str(small.published("cls")))
     assert result.ret == 0
     result.assert_outcomes(passed=5, deselected=result.parseoutcomes()["deselected"])
-    said = "the reference is the model: worst cosine 1.000000, by encode()"
-    result.stdout.fnmatch_lines([f"*threads: *; {said}; texts cut at 16 tokens by `seq_len`*"])
+    said = "the reference is the model: worst cosine 1.000000"
+    result.stdout.fnmatch_lines(
+        [f"*threads: *; {said}, by encode(); texts cut at 16 tokens by `seq_len`*"]
+    )
     assert [found["truth"]["judgement"]["verdict"] for found in report["results"]] == ["pass"] * 2
     assert said in (pytester.path / "report.md").read_text()
 
 
 def test_a_file_that_is_not_the_model_blocks_every_engine(judge, small, pytester):
-    onnx, truth = small.exported("mean"), small.published("cls")
-    result, report = judge("-v", *FAST, onnx=str(onnx), truth=str(truth))
+    result, report = judge("mean", "-v", *FAST, truth=str(small.published("cls")))
     assert result.ret == 10
     said = "the file pools by mean, the model by the first token (1_Pooling/config.json)"
     result.stdout.fnmatch_lines(
@@ -303,15 +314,14 @@ def test_a_file_that_is_not_the_model_blocks_every_engine(judge, small, pytester
 
 
 def test_it_fails_too_where_its_test_is_left_out(judge, small):
-    onnx, truth = small.exported("mean"), small.published("cls")
-    result, report = judge("-k", "independent", onnx=str(onnx), truth=str(truth))
+    result, report = judge("mean", "-k", "independent", truth=str(small.published("cls")))
     result.assert_outcomes(passed=2, deselected=result.parseoutcomes()["deselected"])
     assert result.ret == 10
     assert {found["embedding_verdict"] for found in report["results"]} == {"fail"}
 
 
 def test_a_file_without_a_truth_is_taken_as_the_model(judge, small):
-    result, report = judge("-rs", *FAST, onnx=str(small.exported("mean")))
+    result, report = judge("mean", "-rs", *FAST)
     assert result.ret == 0
     said = "the file is taken as the model: no `truth` in its table"
     result.stdout.fnmatch_lines([f"*SKIPPED*{said}*"])

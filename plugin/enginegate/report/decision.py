@@ -7,6 +7,7 @@ from enginegate.report.table import engine_name, worst_change
 from enginegate.results import Result
 from enginegate.verdicts import Verdict
 
+_NO_MODEL = "the reference is not the model"
 _SPEED = {
     Verdict.REGRESSED: (Decision.BLOCK, "slower than its baseline"),
     Verdict.INVALID: (Decision.HOLD, "the measurement refutes itself, measure again"),
@@ -34,7 +35,8 @@ def decide(results: Sequence[Result]) -> Decided:
 def _findings(result: Result) -> Iterator[tuple[Decision, str, str]]:
     """`(decision, reason, figures)` of all that is known of an engine."""
     if result.truth and (faults := result.truth.faults):
-        yield Decision.BLOCK, "the reference is not the model", "; ".join(faults)
+        said = "; ".join(fault.removeprefix(f"{_NO_MODEL}: ") for fault in faults)
+        yield Decision.BLOCK, _NO_MODEL, said
     yield _embeddings(result)
     for flag in result.flags:
         yield Decision.HOLD, "not exactly what was asked for ran", flag
