@@ -70,7 +70,9 @@ def workload(enginegate: "Session", exported: "Exported") -> "Workload":
 @pytest.fixture(scope="session")
 def reference(enginegate: "Session", exported: "Exported", workload: "Workload") -> "Reference":
     """The ONNX file on ONNX Runtime in fp32, with its embeddings."""
-    return enginegate.reference(exported, workload)
+    from enginegate.session import judged_reference
+
+    return judged_reference(enginegate, exported, workload)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from enginegate.accuracy.labels import NdcgChange, Sts
 from enginegate.accuracy.limits import DEFAULT_LIMITS
 from enginegate.accuracy.retrieval import FalseNeighbour, Retrieval, WorstText
 from enginegate.accuracy.stability import Determinism, Invariance, Offender
+from enginegate.accuracy.truth import AgainstTruth
 from enginegate.config.serving import Arrivals, Deployment, Slo
 from enginegate.diagnostics.layers.repair import Repair, Step
 from enginegate.diagnostics.layers.search import Blamed
@@ -27,6 +28,18 @@ TAIL = {"p99_s": (0.0021, 0.0024, 0.0031), "tail_change": change(1.3)}
 SLOWER_TAIL = Judgement(Verdict.REGRESSED, ("30.0 % slower (+27.4 … +32.6 %), limit 10.0%",))
 DEPLOYED = "max batch 32, preferred 16, delay 10000 us, instances 1, threads 1"
 OTHER_METHOD = Judgement(Verdict.INCOMPARABLE, ("method was blocks, is mirrored blocks",))
+IS_MODEL = AgainstTruth(
+    Judgement(Verdict.PASS, ("the reference is the model: worst cosine 1.000000, by encode()",)),
+    "encode()",
+    1.0,
+    2e-6,
+    notes=("texts cut at 8 tokens by `seq_len`, not at 256",),
+)
+IS_NOT = dataclasses.replace(
+    IS_MODEL,
+    judgement=Judgement(Verdict.FAIL, ("the reference is not the model: it pools by mean",)),
+    cause="it pools by mean",
+)
 NO_BASELINE = Judgement(Verdict.NO_BASELINE, ("none is stored on this machine",))
 NEW_CLIFF = Judgement(Verdict.REGRESSED, ("new cliff at concurrency 2 to 8 (200 infer/s)",))
 
@@ -41,9 +54,11 @@ def _quality():
     insane = Judgement(Verdict.FAIL, ("2 embeddings are not finite",))
     limits = DEFAULT_LIMITS[Precision.INT8]
     return [
-        dataclasses.replace(result("fp32", "words", accuracy=_rich()), notes=NOTES),
+        dataclasses.replace(result("fp32", "words", accuracy=_rich()), notes=NOTES, truth=IS_MODEL),
         result("bf16", "words", accuracy=_rich(relative=0.5), flags=("f32 ran too",)),
-        result("fp16", "words", accuracy=accuracy(0.98, Verdict.FLAGGED, looser.reasons)),
+        result(
+            "fp16", "words", accuracy=accuracy(0.98, Verdict.FLAGGED, looser.reasons), truth=IS_NOT
+        ),
         result("int8", "words", accuracy=Accuracy(None, limits, insane), speeds=()),
         result("best", "words", accuracy=None, speeds=()),
     ]

@@ -1,9 +1,11 @@
 """Whether the reference is the model: planted differences are caught and named, clean ones pass."""
 
 import contextlib
+import importlib
 import json
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,6 +80,12 @@ def small(tmp_path_factory, shapes):
     return Model(tmp_path_factory.mktemp("truth"), shapes)
 
 
+def truth_at(spec, place, workload):
+    found = truth_of(spec, Store(place), workload)
+    assert found
+    return found
+
+
 @pytest.fixture
 def cause(small, tmp_path):
     """The cause that is found for a reference of one's own making."""
@@ -85,8 +93,9 @@ def cause(small, tmp_path):
     def find(truth, reference, workload=None, **keys):
         workload = workload or small.workload()
         spec, store = small.spec(truth, **keys), Store(tmp_path)
-        known = truth_of(spec, store, workload)
+        known = truth_at(spec, tmp_path, workload)
         pipeline = parts_of(spec, store, workload)
+        assert pipeline
         rows = slice(0, 16)
         vectors = np.asarray(reference)[rows]
         return find_cause(pipeline, workload.texts[rows], known.embeddings[rows], vectors, apart)
@@ -94,7 +103,7 @@ def cause(small, tmp_path):
     return find
 
 
-PLANTED = {
+PLANTED: dict[str, Any] = {
     "mean": (
         {"pooling": "mean"},
         "the file pools by mean, the model by the first token (1_Pooling/config.json)",
@@ -177,7 +186,7 @@ def test_a_transformers_folder_is_pooled_by_its_table(small, tmp_path):
     workload = small.workload()
     texts = list(workload.texts)
     spec = small.spec(small.source, pooling="mean", normalize=True)
-    found = truth_of(spec, Store(tmp_path), workload)
+    found = truth_at(spec, tmp_path, workload)
     assert found.by == "its own tokenizer and model"
     assert found.notes == ("texts cut at 16 tokens by `seq_len`, not at 512",)
     assert against_truth(small.embed(texts, "mean"), found.embeddings, "").text.startswith(
@@ -187,7 +196,7 @@ def test_a_transformers_folder_is_pooled_by_its_table(small, tmp_path):
 
 def test_where_the_table_does_not_say_the_model_cuts_by_its_own_files(small, tmp_path):
     workload = small.workload(length=8)  # tokens of a tokenizer that cuts by itself
-    found = truth_of(small.spec(small.published("cls")), Store(tmp_path), workload)
+    found = truth_at(small.spec(small.published("cls")), tmp_path, workload)
     assert found.notes == ()
     whole = small.embed(list(workload.texts), max_length=64)
     assert against_truth(whole, found.embeddings, "").judgement.verdict is Verdict.PASS
@@ -221,7 +230,7 @@ def test_code_beside_a_truth_runs_only_where_it_may(tmp_path):
 def test_a_kept_truth_is_read_without_torch(small, tmp_path):
     """In a process of its own: this one has loaded torch."""
     spec, workload = small.spec(small.published("cls")), small.workload()
-    kept = truth_of(spec, Store(tmp_path), workload)
+    kept = truth_at(spec, tmp_path, workload)
     script = f"""
 import sys
 from pathlib import Path
@@ -244,13 +253,24 @@ print(found.by, float(abs(found.embeddings).sum()))
 # Whole runs
 
 
+@pytest.fixture(scope="module")
+def files(small):
+    """Files of the model, exported before any run in this process, which unloads parts of torch."""
+    return {pooling: small.exported(pooling) for pooling in ("first", "mean")}
+
+
 @pytest.fixture
-def judge(small, pytester, monkeypatch):
+def judge(small, files, pytester, monkeypatch):
     """Run the ready suite on a file of the small model: its outcome and its report."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
 
-    def run(*arguments, **keys):
-        keys = {"tokenizer": str(small.source / "tokenizer.json"), "seq_len": LENGTH, **keys}
+    def run(onnx, *arguments, **keys):
+        keys = {
+            "onnx": str(files[onnx]),
+            "tokenizer": str(small.source / "tokenizer.json"),
+            "seq_len": LENGTH,
+            **keys,
+        }
         small.shapes.write_project(pytester.path, **keys)
         result = pytester.runpytest_inprocess(
             f"--rootdir={pytester.path}",
@@ -271,19 +291,19 @@ FAST = ("-k", "not (slower or served or load)")
 
 
 def test_a_file_that_is_the_model_passes(judge, small, pytester):
-    onnx, truth = small.exported("first"), small.published("cls")
-    result, report = judge(*FAST, onnx=str(onnx), truth=str(truth))
+    result, report = judge("first", *FAST, truth=str(small.published("cls")))
     assert result.ret == 0
     result.assert_outcomes(passed=5, deselected=result.parseoutcomes()["deselected"])
-    said = "the reference is the model: worst cosine 1.000000, by encode()"
-    result.stdout.fnmatch_lines([f"*threads: *; {said}; texts cut at 16 tokens by `seq_len`*"])
+    said = "the reference is the model: worst cosine 1.000000"
+    result.stdout.fnmatch_lines(
+        [f"*threads: *; {said}, by encode(); texts cut at 16 tokens by `seq_len`*"]
+    )
     assert [found["truth"]["judgement"]["verdict"] for found in report["results"]] == ["pass"] * 2
     assert said in (pytester.path / "report.md").read_text()
 
 
 def test_a_file_that_is_not_the_model_blocks_every_engine(judge, small, pytester):
-    onnx, truth = small.exported("mean"), small.published("cls")
-    result, report = judge("-v", *FAST, onnx=str(onnx), truth=str(truth))
+    result, report = judge("mean", "-v", *FAST, truth=str(small.published("cls")))
     assert result.ret == 10
     said = "the file pools by mean, the model by the first token (1_Pooling/config.json)"
     result.stdout.fnmatch_lines(
@@ -303,15 +323,14 @@ def test_a_file_that_is_not_the_model_blocks_every_engine(judge, small, pytester
 
 
 def test_it_fails_too_where_its_test_is_left_out(judge, small):
-    onnx, truth = small.exported("mean"), small.published("cls")
-    result, report = judge("-k", "independent", onnx=str(onnx), truth=str(truth))
+    result, report = judge("mean", "-k", "independent", truth=str(small.published("cls")))
     result.assert_outcomes(passed=2, deselected=result.parseoutcomes()["deselected"])
     assert result.ret == 10
     assert {found["embedding_verdict"] for found in report["results"]} == {"fail"}
 
 
 def test_a_file_without_a_truth_is_taken_as_the_model(judge, small):
-    result, report = judge("-rs", *FAST, onnx=str(small.exported("mean")))
+    result, report = judge("mean", "-rs", *FAST)
     assert result.ret == 0
     said = "the file is taken as the model: no `truth` in its table"
     result.stdout.fnmatch_lines([f"*SKIPPED*{said}*"])
@@ -329,11 +348,10 @@ def test_an_export_that_is_stale_is_not_its_factory(small, tmp_path, monkeypatch
         "        return (self.words(ids) * mask.unsqueeze(-1)).sum(1) * GAIN + GAIN\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    import stale_encoder
-
+    stale_encoder = importlib.import_module("stale_encoder")
     spec = ModelSpec("mine", Kind.FACTORY, "stale_encoder:Words", seq_len=LENGTH)
     store, workload = Store(tmp_path / "cache"), small.workload()
-    then = truth_of(spec, store, workload)
+    then = truth_at(spec, store.root, workload)
     monkeypatch.setattr(stale_encoder, "GAIN", 2.0)
     found = judged_by_truth(spec, store, workload, then.embeddings, nothing)
     assert found.judgement.verdict is Verdict.FAIL
@@ -342,3 +360,20 @@ def test_an_export_that_is_stale_is_not_its_factory(small, tmp_path, monkeypatch
 
 def nothing(_task):
     return contextlib.nullcontext()
+
+
+def test_a_model_is_judged_right_before_its_engines(pytester, load_tiny):
+    """So that its reference is prepared once, whatever order pytest finds the tests in."""
+    load_tiny.write_tiny_onnx(pytester.path / "tiny.onnx")
+    table = 'onnx = "tiny.onnx"\nvocab_size = 200\nseq_len = 8\n'
+    tables = (f"[tool.enginegate.models.{name}]\n{table}" for name in ("a", "b"))
+    pytester.makepyprojecttoml("\n".join(["[tool.enginegate]", 'model = ["a", "b"]', *tables]))
+    result = pytester.runpytest_inprocess(
+        f"--rootdir={pytester.path}",
+        *("--pyargs", "enginegate.suite", "--precision=fp32,fp16", "--collect-only", "-q"),
+        *("-k", "reference_is or same_embeddings"),
+    )
+    found = [line.partition("[")[2] for line in result.outlines if "::" in line]
+    models = [name.partition("]")[0].partition("-")[0] for name in found]
+    assert models == ["a", "a", "a", "b", "b", "b"]
+    assert [found[0], found[3]] == ["a]", "b]"]

@@ -116,8 +116,8 @@ def _located(spec: ModelSpec, store: Store) -> tuple[ModelSpec, "sources.Source"
 def _as_its_folder_says(
     spec: ModelSpec, source: "sources.Source"
 ) -> tuple[ModelSpec, "sources.Source"]:
-    """A transformers folder with a pipeline beside it is what sentence-transformers makes of it."""
-    if not isinstance(source, Path) or not (source / MODULES).is_file():
+    """A folder with `modules.json` is what sentence-transformers makes of it, but for a head."""
+    if not isinstance(source, Path) or not (source / MODULES).is_file() or spec.head is not None:
         return spec, source
     if find_spec("sentence_transformers") is None:
         raise ModelError(
@@ -140,7 +140,8 @@ def _key(spec: ModelSpec, source: Path | None, workload: Workload) -> dict[str, 
 
 def _asked_length(spec: ModelSpec, workload: Workload) -> int | None:
     """Tokens that texts are cut at by the table of the model; None where its own files decide."""
-    return spec.seq_len if spec.seq_len == workload.shape[1] else None
+    width = workload.shape[1]
+    return width if spec.seq_len in (None, width) else None
 
 
 def _tokenizer_of(spec: ModelSpec, source: Path | None) -> Path | None:

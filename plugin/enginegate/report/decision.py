@@ -8,6 +8,8 @@ from enginegate.report.table import engine_name, worst_change
 from enginegate.results import HASHED, Result
 from enginegate.verdicts import Verdict
 
+_NO_MODEL = "the reference is not the model"
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -88,7 +90,8 @@ def held(found: Decided) -> Decided:
 def _findings(result: Result) -> Iterator[Finding]:
     if result.truth and (faults := result.truth.faults):
         step = "mend the file or its table by the cause that is named"
-        yield Finding(Decision.BLOCK, "the reference is not the model", "; ".join(faults), step)
+        said = "; ".join(fault.removeprefix(f"{_NO_MODEL}: ") for fault in faults)
+        yield Finding(Decision.BLOCK, _NO_MODEL, said, step)
     yield _embeddings(result)
     yield from _stand_ins(result)
     yield from _flags(result)

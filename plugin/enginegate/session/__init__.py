@@ -37,6 +37,7 @@ from enginegate.session.leftovers import sweep_leftovers
 from enginegate.session.preparation import Preparation, Progress, Reference, context_of
 from enginegate.session.recorder import Recorder
 from enginegate.session.served import load_engine, serve_engine, served_result
+from enginegate.session.truth import judged_reference
 from enginegate.speed import (
     Measured,
     Rig,
@@ -49,8 +50,8 @@ from enginegate.speed import (
 from enginegate.verdicts import Refresh
 
 __all__ = [
-    "Progress", "Recorder", "Reference", "Session", "diagnosed", "finish_run", "load_engine",
-    "open_session", "repaired_engine", "serve_engine", "served_result",
+    "Progress", "Recorder", "Reference", "Session", "diagnosed", "finish_run", "judged_reference",
+    "load_engine", "open_session", "repaired_engine", "serve_engine", "served_result",
 ]  # fmt: skip
 
 _SERVED = 4  # replicates of the screening of a served engine: each loads all models anew
@@ -89,12 +90,6 @@ class Session:
     seed: int
     rng: random.Random
     condition: Mapping[str, Any] = field(default_factory=describe_machine)
-
-    def reference(self, model: Exported, workload: Workload) -> Reference:
-        """The model's reference, judged by its truth; that no engine may ship by it is recorded."""
-        found = self.prepare.reference(model, workload)
-        self.recorder.judge_reference(model.spec.name, found.truth)
-        return found
 
     def start(
         self,

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +17,21 @@ from enginegate.accuracy import (
 )
 from enginegate.cache import Store
 from enginegate.engines import Embeddings
-from enginegate.models import ModelSpec, Truth, Workload, find_cause, parts_of, truth_of
+from enginegate.models import Exported, ModelSpec, Truth, Workload, find_cause, parts_of, truth_of
 from enginegate.verdicts import Judgement, Verdict
 
+if TYPE_CHECKING:
+    from enginegate.session import Session
+    from enginegate.session.preparation import Reference
+
 _TEXTS = 16  # a cause is sought by; each of about 50 changes embeds them all
+
+
+def judged_reference(session: "Session", model: Exported, workload: Workload) -> "Reference":
+    """The model's reference; recorded whether it is the model, by which no engine may ship else."""
+    found = session.prepare.reference(model, workload)
+    session.recorder.judge_reference(model.spec.name, found.truth)
+    return found
 
 
 def judged_by_truth(

@@ -7,7 +7,7 @@ from enginegate.report.numbers import NOTHING, shares, size
 from enginegate.report.page import Row, Section, Table
 from enginegate.report.saved_run import SavedRun
 from enginegate.report.table import engine_name
-from enginegate.results import Result
+from enginegate.results import Context, Result
 
 _HASH_DIGITS = 12
 _EXECUTED = (
@@ -52,15 +52,14 @@ def _ran(run: SavedRun, result: Result) -> Row:
 
 def _origins(results: Sequence[Result]) -> Table:
     groups = [list(members) for _, members in groupby(results, key=lambda r: r.variant.model)]
-    columns = [_context(members[0]) for members in groups]
+    columns = [_context(members[0].context) for members in groups]
     rows = zip(*columns, strict=True)
     header = ("", *(members[0].variant.model for members in groups))
     named = ((row[0][0], *(value for _, value in row)) for row in rows)
     return Table("Where model and texts come from", header, tuple(named))
 
 
-def _context(result: Result) -> tuple[tuple[str, str], ...]:
-    context = result.context
+def _context(context: Context) -> tuple[tuple[str, str], ...]:
     return (
         ("weights", context.weights),
         ("model, SHA-256", context.model_sha256[:_HASH_DIGITS]),
@@ -68,7 +67,6 @@ def _context(result: Result) -> tuple[tuple[str, str], ...]:
         ("texts", f"{context.workload}, {context.texts} x {context.seq_len} tokens"),
         ("tokens, SHA-256", context.workload_sha256[:_HASH_DIGITS]),
         ("reference", context.reference),
-        ("truth", result.truth.text if result.truth else NOTHING),
         ("threads of each engine", str(context.threads)),
         ("timed by", context.method),
         ("timed beside", context.against or "the reference"),
