@@ -53,6 +53,7 @@ class Gate:
         accuracy, verdict = self._result.accuracy, self._result.delta_verdict
         fails = verdict is Verdict.FAIL
         reasons = [*self._result.flags, *(accuracy.judgement.reasons if accuracy else ())]
+        reasons += self._result.doubts
         if fails and self._result.blame is None:
             reasons.append("--gate-blame says which layers do it")
         text = f"{self._result.variant.id}: {verdict}: {'; '.join(reasons)}"
@@ -65,7 +66,9 @@ class Gate:
             pytest.skip(shown(f"{name}: not probed, its embeddings are wrong"))
         found = accuracy.invariance
         verdict = Verdict.FAIL if found.broken else Verdict.PASS
-        text = f"{name}: {verdict}: {'; '.join(filter(None, [found.broken, *found.skipped]))}"
+        doubts = self._result.doubts if found.broken else ()
+        reasons = filter(None, [found.broken, *doubts, *found.skipped])
+        text = f"{name}: {verdict}: {'; '.join(reasons)}"
         self._conclude(verdict, text, fails=verdict is Verdict.FAIL)
 
     def check_speed(self, measured: "Measured | Unchanged") -> None:

@@ -149,9 +149,11 @@ def profiled(
     events += [event for event in written if event["name"].endswith(_KERNEL)]
 
 
-def run_onnx(path: Path, batch: Batch) -> Embeddings:
+def run_onnx(path: Path, batch: Batch, *, optimised: bool = True) -> Embeddings:
     """Run an exported model once in fp32 and return its first output, float32 [batch, dim]."""
     options = _session_options(threads=0, profile=None)
+    if not optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(str(path), options, providers=list(_PROVIDERS))
     return np.asarray(session.run(None, dict(batch))[0], dtype=np.float32)
 

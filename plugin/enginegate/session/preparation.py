@@ -57,6 +57,7 @@ from enginegate.models import (
     tokenize_with,
 )
 from enginegate.results import Context, Provenance
+from enginegate.session.opinions import second_opinions
 from enginegate.speed import (
     CANDIDATE,
     CONTROL,
@@ -80,10 +81,12 @@ class Reference:
     Attributes:
         engine: loaded.
         embeddings: of the evaluation texts, float32 [texts, dim].
+        doubts: what is known against it; usually nothing.
     """
 
     engine: Engine
     embeddings: Embeddings
+    doubts: tuple[str, ...] = ()
 
 
 class Preparation:
@@ -121,8 +124,9 @@ class Preparation:
         with self._progress(f"reference of {model.spec.name}"):
             engine = self.open_reference(model, workload)
             embeddings = self._reference_embeddings(engine, model, workload.evaluation)
-        check_sane(embeddings, f"the reference of {model.spec.name}")
-        return Reference(engine, embeddings)
+            check_sane(embeddings, f"the reference of {model.spec.name}")
+            doubts = second_opinions(self.store, engine, model, workload, embeddings)
+        return Reference(engine, embeddings, doubts)
 
     def own_texts(self, model: Exported, reference: Reference) -> UserTexts | None:
         """The user's own data, embedded by the reference; None if there is none."""
