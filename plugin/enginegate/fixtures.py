@@ -154,7 +154,8 @@ def result(
 
     started = enginegate.start(built, engine.executed, exported, workload)
     sizes = {size: workload.batch(size) for size in enginegate.options.batches}
-    opened = dataclasses.replace(started, gpu=gpu_times(engine, sizes))
+    notes = (*started.notes, *reference.doubts)
+    opened = dataclasses.replace(started, gpu=gpu_times(engine, sizes), notes=notes)
     builds = enginegate.prepare.rebuilds(built, exported, workload)
     judged = enginegate.judge_embeddings(opened, embeddings, embedding_judge, engine, builds)
     return diagnosed(enginegate, judged, built, exported, workload, embeddings, reference)

@@ -91,7 +91,7 @@ class Gate(_Concluding):
         fails = verdict is Verdict.FAIL
         of_reference = result.truth.faults if result.truth else ()
         own = accuracy.judgement.reasons if accuracy else ()
-        reasons = [*of_reference, *result.flags, *own]
+        reasons = [*of_reference, *result.flags, *own, *result.doubts]
         if fails and not of_reference and result.blame is None:
             reasons.append("--gate-blame says which layers do it")
         text = f"{result.variant.id}: {verdict}: {'; '.join(reasons)}"
@@ -104,7 +104,9 @@ class Gate(_Concluding):
             pytest.skip(for_terminal(f"{name}: not probed, its embeddings are wrong"))
         found = accuracy.invariance
         verdict = Verdict.FAIL if found.broken else Verdict.PASS
-        text = f"{name}: {verdict}: {'; '.join(filter(None, [found.broken, *found.skipped]))}"
+        doubts = self._result.doubts if found.broken else ()
+        reasons = filter(None, [found.broken, *doubts, *found.skipped])
+        text = f"{name}: {verdict}: {'; '.join(reasons)}"
         self._conclude(verdict, text, fails=verdict is Verdict.FAIL)
 
     def check_speed(self, measured: "Measured | Unchanged") -> None:

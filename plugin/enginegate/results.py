@@ -13,6 +13,7 @@ from enginegate.variants import Variant
 from enginegate.verdicts import Verdict
 
 HASHED = "hashed words"  # a tokenizer that stands for one that was not at hand
+DOUBT = "the reference is in doubt: "  # before notes against it
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,18 @@ class Result:
         return "concurrency" if self.variant.served else "batch"
 
     @property
+    def doubts(self) -> tuple[str, ...]:
+        """What is known against the reference itself, of the notes."""
+        return tuple(note for note in self.notes if note.startswith(DOUBT))
+
+    @property
     def embedding_verdict(self) -> Verdict:
         """Verdict on the embeddings, and on whether they depend on their batch."""
         return Verdict.FAIL if self.faults else self.delta_verdict
 
     @property
     def delta_verdict(self) -> Verdict:
-        """Verdict on the embeddings; flagged also where something else ran than was asked for.
+        """Verdict on the embeddings; flagged also where something else ran, or one may doubt.
 
         FAIL where the reference they are compared with is not the model.
         """
@@ -149,7 +155,7 @@ class Result:
             return Verdict.FAIL
         if self.accuracy is None:
             return Verdict.NOT_MEASURED
-        if self.accuracy.judgement.verdict is Verdict.PASS and self.flags:
+        if self.accuracy.judgement.verdict is Verdict.PASS and (self.flags or self.doubts):
             return Verdict.FLAGGED
         return self.accuracy.judgement.verdict
 

@@ -72,7 +72,13 @@ def unspoiled(engine):
 def torch_loaded():
     """Load torch once for all runs inside this process: it cannot be unloaded and loaded again."""
     import sentence_transformers  # noqa: F401
+    import torch._dynamo.package
+    import torch._dynamo.pgo
+    import torch._functorch._aot_autograd.autograd_cache
+    import torch._inductor.codecache
+    import torch._inductor.inductor_prims
     import torch._inductor.output_code
+    import torch._inductor.runtime.autotune_cache
     import torch.onnx._internal.exporter  # noqa: F401
     from transformers import AutoConfig, AutoModel, AutoTokenizer  # noqa: F401
 

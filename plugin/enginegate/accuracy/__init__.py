@@ -5,7 +5,7 @@ from enginegate.accuracy.deltas import Deltas, check_sane
 from enginegate.accuracy.judge import Accuracy, EmbeddingJudge, with_ranges
 from enginegate.accuracy.limits import Limits, limits_for
 from enginegate.accuracy.retrieval import Retrieval, WorstText, shortened
-from enginegate.accuracy.stability import Determinism, Invariance
+from enginegate.accuracy.stability import Determinism, Invariance, Probe, probe_stability
 from enginegate.accuracy.truth import (
     AgainstTruth,
     against_truth,
@@ -17,7 +17,7 @@ from enginegate.accuracy.user_texts import UserData, UserTexts
 
 __all__ = [
     "Accuracy", "AgainstTruth", "Deltas", "Determinism", "EmbeddingJudge", "Invariance", "Limits",
-    "Retrieval", "UserData", "UserTexts", "WorstText", "against_truth", "apart", "check_sane",
-    "limits_for", "read_collection", "read_pairs", "shortened", "taken_as_model", "telling_rows",
-    "with_ranges",
+    "Probe", "Retrieval", "UserData", "UserTexts", "WorstText", "against_truth", "apart",
+    "check_sane", "limits_for", "probe_stability", "read_collection", "read_pairs", "shortened",
+    "taken_as_model", "telling_rows", "with_ranges",
 ]  # fmt: skip

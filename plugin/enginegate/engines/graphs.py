@@ -47,7 +47,7 @@ class Pair:
     @functools.cached_property
     def _halves(self) -> Mapping[str, int]:
         """Values that the graph holds in half precision or rounded to it, with that type."""
-        return self._typed | {n: self._typed[half] for n, half in self._rounded.items()}
+        return dict(self._typed) | {n: self._typed[half] for n, half in self._rounded.items()}
 
     @functools.cached_property
     def _typed(self) -> Mapping[str, int]:

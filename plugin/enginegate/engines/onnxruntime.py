@@ -176,14 +176,18 @@ def profiled(
     events += [event for event in written if event["name"].endswith(_KERNEL)]
 
 
-def run_onnx(path: Path, batch: Batch) -> Embeddings:
+def run_onnx(path: Path, batch: Batch, *, optimised: bool = True) -> Embeddings:
     """Run an exported model once in fp32 and return its first output, float32 [batch, dim]."""
-    return np.asarray(session_of(path).run(None, dict(batch))[0], dtype=np.float32)
+    return np.asarray(
+        session_of(path, optimised=optimised).run(None, dict(batch))[0], dtype=np.float32
+    )
 
 
-def session_of(path: Path) -> Any:
+def session_of(path: Path, *, optimised: bool = True) -> Any:
     """A session of an ONNX file, not profiled."""
     options = _session_options(threads=0, profile=None)
+    if not optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(str(path), options, providers=list(_PROVIDERS))
 
 

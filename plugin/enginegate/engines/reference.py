@@ -13,8 +13,11 @@ def open_reference(model: Exported, probe: Batch, threads: int) -> Engine:
     return open_onnx(model.onnx, model.output, probe, threads)
 
 
-def run_reference(path: Path, batch: Batch) -> Embeddings:
-    """The first output of an ONNX file for one batch, float32 [batch, dim]."""
+def run_reference(path: Path, batch: Batch, *, optimised: bool = True) -> Embeddings:
+    """The first output of an ONNX file for one batch, float32 [batch, dim].
+
+    `optimised`: the runtime may change the graph, as it does for every engine of its own.
+    """
     from enginegate.engines.onnxruntime import run_onnx
 
-    return run_onnx(path, batch)
+    return run_onnx(path, batch, optimised=optimised)

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from enginegate.errors import WorkloadError
 from enginegate.files import parse_json, read_text, reading
 
-Tokens = npt.NDArray[np.int64] | npt.NDArray[np.int32]
+Tokens = npt.NDArray[np.integer[Any]]  # int64, or int32 where a model's inputs are
 Batch = Mapping[str, Tokens]
 Tokenize = Callable[[Sequence[str]], tuple[Tokens, Tokens, Tokens]]  # ids, mask, token types
 
@@ -159,8 +160,10 @@ def make_batch(
 ) -> dict[str, Tokens]:
     """Tokenised texts, named as the ONNX inputs are named, in the types that they take."""
     roles = _by_role(*tokenize(texts))
-    types = {name: np.int32 if name in int32 else np.int64 for name in inputs}
-    return {name: roles[role].astype(types[name]) for name, role in inputs.items()}
+    return {
+        name: roles[role].astype(np.int32) if name in int32 else roles[role].astype(np.int64)
+        for name, role in inputs.items()
+    }
 
 
 def _by_role(ids: Tokens, mask: Tokens, types: Tokens) -> dict[str, Tokens]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from enginegate.report.page import GRAVEST, MAY_SHIP, Decided, Decision
 from enginegate.report.table import engine_name, worst_change
-from enginegate.results import HASHED, Result
+from enginegate.results import DOUBT, HASHED, Result
 from enginegate.verdicts import Verdict
 
 _NO_MODEL = "the reference is not the model"
@@ -95,6 +95,9 @@ def _findings(result: Result) -> Iterator[Finding]:
     yield _embeddings(result)
     yield from _stand_ins(result)
     yield from _flags(result)
+    for doubt in result.doubts:
+        step = "look at the model's file, or try another version of the runtime"
+        yield Finding(Decision.HOLD, "the reference is in doubt", doubt.removeprefix(DOUBT), step)
     if result.repair:
         yield _repaired(result)
     if result.embedding_verdict is not Verdict.FAIL:

@@ -62,6 +62,7 @@ from enginegate.models import (
     tokenize_with,
 )
 from enginegate.results import HASHED, Context, Provenance
+from enginegate.session.opinions import second_opinions
 from enginegate.session.truth import judged_by_truth
 from enginegate.speed import (
     CANDIDATE,
@@ -87,11 +88,13 @@ class Reference:
         engine: loaded.
         embeddings: of the evaluation texts, float32 [texts, dim].
         truth: whether it is the model; None where that was not asked.
+        doubts: what is known against it; usually nothing.
     """
 
     engine: Engine
     embeddings: Embeddings
     truth: AgainstTruth | None = None
+    doubts: tuple[str, ...] = ()
 
 
 class Preparation:
@@ -129,11 +132,12 @@ class Preparation:
         with self._progress(f"reference of {model.spec.name}"):
             engine = self.open_reference(model, workload)
             embeddings = self._reference_embeddings(engine, model, workload.evaluation)
-        check_sane(embeddings, f"the reference of {model.spec.name}")
+            check_sane(embeddings, f"the reference of {model.spec.name}")
+            doubts = second_opinions(self.store, engine, model, workload, embeddings)
         if self._options.save_engines:
-            return Reference(engine, embeddings)
+            return Reference(engine, embeddings, None, doubts)
         given = (model.spec, self.store, workload, embeddings, self._progress)
-        return Reference(engine, embeddings, judged_by_truth(*given))
+        return Reference(engine, embeddings, judged_by_truth(*given), doubts)
 
     def own_texts(self, model: Exported, reference: Reference) -> UserTexts | None:
         """The user's own data, embedded by the reference; None if there is none."""
