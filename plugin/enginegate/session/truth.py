@@ -17,7 +17,16 @@ from enginegate.accuracy import (
 )
 from enginegate.cache import Store
 from enginegate.engines import Embeddings
-from enginegate.models import Exported, ModelSpec, Truth, Workload, find_cause, parts_of, truth_of
+from enginegate.models import (
+    Exported,
+    ModelSpec,
+    Say,
+    Truth,
+    Workload,
+    find_cause,
+    parts_of,
+    truth_of,
+)
 from enginegate.verdicts import Judgement, Verdict
 
 if TYPE_CHECKING:
@@ -39,7 +48,7 @@ def judged_by_truth(
     store: Store,
     workload: Workload,
     reference: Embeddings,
-    progress: Callable[[str], AbstractContextManager[None]],
+    progress: Callable[[str], AbstractContextManager[Say]],
 ) -> AgainstTruth:
     """The reference's embeddings [texts, dim] beside the truth's. Raises ModelError."""
     with progress(f"truth of {spec.name}"):
