@@ -96,7 +96,7 @@ class Options:
 
     @property
     def beside(self) -> str:
-        """What to measure beside, in words; empty for the reference."""
+        """The other side of the measurement, in words; empty for the reference."""
         python = f"libraries of {self.against_python}" if self.against_python else ""
         return " with the ".join(part for part in (self.against, python) if part)
 
@@ -114,7 +114,7 @@ class Options:
         return [*self.selection, *named, *allowed, "-p", "no:cacheprovider", "-q"]
 
     def fails(self, verdict: Verdict) -> bool:
-        """Whether a test with this verdict on its speed fails."""
+        """Tell if a test with this verdict on its speed fails."""
         if self.gate in (GateLevel.WARN, GateLevel.OFF):
             return False
         if verdict is Verdict.REGRESSED:

@@ -157,7 +157,7 @@ class ServeOptions:
 
 
 def _refuse_unfit(config: pytest.Config, *, running: bool) -> None:
-    """What cannot be had of served engines, and of a server that runs already."""
+    """Refuse what cannot be had of served engines, and of a server that runs already."""
     never = ["against_python", "calibrate"]
     theirs = ["max_batch_size", "preferred_batch_sizes", "max_queue_delay_us", "instances"]
     theirs += ["against", "refresh_baselines"]
