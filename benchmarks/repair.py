@@ -30,7 +30,7 @@ from planting import MINILM, Subject, subject_of
 from enginegate.accuracy.bootstrap import mean_interval
 from enginegate.accuracy.retrieval import Vectors, recall, similarities
 from enginegate.diagnostics.layers.rebuild import BLAME_TEXTS, Rebuilder
-from enginegate.diagnostics.layers.search import by_worth, damage, rank
+from enginegate.diagnostics.layers.search import by_worth, embedding_error, rank
 from enginegate.engines import Engine
 from enginegate.engines.api import embed_all
 from enginegate.engines.registry import get_backend
@@ -65,7 +65,7 @@ def rank_layers(subject: Subject, file: Path) -> None:
     rebuilder = Rebuilder(backend, keeping, subject.workload, subject.threads)
     layers, expected = read_layers(subject.model.onnx), subject.expected()[:BLAME_TEXTS]
     blamed = rank(layers, keeping.touched, rebuilder.embed, expected, every=True)
-    whole = damage(rebuilder.embed(frozenset()), expected)
+    whole = embedding_error(rebuilder.embed(frozenset()), expected)
     order = [layer.name for layer in by_worth(layers, blamed, whole)]
     names = {found.layer for found in blamed}
     rest = [layer.name for layer in layers if layer.name in names and layer.name not in order]
@@ -119,7 +119,7 @@ def measure(subject: Subject, file: Path) -> list[Row]:
     return [
         Row(
             name,
-            damage(vectors, expected),
+            embedding_error(vectors, expected),
             recall(similarities(Vectors(vectors)), wanted, NEAR),
             float(np.median(turns[name])),
         )

@@ -68,6 +68,11 @@ def unspoiled(engine):
 """
 
 
+def pytest_collection_modifyitems(items):
+    """What takes long begins first: else one worker ends long after the other."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def torch_loaded():
     """Load torch once for all runs inside this process: it cannot be unloaded and loaded again."""

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from enginegate.cache import Store
 from enginegate.diagnostics.layers.diagnosis import blame_layers
 from enginegate.diagnostics.layers.rebuild import BLAME_TEXTS, rebuilder_of
-from enginegate.diagnostics.layers.search import damage
+from enginegate.diagnostics.layers.search import embedding_error
 from enginegate.engines.build import build_engine
 from enginegate.engines.graphs import Pair
 from enginegate.engines.onnxruntime import open_onnx, run_onnx
@@ -49,7 +49,7 @@ class Suspect:
         diagnosis = blame_layers(self.rebuilder, read_layers(exported.onnx), found, reference)
         assert diagnosis.layers is not None
         self.layers, self.notes = diagnosis.layers, diagnosis.notes
-        self.damage = damage(found, reference)
+        self.damage = embedding_error(found, reference)
 
 
 def build(tmp_path, exported, workload, backend, precision):
@@ -119,13 +119,13 @@ def test_layers_are_matched_by_name_group_and_wildcard(exported):
         matching(layers, ["block 7"])
 
 
-def test_damage_is_one_minus_cosine_sees_a_gain_and_survives_nan():
+def test_the_embedding_error_is_one_minus_cosine_sees_a_gain_and_survives_nan():
     reference = np.eye(4)
     turned = np.eye(4)[[1, 0, 2, 3]]
-    assert damage(turned, reference) == pytest.approx(0.5)
-    assert damage(1.1 * reference, reference) == pytest.approx(0.005)
-    assert damage(np.where(reference == 1, np.nan, 0), reference) == 1
-    assert damage(reference, reference) == 0
+    assert embedding_error(turned, reference) == pytest.approx(0.5)
+    assert embedding_error(1.1 * reference, reference) == pytest.approx(0.005)
+    assert embedding_error(np.where(reference == 1, np.nan, 0), reference) == 1
+    assert embedding_error(reference, reference) == 0
 
 
 LOW = [
@@ -143,9 +143,9 @@ def test_all_kept_is_the_reference_and_none_is_the_engine(
     suspect = Suspect(built, exported, workload)
     reference = run_onnx(exported.onnx, take(workload.evaluation, slice(BLAME_TEXTS)))
     touched = suspect.rebuilder.keeping.touched
-    whole = damage(suspect.rebuilder.embed(frozenset()), reference)
+    whole = embedding_error(suspect.rebuilder.embed(frozenset()), reference)
     assert whole == pytest.approx(suspect.damage, rel=1e-3)
-    assert damage(suspect.rebuilder.embed(touched), reference) < 1e-3 * whole
+    assert embedding_error(suspect.rebuilder.embed(touched), reference) < 1e-3 * whole
     assert suspect.layers
     assert not any("stale" in note for note in suspect.notes)
 

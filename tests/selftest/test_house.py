@@ -15,7 +15,7 @@ HEAVY = (
     "torch transformers sentence_transformers onnxruntime openvino nncf tensorrt pycuda "
     "tritonclient jinja2 vl_convert jsonschema cattrs"
 )
-NOT_BELOW = f"{HEAVY} onnx scipy"  # of what lies on a server too, or in another interpreter
+NOT_BELOW = f"{HEAVY} onnx scipy pytest"  # of what lies on a server too, or in another interpreter
 FACES = {
     "config": f"{NOT_BELOW} numpy",
     "machine": f"{NOT_BELOW} numpy",

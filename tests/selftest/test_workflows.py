@@ -16,6 +16,7 @@ from tests.selftest.test_docs import ROOT, clone, installs_what_there_is, script
 from enginegate.cli import main
 from enginegate.engines.registry import REGISTERED
 
+pytestmark = pytest.mark.slow
 ELSEWHERE = ("--gate-serve", "selftest", "--require-gpu")
 
 

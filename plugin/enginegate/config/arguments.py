@@ -1,9 +1,7 @@
 """Every option, once: for pytest's parser, for the reading and for the tables of the docs."""
 
 from collections.abc import Iterable
-from typing import Any
-
-import pytest
+from typing import TYPE_CHECKING, Any
 
 from enginegate.config.serving import Arrivals, Driver, slo
 from enginegate.config.settings import (
@@ -22,6 +20,9 @@ from enginegate.config.settings import (
 )
 from enginegate.variants import Precision
 from enginegate.verdicts import GateLevel, Refresh
+
+if TYPE_CHECKING:
+    import pytest
 
 # fmt: off
 GATE = (
@@ -100,7 +101,7 @@ _VALUED = {option.flag for option in (*GATE, *SERVING) if option.metavar}
 PRECISION = "--precision"
 
 
-def add_options(parser: pytest.Parser) -> None:
+def add_options(parser: "pytest.Parser") -> None:
     """Add the plugin's options to pytest's."""
     for name, title, options in _GROUPS:
         group = parser.getgroup(name, title)
@@ -108,8 +109,10 @@ def add_options(parser: pytest.Parser) -> None:
             group.addoption(option.flag, **_described(option))
 
 
-def add_precision(parser: pytest.Parser) -> None:
+def add_precision(parser: "pytest.Parser") -> None:
     """Add `--precision`, unless another plugin or a conftest.py has it."""
+    import pytest
+
     try:
         _, unknown = parser.parse_known_and_unknown_args([f"{PRECISION}={Precision.FP32}"])
     except pytest.UsageError:  # theirs takes no such value

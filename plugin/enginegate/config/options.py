@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 from enginegate.config.arguments import GATE, SERVING
 from enginegate.config.serving import ServeOptions
 from enginegate.config.settings import Settings, given, mapping, read_table, refuse_unknown
@@ -16,6 +14,8 @@ from enginegate.variants import Precision, Variant, parse_precisions, plan
 from enginegate.verdicts import GateLevel, Refresh, Verdict
 
 if TYPE_CHECKING:
+    import pytest
+
     from enginegate.models import ModelSpec
 
 UNNAMED_MODEL = "model"  # the plan's name for a model that only a `model` fixture defines
@@ -97,7 +97,7 @@ class Options:
 
     @property
     def beside(self) -> str:
-        """What to measure beside, in words; empty for the reference."""
+        """The other side of the measurement, in words; empty for the reference."""
         python = f"libraries of {self.against_python}" if self.against_python else ""
         return " with the ".join(part for part in (self.against, python) if part)
 
@@ -115,7 +115,7 @@ class Options:
         return [*self.selection, *named, *allowed, "-p", "no:cacheprovider", "-q"]
 
     def fails(self, verdict: Verdict) -> bool:
-        """Whether a test with this verdict on its speed fails."""
+        """Tell if a test with this verdict on its speed fails."""
         if self.gate in (GateLevel.WARN, GateLevel.OFF):
             return False
         if verdict is Verdict.REGRESSED:
@@ -127,7 +127,7 @@ class Options:
         return strictly or verdict is Verdict.INVALID
 
     @classmethod
-    def from_config(cls, config: pytest.Config) -> "Options":
+    def from_config(cls, config: "pytest.Config") -> "Options":
         """Read pytest's configuration. Raises OptionError for whatever is wrong in it."""
         from enginegate.models import specs_from
 
@@ -171,7 +171,7 @@ def _models(
     return models
 
 
-def _selection(config: pytest.Config) -> Iterator[str]:
+def _selection(config: "pytest.Config") -> Iterator[str]:
     """Files, folders and packages of tests, whole: a test's id may be another elsewhere."""
     yield from ["--pyargs"] if config.option.pyargs else []
     yield from (f"-p{name}" for name in config.option.plugins)
@@ -185,7 +185,7 @@ def _folded(names: tuple[str, ...]) -> list[str]:
     return [name.casefold() for name in dict.fromkeys(names)]
 
 
-def _strict(config: pytest.Config) -> bool:
+def _strict(config: "pytest.Config") -> bool:
     """Pytest's own `strict`: a setting from version 9 on, before that an option only."""
     try:
         return bool(config.getini("strict"))

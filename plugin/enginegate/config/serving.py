@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
-
-import pytest
 
 from enginegate.config.settings import (
     Option,
@@ -21,6 +19,9 @@ from enginegate.config.settings import (
     text,
 )
 from enginegate.errors import OptionError
+
+if TYPE_CHECKING:
+    import pytest
 
 EMBEDDED = "triton"
 _PORT_DIGITS, _MOST_PORT = 5, 65535
@@ -156,8 +157,8 @@ class ServeOptions:
         )
 
 
-def _refuse_unfit(config: pytest.Config, *, running: bool) -> None:
-    """What cannot be had of served engines, and of a server that runs already."""
+def _refuse_unfit(config: "pytest.Config", *, running: bool) -> None:
+    """Refuse what cannot be had of served engines, and of a server that runs already."""
     never = ["against_python", "calibrate"]
     theirs = ["max_batch_size", "preferred_batch_sizes", "max_queue_delay_us", "instances"]
     theirs += ["against", "refresh_baselines"]

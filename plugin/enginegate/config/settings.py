@@ -6,12 +6,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
-
-import pytest
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from enginegate.errors import OptionError
 from enginegate.files import read_text, reading
+
+if TYPE_CHECKING:
+    import pytest
 
 Number = TypeVar("Number", int, float)
 
@@ -70,7 +71,7 @@ def _dest_of(name: str) -> str:
     return f"enginegate_{name}"
 
 
-def given(config: pytest.Config, name: str) -> Any:
+def given(config: "pytest.Config", name: str) -> Any:
     """The value of an option on the command line; None if it was not given."""
     return config.getoption(_dest_of(name), None)
 
@@ -79,7 +80,7 @@ def given(config: pytest.Config, name: str) -> Any:
 class Settings:
     """Where values come from: the command line, which wins, and a table of pyproject.toml."""
 
-    config: pytest.Config
+    config: "pytest.Config"
     options: Collection[Option]
     table: Mapping[str, Any]
 
@@ -183,7 +184,7 @@ def number(flag: str, value: Any, kind: type[Number]) -> Number:
     return found
 
 
-def read_table(config: pytest.Config) -> Mapping[str, Any]:
+def read_table(config: "pytest.Config") -> Mapping[str, Any]:
     """`[tool.enginegate]` of the root folder's pyproject.toml; empty if there is none.
 
     Raises OptionError for a file that cannot be read.
@@ -191,12 +192,12 @@ def read_table(config: pytest.Config) -> Mapping[str, Any]:
     return mapping(_tools(config), "enginegate")
 
 
-def opted_in(config: pytest.Config) -> bool:
+def opted_in(config: "pytest.Config") -> bool:
     """`[tool.enginegate]` is in the root folder's pyproject.toml. Raises OptionError as above."""
     return "enginegate" in _tools(config)
 
 
-def _tools(config: pytest.Config) -> Mapping[str, Any]:
+def _tools(config: "pytest.Config") -> Mapping[str, Any]:
     path = config.rootpath / "pyproject.toml"
     if not path.exists():
         return {}

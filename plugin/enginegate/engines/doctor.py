@@ -73,7 +73,7 @@ def _backend(name: str) -> Finding:
 
 
 def _extra(extra: str) -> Finding:
-    """What an extra brings, as this package's own metadata names it."""
+    """The packages that an extra brings, as this package's own metadata names it."""
     name, purpose = f"extra {extra}", f"for {_EXTRAS.get(extra, extra)}"
     found = {each: installed_version(each.name) for each in _brought_by(extra)}
     if missing := [str(each.name) for each, version in found.items() if version is None]:

@@ -189,7 +189,7 @@ class RunOutput:
 
     @contextlib.contextmanager
     def _noting_problems(self, what: str = "the ending of the run") -> Iterator[None]:
-        """What fails inside, of any kind, is noted, and keeps nothing else from being written."""
+        """Note what fails inside, of any kind: it keeps nothing else from being written."""
         try:
             yield
         except EngineGateError as error:

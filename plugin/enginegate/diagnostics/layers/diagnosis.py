@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from enginegate.diagnostics.layers.rebuild import BLAME_TEXTS, Rebuilder, rebuilder_of
-from enginegate.diagnostics.layers.search import ROUNDING, Array, Blamed, damage, rank
+from enginegate.diagnostics.layers.search import ROUNDING, Array, Blamed, embedding_error, rank
 from enginegate.engines import Built, Profile, Profiles, get_backend
 from enginegate.errors import EngineError
 from enginegate.models import Exported, Layer, Workload, read_layers
@@ -58,8 +58,8 @@ def blame_layers(
     Both float32 [texts, dim]; the first `BLAME_TEXTS` are used.
     """
     found, expected = embeddings[:BLAME_TEXTS], reference[:BLAME_TEXTS]
-    whole = damage(found, expected)
-    again = damage(rebuilder.embed(frozenset()), expected)
+    whole = embedding_error(found, expected)
+    again = embedding_error(rebuilder.embed(frozenset()), expected)
     ranked = rank(layers, rebuilder.keeping.touched, rebuilder.embed, expected)
     return Diagnosis(ranked, tuple(_notes(ranked, whole, again)))
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from enginegate.diagnostics.layers.rebuild import BLAME_TEXTS, Rebuilder, rebuilder_of
-from enginegate.diagnostics.layers.search import Array, by_worth, damage, fewest, rank
+from enginegate.diagnostics.layers.search import Array, by_worth, embedding_error, fewest, rank
 from enginegate.engines import Built, Embeddings, Engine, embed_all, median_call_s, open_reference
 from enginegate.errors import EngineError
 from enginegate.models import Exported, Layer, Workload, nodes_of, read_layers
@@ -85,7 +85,7 @@ class RepairSearch:
     def _step(self, names: tuple[str, ...], engine: Engine) -> Step:
         workload = self.rebuilder.workload
         embeddings = embed_all(engine, workload.evaluation)
-        left = damage(embeddings, self.reference)
+        left = embedding_error(embeddings, self.reference)
         self.whole = self.whole or left
         speedup = self.reference_s / median_call_s(engine, workload.batch(_BATCH), _CALLS)
         return Step(names, 1 - left / self.whole, speedup, not self.accept(embeddings, engine))

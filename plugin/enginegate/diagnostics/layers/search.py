@@ -35,7 +35,7 @@ class Blamed:
     repaired_share: float
 
 
-def damage(found: Array, reference: Array) -> float:
+def embedding_error(found: Array, reference: Array) -> float:
     """Mean over the texts of half the squared distance, relative to the reference's squared length.
 
     Of vectors of equal length that is 1 - cosine; it also sees a changed length. Both [texts, dim].
@@ -64,16 +64,16 @@ def rank(
     the damage is only rounding.
     """
     changed = [layer for layer in layers if not touched.isdisjoint(layer.nodes)]
-    whole = damage(embed(frozenset()), reference)
+    whole = embedding_error(embed(frozenset()), reference)
     if whole <= ROUNDING:
         return ()
 
     def repaired(nodes: frozenset[str]) -> float:
-        return 1 - damage(embed(nodes), reference) / whole
+        return 1 - embedding_error(embed(nodes), reference) / whole
 
     def blamed(layer: Layer) -> Blamed:
         others = nodes_of(other for other in changed if other != layer)
-        alone = damage(embed(others), reference)
+        alone = embedding_error(embed(others), reference)
         share = repaired(frozenset(layer.nodes))
         return Blamed(layer.name, layer.kind, layers.index(layer), alone, share)
 
