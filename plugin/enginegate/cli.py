@@ -121,7 +121,7 @@ def _prune(given: argparse.Namespace) -> Iterator[str]:
 def _sweep(given: argparse.Namespace) -> Iterator[str]:
     sweeps = read_sweep_csv(given.file)
     for engine, levels in sweeps.items():
-        yield from (f"{engine}: {line}" for line in analysis_lines(analyse(levels, None)))
+        yield from (f"{engine}: {line}" for line in analysis_lines(analyse(levels, None), levels))
     yield from compare_engines(sweeps)
 
 

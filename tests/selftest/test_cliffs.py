@@ -38,7 +38,7 @@ def plain(concurrency, per_s, **more):
 
 
 def words(levels, deployment=None):
-    return "\n".join(analysis_lines(analyse(levels, deployment)))
+    return "\n".join(analysis_lines(analyse(levels, deployment), levels))
 
 
 def scaled(levels, **factors):

@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from enginegate.cli import command_parser, main
 from enginegate.config.arguments import GATE, SERVING
@@ -48,7 +49,6 @@ def console():
 
 
 def workflows():
-    yaml = pytest.importorskip("yaml")
     for page, text in blocks("yaml"):
         yield page, yaml.safe_load(text)
 

@@ -228,7 +228,7 @@ def _load_notes(load: Load) -> Iterator[str]:
     yield f"load by {load.driver} on {load.server}: {described(load.deployment)}"
     if load.judgement.reasons:
         yield f"load: {load.judgement.verdict}: {'; '.join(load.judgement.reasons)}"
-    yield from analysis_lines(load.analysis)
+    yield from analysis_lines(load.analysis, load.levels)
     yield from (_open_line(level) for level in load.open_levels)
     if load.capacity:
         yield _capacity_line(load.capacity)

@@ -215,7 +215,9 @@ def _shade(sweeps: Sequence[Sweep], x: Spec) -> Iterator[Spec]:
 def what_sweeps_say(sweeps: Sequence[Sweep]) -> Iterator[str]:
     """Cliffs with their causes, saturation, and the engines beside each other, in words."""
     for sweep in sweeps:
-        yield from (f"{sweep.name}: {line}" for line in analysis_lines(sweep.analysis))
+        yield from (
+            f"{sweep.name}: {line}" for line in analysis_lines(sweep.analysis, sweep.levels)
+        )
     if len(sweeps) > 1:
         yield from compare_engines({sweep.name: sweep.levels for sweep in sweeps})
 

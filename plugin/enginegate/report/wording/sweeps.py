@@ -14,6 +14,12 @@ from enginegate.files import read_text, reading
 from enginegate.serving import Analysis, Cliff, Latency, Level
 
 CSV_COLUMNS = ("engine", "concurrency", "infer_per_sec", "avg_latency_usec")
+_RATE, _LOAD = "Inferences/Second", "Concurrency"
+_PARTS = (  # of a request's mean time, microseconds, in a file of perf_analyzer
+    "Client Send", "Network+Server Send/Recv", "Server Queue", "Server Compute Input",
+    "Server Compute Infer", "Server Compute Output", "Client Recv",
+)  # fmt: skip
+_FEWEST, _NEAR = 3, 4.0  # levels within this factor of the largest, to tell what is at the top
 ALIKE = 0.05  # largest typical difference in throughput of engines that are called equal
 
 
@@ -25,11 +31,11 @@ def level_line(level: Level) -> str:
     )
 
 
-def analysis_lines(analysis: Analysis) -> Iterator[str]:
-    """The findings of a sweep, a statement a line."""
+def analysis_lines(analysis: Analysis, levels: Sequence[Level]) -> Iterator[str]:
+    """The findings of a sweep of these levels, a statement a line."""
     for cliff in analysis.cliffs:
         yield from cliff_lines(cliff)
-    yield _saturation_line(analysis)
+    yield _saturation_line(analysis, levels)
     yield from (f"note: {note}" for note in analysis.notes)
 
 
@@ -49,7 +55,7 @@ def _range(cliff: Cliff) -> str:
 
 
 def _expected(cliff: Cliff) -> str:
-    if math.isnan(cliff.expected_per_s):
+    if not cliff.expected_per_s > cliff.throughput_per_s:  # slow by its latency, or not known
         return ""
     return f", its neighbours lead one to expect {cliff.expected_per_s:.0f}"
 
@@ -64,13 +70,22 @@ def _promised(cliff: Cliff) -> str:
     return f"; {said} {', '.join(each)} infer/sec"
 
 
-def _saturation_line(analysis: Analysis) -> str:
+def _saturation_line(analysis: Analysis, levels: Sequence[Level]) -> str:
     if analysis.saturated_from is None or analysis.saturation_per_s is None:
-        return "not saturated at the largest concurrency"
+        return _unsaturated(analysis, [level.concurrency for level in levels])
     return (
         f"saturated from concurrency {analysis.saturated_from} on: "
         f"about {analysis.saturation_per_s:.0f} infer/sec, more load only raises latency"
     )
+
+
+def _unsaturated(analysis: Analysis, concurrencies: Sequence[int]) -> str:
+    sound = [n for n in concurrencies if not any(c.first <= n <= c.last for c in analysis.cliffs)]
+    top = max(sound, default=0)
+    if sum(n * _NEAR >= top for n in sound) < _FEWEST:
+        return "too few levels to tell if it is saturated: it takes three near the largest"
+    where = "at the largest concurrency" if top == max(concurrencies) else "before the cliff"
+    return f"not saturated {where}"
 
 
 def compare_engines(sweeps: Mapping[str, Sequence[Level]]) -> tuple[str, ...]:
@@ -117,14 +132,15 @@ def _throughput(level: Level) -> float:
 
 
 def read_sweep_csv(path: Path) -> dict[str, tuple[Level, ...]]:
-    """Levels by engine, in the order of the file, whose columns are CSV_COLUMNS.
+    """Levels by engine, in the order of the file: of CSV_COLUMNS, or as perf_analyzer writes it.
 
-    Only mean latencies are known; the other ones are NaN. Raises ServingError, with the line, for
-    a file that cannot be read or holds something else.
+    A file of perf_analyzer is of one engine, which is named after it. Latencies that are not told
+    are NaN. Raises ServingError, with the line, for a file that cannot be read or holds something
+    else.
     """
     sweeps: dict[str, tuple[Level, ...]] = {}
     for line, row in _rows(path):
-        engine, level = _level(path, line, row)
+        engine, level = row.get(CSV_COLUMNS[0]) or path.stem, _level(path, line, row)
         known = sweeps.get(engine, ())
         if any(other.concurrency == level.concurrency for other in known):
             raise _wrong(path, line, f"concurrency {level.concurrency} of {engine} is there twice")
@@ -135,25 +151,47 @@ def read_sweep_csv(path: Path) -> dict[str, tuple[Level, ...]]:
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Number of each line and its row; the header is line 1."""
     with reading(path, "the sweep", f"give a CSV file of {','.join(CSV_COLUMNS)}", ServingError):
-        reader = csv.DictReader(read_text(path).splitlines(), strict=True)
+        lines = read_text(path).removeprefix("\ufeff").splitlines()  # a byte order mark
+        separator = ";" if lines and lines[0].count(";") > lines[0].count(",") else ","
+        reader = csv.DictReader(lines, strict=True, delimiter=separator)
         try:
-            if tuple(reader.fieldnames or ()) != CSV_COLUMNS:
+            if not _is_known(reader.fieldnames or ()):
                 raise _wrong(path, 1, f"the columns are {reader.fieldnames}")
             yield from ((reader.line_num, row) for row in reader)
         except csv.Error as error:
             raise ValueError(f"line {reader.line_num}: {error}") from error
 
 
-def _level(path: Path, line: int, row: Mapping[str, str]) -> tuple[str, Level]:
+def _is_known(columns: Sequence[str]) -> bool:
+    return tuple(columns) == CSV_COLUMNS or {_LOAD, _RATE, *_PARTS} <= set(columns)
+
+
+def _level(path: Path, line: int, row: Mapping[str, str]) -> Level:
     try:
-        concurrency = int(row["concurrency"])
-        numbers = [float(row[name]) for name in CSV_COLUMNS[2:]]
+        level = _told(row) if _LOAD in row else _own(row)
     except (TypeError, ValueError) as error:
         raise _wrong(path, line, str(error)) from error
-    if concurrency < 1 or not all(0 < number < math.inf for number in numbers):
+    numbers = (level.throughput_per_s, level.latency.mean_s)
+    if level.concurrency < 1 or not all(0 < number < math.inf for number in numbers):
         raise _wrong(path, line, "all three numbers must be above 0")
+    return level
+
+
+def _own(row: Mapping[str, str]) -> Level:
+    per_s, mean_us = (float(row[name]) for name in CSV_COLUMNS[2:])
+    return _made(int(row["concurrency"]), per_s, mean_us, {})
+
+
+def _told(row: Mapping[str, str]) -> Level:
+    """A level as perf_analyzer tells it, whose parts of a request are all of its mean time."""
+    told = {n: row.get(f"p{n} latency") for n in (50, 90, 95, 99)}
+    seen = {f"p{n}_s": float(text) * 1e-6 for n, text in told.items() if text}
+    return _made(int(row[_LOAD]), float(row[_RATE]), sum(float(row[name]) for name in _PARTS), seen)
+
+
+def _made(concurrency: int, per_s: float, mean_us: float, seen: Mapping[str, float]) -> Level:
     unknown = dict.fromkeys(("p50_s", "p90_s", "p95_s", "p99_s", "max_s"), math.nan)
-    return row["engine"], Level(concurrency, numbers[0], Latency(numbers[1] * 1e-6, **unknown))
+    return Level(concurrency, per_s, Latency(mean_us * 1e-6, **{**unknown, **seen}))
 
 
 def _wrong(path: Path, line: int, what: str) -> ServingError:
