@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import os
+import re
 import sys
 from typing import Any
 
@@ -416,6 +418,26 @@ def test_a_model_is_one_file_again_once_it_is_small(two_tunes, tmp_path, monkeyp
     assert not beside(tmp_path / "m.onnx")
     expected = run_reference(two_tunes[0].onnx, BATCH)
     assert np.array_equal(run_reference(tmp_path / "m.onnx", BATCH), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not os.environ.get("ENGINEGATE_LARGE"),
+    reason="half an hour, 15 GB of memory and 20 GB of disk: set ENGINEGATE_LARGE=1",
+)
+def test_two_fine_tunes_over_2_gb(judge_case, make_case):
+    table, models = make_case("two_large") / "pyproject.toml", []
+    for name in "ab":
+        table.write_text(
+            re.sub('transformers = "."', f'transformers = "{name}"', table.read_text())
+        )
+        result, report = judge_case("two_large")
+        assert result.ret == 0
+        models.append(report["results"][0]["context"]["model_sha256"])
+    assert models[0] != models[1]
+    for precision in ("fp16", "int8"):
+        _, report = judge_case("two_large", precision)
+        assert report["results"][0]["embedding_verdict"] == "pass"
 
 
 FACTORY = """
