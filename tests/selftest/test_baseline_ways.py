@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from enginegate.baselines.history import read_history
 from enginegate.errors import EngineError
 from enginegate.verdicts import Exit
 
@@ -236,6 +237,16 @@ def test_a_rig_of_the_projects_own_is_not_replaced_by_another_process(project):
     result.stdout.fnmatch_lines(["*one session*rig*"])
     variant = json.loads(project.baseline().read_text())["variants"]["faulty-fp32"]
     assert {len(sessions) for sessions in variant["cells"].values()} == {1}
+
+
+def test_the_history_has_runs_beside_the_baselines_engine_apart(stored, load_tiny):
+    assert stored.judge("--gate-history", "--gate-refresh-baselines").ret == 0
+    change(stored, load_tiny)
+    assert stored.judge("--gate-history").ret == 0
+    (path,) = stored.path.glob("baselines/history/*/tiny.jsonl")
+    series = read_history(stored.path / "baselines", "tiny")
+    assert len(path.read_text().splitlines()) == len(series) == 2
+    assert " beside the baseline's engine of 20" in series[1].title
 
 
 def test_the_history_says_what_it_has_no_figure_of(stored):

@@ -95,9 +95,12 @@ def test_history_is_kept_when_asked_for_and_shows_a_step(project, capsys, monkey
     capsys.readouterr()
     told = lines(capsys, "history", "tiny", "--plot", "history.html")
     assert told[0].endswith("batch 1: 16 runs, {0} to {0}".format(note["date"][:10]))
-    assert told[1].startswith("  +10.5% from ")
+    assert told[1].startswith("  at first p50 ")
+    assert told[2].startswith("  +10.5% from ")
+    assert told[2].endswith(" texts/s")
     page = (project.path / "history.html").read_text()
-    assert page.count("<figure") == 1
+    assert page.count("<figure") == 2
+    assert "texts/s" in page
     assert "tiny: 1 change of speed" in page
     assert "Dashed: where it changed" in page
     assert main(["history", "tiny", "--plot", "history.svg"]) == 1

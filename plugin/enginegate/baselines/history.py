@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any, get_type_hints
 
 from enginegate.errors import BaselineError
@@ -18,6 +18,7 @@ from enginegate.results import Result
 from enginegate.variants import checked_name
 
 FOLDER = "history"
+_REFERENCE = " fp32"  # how the runtime of the reference is named
 _PENALTY = 3.0  # times variance and log of the number of runs
 _FEWEST = 3  # runs on either side of a change point
 
@@ -33,7 +34,7 @@ class Note:
         batch: texts per call.
         p50_s: median seconds of one call.
         log_ratio: mean over the replicates of log(engine / yardstick).
-        reference: runtime of the yardstick.
+        reference: runtime of the yardstick, or the engine that it was timed beside.
     """
 
     date: str
@@ -44,10 +45,15 @@ class Note:
     log_ratio: float
     reference: str
 
+    @property
+    def texts_per_s(self) -> float:
+        """Throughput at the median call."""
+        return self.batch / self.p50_s
+
 
 @dataclass(frozen=True)
 class Series:
-    """The notes of one variant and batch size on one machine, oldest first."""
+    """The notes of one variant and batch size on one machine beside one yardstick, oldest first."""
 
     machine: str
     notes: tuple[Note, ...]
@@ -55,7 +61,14 @@ class Series:
     @property
     def title(self) -> str:
         """The name of what the series is of."""
-        return f"{self.machine} {self.notes[0].variant} batch {self.notes[0].batch}"
+        note = self.notes[0]
+        beside = "" if note.reference.endswith(_REFERENCE) else f" beside {note.reference}"
+        return f"{self.machine} {note.variant} batch {note.batch}{beside}"
+
+    @property
+    def log_ratios(self) -> list[float]:
+        """Log of (engine / yardstick) of each run."""
+        return [note.log_ratio for note in self.notes]
 
 
 def append_history(results: Iterable[Result], root: Path, machine: str, rootpath: Path) -> None:
@@ -93,21 +106,23 @@ def _notes(result: Result, commit: str) -> Iterator[Note]:
     for speed in result.speeds:
         level = round(fmean(speed.log_ratios["p50"]), 5)
         p50_s = float(f"{speed.p50_s:.5g}")
-        reference = result.context.reference
+        beside, _, _ = result.context.against.partition(",")
+        reference = beside or result.context.reference
         yield Note(now, commit, result.variant.key, speed.batch, p50_s, level, reference)
 
 
 def read_history(root: Path, model: str) -> list[Series]:
     """All series of a model. Raises BaselineError if there is none or a line is not valid."""
-    series: dict[tuple[str, str, int], list[Note]] = {}
+    series: dict[tuple[str, str, int, str], list[Note]] = {}
     for path in sorted(root.glob(f"{FOLDER}/*/*.jsonl")):
         for note in _read(path) if path.stem == model else ():
-            series.setdefault((path.parent.name, note.variant, note.batch), []).append(note)
+            beside = "" if note.reference.endswith(_REFERENCE) else note.reference
+            series.setdefault((path.parent.name, note.variant, note.batch, beside), []).append(note)
     if not series:
         raise BaselineError(
             f"no history of {model} in {root / FOLDER}: run pytest with --gate-history"
         )
-    return [Series(machine, tuple(notes)) for (machine, _, _), notes in sorted(series.items())]
+    return [Series(machine, tuple(notes)) for (machine, *_), notes in sorted(series.items())]
 
 
 def _read(path: Path) -> Iterator[Note]:
@@ -161,15 +176,23 @@ def _noise(values: Sequence[float]) -> float:
 
 
 def describe_history(series: Iterable[Series]) -> Iterator[str]:
-    """A line per series, and one per change point in it."""
+    """A line per series, one with its figures at first, and one per change point in it."""
     for found in series:
-        values = [note.log_ratio for note in found.notes]
+        values = found.log_ratios
         yield f"{found.title}: {len(values)} runs, {found.notes[0].date[:10]} to {_last(found)}"
         edges = [0, *change_points(values), len(values)]
+        yield f"  at first {_figures(found.notes[: edges[1]])}"
         for start, middle, end in zip(edges, edges[1:], edges[2:], strict=False):
             step = math.expm1(fmean(values[middle:end]) - fmean(values[start:middle]))
             note = found.notes[middle]
-            yield f"  {step:+.1%} from {note.date} ({note.commit or 'no commit'})"
+            when = f"{note.date} ({note.commit or 'no commit'})"
+            yield f"  {step:+.1%} from {when}: {_figures(found.notes[middle:end])}"
+
+
+def _figures(notes: Sequence[Note]) -> str:
+    """The median of the runs' latencies and throughputs."""
+    p50_s = median(note.p50_s for note in notes)
+    return f"p50 {1000 * p50_s:.3g} ms, {notes[0].batch / p50_s:.3g} texts/s"
 
 
 def _last(series: Series) -> str:

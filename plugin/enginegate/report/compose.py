@@ -4,13 +4,18 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from enginegate.baselines import Series, describe_history
+from enginegate.baselines import Series, change_points, describe_history
 from enginegate.models import DROPPED, OWN_CODE
 from enginegate.report.decision import decide, held
 from enginegate.report.numbers import counted, listed
 from enginegate.report.page import Chart, Decision, Matrix, Page, Section, Table
 from enginegate.report.saved_run import SavedRun
-from enginegate.report.sections.changes import against_baseline, history_chart, over_time
+from enginegate.report.sections.changes import (
+    against_baseline,
+    history_chart,
+    latency_chart,
+    over_time,
+)
 from enginegate.report.sections.embeddings import distributions, ranges, rankings, worst_texts
 from enginegate.report.sections.hardware import bound_tables, cost_tables, rooflines
 from enginegate.report.sections.layers import blame_charts, repairs
@@ -85,12 +90,20 @@ def compose(run: SavedRun, baselines: Path | None) -> Page:
 def compose_history(model: str, series: Sequence[Series]) -> Page:
     """The page of what --gate-history noted of a model: a chart for each series, and its steps."""
     said = tuple(line.strip() for line in describe_history(series))
-    charts = tuple(history_chart(found.title, found.title, [found]) for found in series)
-    lead = ("A step is one of the time beside the reference's: + is slower.",)
+    changes = sum(len(change_points(found.log_ratios)) for found in series)
+    charts = tuple(
+        chart
+        for found in series
+        for chart in (
+            history_chart(found.title, found.title, [found]),
+            latency_chart(f"{found.title}, latency", [found]),
+        )
+    )
+    lead = ("A step is one of the time beside the yardstick's: + is slower.",)
     return Page(
         title="How has its speed developed?",
-        headline=f"{model}: {counted(len(said) - len(series), 'change')} of speed",
-        subtitle="Beside the reference, as --gate-history noted it run by run.",
+        headline=f"{model}: {counted(changes, 'change')} of speed",
+        subtitle="As --gate-history noted it run by run.",
         matrix=Matrix((), ()),
         sections=(Section("history", "Speed over the runs", lead, said, charts=charts),),
         source="the history beside the baselines",

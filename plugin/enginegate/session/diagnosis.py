@@ -49,9 +49,13 @@ def diagnosed(
     embeddings: Embeddings,
     reference: Reference,
 ) -> Result:
-    """Record where its time goes and, with --gate-blame, which layers do the damage."""
+    """Record where its time goes and, with --gate-blame, which layers do the damage.
+
+    Of an engine that is its baseline's own, which is not timed, nothing is profiled.
+    """
     threads, recorder = session.options.threads, session.recorder
-    if found := profiled(built, workload, threads):
+    timed = session.comparisons.identical(recorder.latest(result)) is None
+    if timed and (found := profiled(built, workload, threads)):
         share, states, kernels = found.time_share, found.states, found.kernels
         result = recorder.update(result, time_share=share, states=states, kernels=kernels)
     if session.options.blame:

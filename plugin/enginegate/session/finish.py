@@ -117,7 +117,8 @@ class RunOutput:
             as_stored = [r for r in results if not (r.context.against or r.identical)]
             if options.history:
                 machine = self.baselines.machine.id
-                append_history(as_stored, self.baselines.root, machine, options.rootpath)
+                timed = [result for result in results if result.speeds]
+                append_history(timed, self.baselines.root, machine, options.rootpath)
                 self.recorder.lines += _unnoted(results)
             if options.refresh is Refresh.NONE:
                 shown = () if interrupted else as_stored
@@ -224,9 +225,9 @@ def _measured_again(session: "Session", written: Sequence[Result]) -> list[Speed
 
 
 def _unnoted(results: Sequence[Result]) -> Iterator[str]:
-    """The engines that the history has no figure of: theirs is a ratio to the reference."""
-    if names := [r.variant.id for r in results if r.identical or r.context.against]:
-        yield f"history: not noted, as they were not timed beside the reference: {', '.join(names)}"
+    """The engines that the history has no figure of."""
+    if names := [result.variant.id for result in results if not result.speeds]:
+        yield f"history: not noted, as they were not timed: {', '.join(names)}"
 
 
 def _how_to_accept(results: Sequence[Result]) -> Iterator[str]:

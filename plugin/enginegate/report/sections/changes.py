@@ -41,6 +41,9 @@ def _compared(result: Result, speed: Speed, change: Change) -> Compared:
     return Compared(label, str(result.variant.precision), change, told)
 
 
+_COLUMNS = ("date", "commit", "engine", "batch", "p50 ms", "texts/s", "speed to yardstick")
+
+
 def over_time(run: SavedRun, baselines: Path) -> Iterator[Chart]:
     """A chart per model that has a history of two runs on this machine at least."""
     for model, shown, _ in run.by_model():
@@ -67,34 +70,61 @@ def _named(note: Note) -> str:
 
 def history_chart(title: str, caption: str, series: Sequence[Series]) -> Chart:
     """The speed over the runs, a line per series, with dashes where it changed."""
-    rows = tuple(
-        (n.date[:16], n.commit, _named(n), str(n.batch), times(math.exp(-n.log_ratio)))
-        for found in series
-        for n in found.notes
-    )
+    rows = tuple(_row(note) for found in series for note in found.notes)
     steps = [step for found in series for step in _steps(found)]
     dashed = " Dashed: where it changed." if steps else ""
     return Chart(
         title=title,
-        reading=f"One point a run, oldest first; up is faster than the reference.{dashed}",
+        reading=f"One point a run, oldest first; up is faster than what it ran beside.{dashed}",
         spec=_history_spec(series, steps),
-        table=Table(caption, ("date", "commit", "engine", "batch", "speed to reference"), rows),
+        table=Table(caption, _COLUMNS, rows),
         height=240,
+    )
+
+
+def latency_chart(title: str, series: Sequence[Series]) -> Chart:
+    """The median call over the runs, with dashes where the speed changed."""
+    rows = tuple(_row(note) for found in series for note in found.notes)
+    steps = [step for found in series for step in _steps(found)]
+    return Chart(
+        title=title,
+        reading="One point a run, oldest first; times follow the machine's state too.",
+        spec=_history_spec(series, steps, "p50_ms", "p50 ms"),
+        table=Table(title, _COLUMNS, rows),
+        height=240,
+    )
+
+
+def _row(note: Note) -> tuple[str, ...]:
+    return (
+        note.date[:16],
+        note.commit,
+        _named(note),
+        str(note.batch),
+        milliseconds(note.p50_s),
+        f"{note.texts_per_s:.4g}",
+        times(math.exp(-note.log_ratio)),
     )
 
 
 def _steps(found: Series) -> Iterator[dict[str, object]]:
     """Places between two runs where the level changed."""
-    for index in change_points([note.log_ratio for note in found.notes]):
+    for index in change_points(found.log_ratios):
         yield {"run": index + 0.5, "name": _named(found.notes[0])}
 
 
-def _history_spec(series: Sequence[Series], steps: Sequence[Spec]) -> Spec:
+def _history_spec(
+    series: Sequence[Series],
+    steps: Sequence[Spec],
+    field: str = "speed",
+    axis: str = "times as fast as what it ran beside",
+) -> Spec:
     values = [
         {
             "run": number_of_run,
             "name": _named(note),
             "speed": math.exp(-note.log_ratio),
+            "p50_ms": 1000 * note.p50_s,
             "said": f"{_named(note)} {note.date[:16]} {note.commit}",
         }
         for found in series
@@ -107,7 +137,7 @@ def _history_spec(series: Sequence[Series], steps: Sequence[Spec]) -> Spec:
     x = number("run", "run", **runs)
     line = {
         "x": x,
-        "y": number("speed", "times as fast as the reference", scale={"zero": False}),
+        "y": number(field, axis, scale={"zero": False}),
         "description": {"field": "said"},
     }
     dashes = {"data": {"values": steps}, **layer("rule", {"x": x}, strokeDash=[4, 4])}
