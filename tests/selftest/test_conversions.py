@@ -1,5 +1,7 @@
 """Conversions of an ONNX file for a GPU, run for real: what they do to types and to embeddings."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -296,7 +298,8 @@ def test_a_rounding_that_the_runtime_leaves_out_is_an_error(tmp_path, monkeypatc
     model.graph.output[0].name = "sum"
     onnx.save(model, tmp_path / "two.onnx")
     round_to(Precision.FP16, tmp_path / "two.onnx", tmp_path / "e.onnx")
-    batch, roundings = {"x": np.ones((2, 6), np.float32)}, roundings_of(tmp_path / "e.onnx", "sum")
+    batch: Any = {"x": np.ones((2, 6), np.float32)}
+    roundings = roundings_of(tmp_path / "e.onnx", "sum")
     open_onnx(tmp_path / "e.onnx", "sum", batch, 1, roundings)
     monkeypatch.setattr("enginegate.engines.onnxruntime._MERGES", "none")
     with pytest.raises(EngineError, match="left out 1 of 6 casts that round"):

@@ -55,7 +55,8 @@ class HalfGraph:
     @property
     def nodes(self) -> Sequence[NodeProto]:
         """Its nodes in order of execution."""
-        return self.model.graph.node
+        nodes: Sequence[NodeProto] = self.model.graph.node
+        return nodes
 
     @functools.cached_property
     def weights(self) -> Mapping[str, TensorProto]:
