@@ -47,13 +47,14 @@ class Pair:
     @functools.cached_property
     def _halves(self) -> Mapping[str, int]:
         """Values that the graph holds in half precision or rounded to it, with that type."""
-        return dict(self._typed) | {n: self._typed[half] for n, half in self._rounded.items()}
+        rounded = {name: self._typed[half] for name, half in self._rounded.items()}
+        return {**self._typed, **rounded}
 
     @functools.cached_property
     def _typed(self) -> Mapping[str, int]:
         """Values that the graph holds in half precision, with their types."""
         values = typed(self.graph).graph.value_info
-        types = {value.name: value.type.tensor_type.elem_type for value in values}
+        types: dict[str, int] = {v.name: v.type.tensor_type.elem_type for v in values}
         return {name: kind for name, kind in types.items() if kind in _HALVES}
 
     @functools.cached_property

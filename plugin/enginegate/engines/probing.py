@@ -96,9 +96,15 @@ def _weights(graph: HalfGraph) -> Iterator[ValueRange]:
 
 def _weight(name: str, takers: tuple[str, ...], values: Any) -> ValueRange:
     nonzero = int(np.count_nonzero(values))
-    lost = nonzero - int(np.count_nonzero(np.abs(values) > _TO_ZERO))
-    limits = float(values.min()), float(values.max())
-    return ValueRange(name, "weight", takers, *limits, lost / max(nonzero, 1))
+    held = int(np.count_nonzero(np.abs(values) > _TO_ZERO))
+    return ValueRange(
+        node=name,
+        kind="weight",
+        takers=takers,
+        lowest=float(values.min()),
+        highest=float(values.max()),
+        lost_share=(nonzero - held) / max(nonzero, 1),
+    )
 
 
 def _masked(graph: HalfGraph) -> frozenset[str]:
@@ -142,9 +148,7 @@ def _measured(
 def _write_probed(model: ModelProto, names: Sequence[str], path: Path) -> None:
     """Write the model with measures of the values as its outputs."""
     limits = {_NOTHING: 0.0, _VANISHES: float(_TO_ZERO)}
-    tensors = (
-        numpy_helper.from_array(np.asarray(v, np.float32), name) for name, v in limits.items()
-    )
+    tensors = (numpy_helper.from_array(np.array(v, np.float32), name) for name, v in limits.items())
     model.graph.initializer.extend(tensors)
     model.graph.node.extend(node for name in names for node in _probe(name))
     del model.graph.output[:]
