@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from enginegate.errors import WorkloadError
 from enginegate.files import parse_json, read_text, reading
 
-Tokens = npt.NDArray[np.int64] | npt.NDArray[np.int32]
+Tokens = npt.NDArray[np.signedinteger[Any]]  # int64, or int32 for an input that takes that
 Batch = Mapping[str, Tokens]
 Tokenize = Callable[[Sequence[str]], tuple[Tokens, Tokens, Tokens]]  # ids, mask, token types
 
