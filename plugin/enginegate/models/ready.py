@@ -209,7 +209,7 @@ def _tables(graph: Any, name: str) -> Iterator[str]:
 def _output(file: _File) -> str:
     names = [value.name for value in file.graph.graph.output]
     wanted = file.spec.output or (names[0] if len(names) == 1 else None)
-    if wanted not in names:
+    if wanted is None or wanted not in names:
         raise ModelError(
             f"{file.path} has outputs {names}: say which is the embedding with `output` in "
             f"{file.table}"
@@ -294,8 +294,8 @@ def _write_changed(path: Path, changes: _Changes) -> None:
     shutil.rmtree(path.parent)
     path.parent.mkdir()
     apart = sum(len(tensor.raw_data) for tensor in messages(model, "TensorProto"))
-    name = f"{path.name}.data" if apart > _ONE_FILE_BYTES else None
-    onnx.save_model(model, str(path), save_as_external_data=bool(name), location=name)
+    beside = f"{path.name}.data" if apart > _ONE_FILE_BYTES else None
+    onnx.save_model(model, str(path), save_as_external_data=bool(beside), location=beside)
 
 
 def _unlinked(file: _File, sha256: str, store: Store) -> Path:
