@@ -77,15 +77,11 @@ def pytest_collection_modifyitems(items):
 def torch_loaded():
     """Load torch once for all runs inside this process: it cannot be unloaded and loaded again."""
     import sentence_transformers  # noqa: F401
-    import torch._dynamo.package
-    import torch._dynamo.pgo
-    import torch._functorch._aot_autograd.autograd_cache
-    import torch._inductor.codecache
-    import torch._inductor.inductor_prims
-    import torch._inductor.output_code
-    import torch._inductor.runtime.autotune_cache
-    import torch.onnx._internal.exporter  # noqa: F401
+    import torch
     from transformers import AutoConfig, AutoModel, AutoTokenizer  # noqa: F401
+
+    plain = torch.nn.Linear(1, 1).eval()  # an export loads most of it late
+    torch.onnx.export(plain, (torch.ones(1, 1),), dynamo=True, verbose=False)
 
 
 @pytest.fixture(scope="session")

@@ -109,6 +109,13 @@ class TestCheckModel:
         with kserve(Answers(output=output, config={"max_batch_size": 4})) as endpoint:
             assert check_model(endpoint, INPUTS, OUTPUT, 8, 16).max_batch_size == 4
 
+    def test_an_input_of_another_width_of_number_is_wrong(self):
+        inputs = ((INPUTS[0], "INT32", [-1, 8]), (INPUTS[1], "INT64", [-1, 8]))
+        with kserve(Answers(inputs=inputs)) as endpoint:
+            check_model(endpoint, INPUTS, OUTPUT, 8, 16, {INPUTS[0]})
+            with pytest.raises(ServingError, match="of type INT32, not INT64"):
+                check_model(endpoint, INPUTS, OUTPUT, 8, 16)
+
     @pytest.mark.parametrize("words", WRONG)
     def test_a_wrong_model(self, words):
         with (

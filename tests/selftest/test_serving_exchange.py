@@ -22,6 +22,21 @@ def test_name_of_a_model_is_quoted_in_the_path():
     assert asked.requests[0].startswith(b"POST /v2/models/mini%20lm%2F%C3%BC%3F/infer HTTP/1.1\r\n")
 
 
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+def test_tokens_go_in_the_type_of_their_input(kind):
+    batch = {name: values.astype(kind) for name, values in tokens().items()}
+    expected, name = embed(batch["input_ids"]), f"INT{8 * np.dtype(kind).itemsize}"
+    http, grpc = (
+        make_exchange(Endpoint(p, "127.0.0.1:1", "tiny"), batch, OUTPUT, expected, 0.1).requests[0]
+        for p in Protocol
+    )
+    first = next(iter(batch.values()))[0]
+    assert b'"datatype":"' + name.encode() in http
+    assert name.encode() in grpc
+    assert first.tobytes() in http
+    assert first.tobytes() in grpc
+
+
 def test_another_output_is_no_answer():
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 14"
     with pytest.raises(ServingError, match="no output 'other' in the answer"):

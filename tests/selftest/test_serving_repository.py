@@ -73,6 +73,14 @@ class TestRepository:
         }
         assert files == {"model.py", "engine.json", "probe.npz", "engine", "engine/engine.onnx"}
 
+    def test_an_input_that_takes_int32_is_served_so(self, tmp_path, tiny, built, batch):
+        from tritonclient.grpc.model_config_pb2 import TYPE_INT32, TYPE_INT64
+
+        narrow = dataclasses.replace(tiny, int32=frozenset(INPUTS[:1]))
+        write_engine(tmp_path, served_as("tiny", narrow, batch, 16, Deployment()), built, batch)
+        types = {i.name: i.data_type for i in config_of(tmp_path).input}
+        assert types == {INPUTS[0]: TYPE_INT32, INPUTS[1]: TYPE_INT64}
+
     def test_deployment_is_written(self, tmp_path, served, built, batch):
         deployment = Deployment(16, (4, 8), max_queue_delay_us=10_000, instances=2, threads=3)
         write_engine(tmp_path, dataclasses.replace(served, deployment=deployment), built, batch)

@@ -293,9 +293,7 @@ def _write_changed(path: Path, changes: _Changes) -> None:
         return
     shutil.rmtree(path.parent)
     path.parent.mkdir()
-    apart = sum(len(tensor.raw_data) for tensor in messages(model, "TensorProto"))
-    location = f"{path.name}.data" if apart > _ONE_FILE_BYTES else None
-    onnx.save_model(model, str(path), save_as_external_data=bool(location), location=location)
+    save_onnx(model, path)
 
 
 def _unlinked(file: _File, sha256: str, store: Store) -> Path:

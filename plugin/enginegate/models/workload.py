@@ -14,7 +14,7 @@ import numpy.typing as npt
 from enginegate.errors import WorkloadError
 from enginegate.files import parse_json, read_text, reading
 
-Tokens = npt.NDArray[np.integer[Any]]  # int64, or int32 where a model's inputs are
+Tokens = npt.NDArray[np.signedinteger[Any]]  # int64, or int32 for an input that takes that
 Batch = Mapping[str, Tokens]
 Tokenize = Callable[[Sequence[str]], tuple[Tokens, Tokens, Tokens]]  # ids, mask, token types
 
