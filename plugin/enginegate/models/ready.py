@@ -10,13 +10,13 @@ from enginegate.cache import Store
 from enginegate.errors import ModelError
 from enginegate.files import sha256_of, sha256_of_json
 from enginegate.models.nature import Nature, has_halves, messages, read_nature
+from enginegate.models.onnx_file import save_onnx
 from enginegate.models.spec import POOLINGS, TOKEN_ROLES, Exported, ModelSpec, hub_blobs
 
 _RECIPE = 1  # raise when the same file is rewritten otherwise
 _TOKENIZER = "tokenizer.json"
 _INT32, _INT64 = 6, 7  # of TensorProto.DataType
 _TOKENS_RANK = 3  # [batch, tokens, width]
-_ONE_FILE_BYTES = 1 << 30  # of weights; more of them lie beside the graph
 _HANDING_ON = frozenset({"Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Expand"})
 _NO_PLACE = ("zeros", "ones", "token_types")  # roles that are no positions
 
