@@ -1,13 +1,16 @@
 """Ship, ship (new), hold or block: what follows from what was found, and what to do next."""
 
+import dataclasses
 import json
 
 import pytest
 
+from enginegate.accuracy import AgainstTruth
 from enginegate.diagnostics import Repair
 from enginegate.report.decision import decide
 from enginegate.report.page import Decision
 from enginegate.report.text import summary
+from enginegate.results import DOUBT
 from enginegate.verdicts import Judgement, Verdict
 
 from .reports import accuracy, context, result, speed
@@ -19,6 +22,7 @@ def judged(verdict, reason=""):
     return (speed(8, judgement=Judgement(verdict, (reason,))),)
 
 
+NOT_THE_MODEL = AgainstTruth(Judgement(Verdict.FAIL, ("it pools by mean",)))
 REPAIR = Repair(("block 1/attention",), 0.9, 1.4, 1.3, "[keep]", ())
 
 
@@ -63,6 +67,8 @@ REPAIR = Repair(("block 1/attention",), 0.9, 1.4, 1.3, "[keep]", ())
             "tokens are not the model's",
             "`tokenizer`",
         ),
+        ({"notes": (f"{DOUBT}it changes with its batch",)}, Decision.HOLD, "in doubt", "file"),
+        ({"truth": NOT_THE_MODEL}, Decision.BLOCK, "the reference is not the model", "cause"),
         ({"speeds": judged(Verdict.REGRESSED)}, Decision.BLOCK, "slower", "--gate-refresh"),
         (
             {"accuracy": accuracy(0.8, Verdict.FAIL, ("cosine_worst 0.8 < 0.9",)), "speeds": ()},
@@ -73,11 +79,16 @@ REPAIR = Repair(("block 1/attention",), 0.9, 1.4, 1.3, "[keep]", ())
     ],
 )
 def test_each_finding_leads_to_a_decision_and_its_next_step(found, decision, reason, step):
-    decided = decide([result(**found)])
+    decided = decide([dataclasses.replace(result(), **found)])
     assert decided.decision == decision
     assert reason in decided.reason
     assert step in decided.next
     assert bool(decided.next) == (decision is not Decision.SHIP)
+
+
+def test_embeddings_within_limits_are_not_said_to_be_beyond_them():
+    decided = decide([dataclasses.replace(result(), truth=NOT_THE_MODEL)])
+    assert not any("beyond" in detail for detail in decided.details)
 
 
 def test_the_gravest_of_several_engines_counts():
