@@ -285,7 +285,7 @@ def test_the_ready_suite_needs_no_test_files(project):
     hint = "no tests are here; the ready ones: pytest --pyargs enginegate.suite --precision fp32"
     without.stdout.fnmatch_lines([hint])
     assert hint not in project.judge("-k", "nothing").outlines
-    project.judge("--pyargs", "enginegate.suite").assert_outcomes(passed=4, skipped=2)
+    project.judge("--pyargs", "enginegate.suite").assert_outcomes(passed=4, skipped=3)
 
 
 def test_nothing_heavy_is_imported_for_a_project_that_merely_has_the_plugin(pytester):
