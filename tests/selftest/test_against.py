@@ -88,7 +88,7 @@ def test_beside_the_libraries_of_another_interpreter(project, monkeypatch):
     other = another_name(project)
     same = project.judge(f"--gate-against-python={other}", "--gate-require-baseline", *brief)
     same.assert_outcomes(passed=4)
-    same.stdout.fnmatch_lines([f"*measured beside: libraries of {other}*"])
+    same.stdout.fnmatch_lines([f"*measured beside libraries of {other}*"])
 
 
 def test_an_interpreter_that_is_not_there(project):
