@@ -216,7 +216,9 @@ def test_a_refresh_measures_further_sessions_in_fresh_processes(stored):
     assert result.ret == 0
     variant = json.loads(stored.baseline().read_text())["variants"]["onnxruntime-fp32"]
     sessions = variant["cells"]["1"]
-    assert [len(session["ratios"]["p50"]) for session in sessions] == [3] * 4
+    first, own, *further = [len(session["ratios"]["p50"]) for session in sessions]
+    assert (first, further) == (3, [3, 3])
+    assert own >= 3  # more where it was followed up beside the first
     assert len({session["p50_s"] for session in sessions}) == 4
 
 

@@ -67,7 +67,7 @@ class SequentialTest:
         end_s = start_s + screening.whole_s
         for key in suspects:
             findings[key] = _open(findings[key], vain=key not in errors)
-        fresh = self._confirm(measure, errors, questions, findings, end_s)
+        fresh = self._confirm(measure, errors, questions, findings, end_s, screening.each_s)
         final = {
             key: self._explained(
                 finding, questions[key], fresh.get(key[0]) or screened[key[0]], key[1], screening
@@ -143,6 +143,7 @@ class SequentialTest:
         questions: Mapping[Key, Question],
         findings: dict[Key, Finding],
         end_s: float,
+        each_s: float,
     ) -> dict[int, list[Replicate]]:
         """Fresh replicates of the suspects until each is decided; updates `findings`."""
         fresh: dict[int, list[Replicate]] = {batch: [] for batch, _ in suspects}
@@ -153,8 +154,30 @@ class SequentialTest:
             for key in [k for k in waiting if len(fresh[k[0]]) >= FEWEST_REPLICATES]:
                 values = values_of(fresh[key[0]], key[1])
                 findings[key] = self._judge(values, questions[key], suspects[key])
-            waiting = {k for k in waiting if findings[k].judgement.verdict is Verdict.UNDECIDED}
+            left = int((end_s - self._clock()) / each_s + 1e-6)
+            waiting = {
+                k
+                for k in waiting
+                if findings[k].judgement.verdict is Verdict.UNDECIDED
+                and self._worth_going_on(fresh[k[0]], k[1], questions[k], suspects[k], left)
+            }
         return fresh
+
+    def _worth_going_on(
+        self,
+        fresh: Sequence[Replicate],
+        metric: str,
+        question: Question,
+        error: float,
+        left: int,
+    ) -> bool:
+        """Tell if the time left may still decide; as many as of a screening are measured first."""
+        if len(fresh) < self._rules.replicates or question.earlier > 1:
+            return True
+        errors = Errors(error, self._rules.miss / 2)
+        together = left + len(fresh)
+        values = values_of(fresh, metric)
+        return decidable(values, question.anchor, question.limit, errors, together)
 
     def _judge(self, values: Sequence[float], question: Question, error: float) -> Finding:
         errors = Errors(error, self._rules.miss / 2)
