@@ -179,9 +179,9 @@ def run_onnx(path: Path, batch: Batch) -> Embeddings:
     return np.asarray(session_of(path).run(None, dict(batch))[0], dtype=np.float32)
 
 
-def session_of(path: Path) -> Any:
-    """A session of an ONNX file, not profiled."""
-    options = _session_options(threads=0, profile=None)
+def session_of(path: Path, threads: int = 0) -> Any:
+    """A session of an ONNX file, not profiled; 0 threads for as many as there are processors."""
+    options = _session_options(threads, profile=None)
     return ort.InferenceSession(str(path), options, providers=list(_PROVIDERS))
 
 
