@@ -67,7 +67,7 @@ def encoder(shape: str, seed: int = 0, **more: Any) -> Pooled:
     body = AutoModel.from_config(config, attn_implementation="eager")
     with torch.no_grad():  # no two biases alike: equal ones become one weight of the file
         for parameter in body.parameters():
-            parameter += 0.02 * torch.randn_like(parameter) * (parameter.dim() == 1)
+            parameter.add_(0.02 * torch.randn_like(parameter) * (parameter.dim() == 1))
     return Pooled(body).eval().float()
 
 
