@@ -65,6 +65,9 @@ def encoder(shape: str, seed: int = 0, **more: Any) -> Pooled:
     torch.manual_seed(seed)
     config = AutoConfig.for_model(shape, vocab_size=VOCABULARY, **{**SHAPES[shape], **more})
     body = AutoModel.from_config(config, attn_implementation="eager")
+    with torch.no_grad():  # no two biases alike: equal ones become one weight of the file
+        for parameter in body.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter) * (parameter.dim() == 1))
     return Pooled(body).eval().float()
 
 

@@ -183,9 +183,9 @@ def run_onnx(path: Path, batch: Batch, *, optimised: bool = True) -> Embeddings:
     )
 
 
-def session_of(path: Path, *, optimised: bool = True) -> Any:
-    """A session of an ONNX file, not profiled."""
-    options = _session_options(threads=0, profile=None)
+def session_of(path: Path, threads: int = 0, *, optimised: bool = True) -> Any:
+    """A session of an ONNX file, not profiled; 0 threads for as many as there are processors."""
+    options = _session_options(threads, profile=None)
     if not optimised:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(str(path), options, providers=list(_PROVIDERS))

@@ -36,10 +36,11 @@ def measured_ranges(path: Path, batch: Batch) -> tuple[ValueRange, ...]:
     """The numbers of every value and weight that an fp16 engine of the file has in fp16."""
     graph = read_half_graph(path)
     probes = tuple(_probes(graph))
-    masked, weights = _masked(graph), tuple(_weights(graph))
+    halves, masked, weights = graph.halves, _masked(graph), tuple(_weights(graph))
     sums = _measured(graph, [name for name, _, _ in probes], batch)
     values = (
-        _value(node, takers, sums[name], masks=name in masked) for name, node, takers in probes
+        _value(node, takers, sums[name], made=node.output[0] in halves, masks=name in masked)
+        for name, node, takers in probes
     )
     return (*weights, *values)
 
@@ -62,7 +63,12 @@ def _takers(graph: HalfGraph, name: str) -> Iterator[str]:
 
 
 def _value(
-    node: NodeProto, takers: tuple[str, ...], sums: Mapping[str, float], *, masks: bool
+    node: NodeProto,
+    takers: tuple[str, ...],
+    sums: Mapping[str, float],
+    *,
+    made: bool,
+    masks: bool,
 ) -> ValueRange:
     lowest, highest = (_finite(sums[end]) for end in ("/lowest", "/highest"))
     lost = 1 - sums["/held"] / max(sums["/nonzero"], 1)
@@ -70,6 +76,7 @@ def _value(
     return ValueRange(
         node=node.output[0],
         kind=node.op_type,
+        made=made,
         takers=takers,
         lowest=0.0 if masks else lowest,
         highest=highest,
@@ -100,6 +107,7 @@ def _weight(name: str, takers: tuple[str, ...], values: Any) -> ValueRange:
     return ValueRange(
         node=name,
         kind="weight",
+        made=False,
         takers=takers,
         lowest=float(values.min()),
         highest=float(values.max()),
@@ -133,7 +141,7 @@ def _measured(
     with scratch_folder() as folder:
         path = folder / "probed.onnx"
         _write_probed(graph.model, names, path)
-        session = session_of(path)
+        session = session_of(path, threads=1)
         wanted = [f"{name}{end}" for end in _JOINS for name in names]
         parts = chunks({i.name: batch[i.name] for i in session.get_inputs()}, _ROWS)
         runs = np.array([session.run(wanted, dict(part)) for part in parts], dtype=np.float64)

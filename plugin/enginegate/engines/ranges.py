@@ -10,7 +10,7 @@ from typing import Any
 
 from enginegate.cache import Store
 from enginegate.engines.registry import get_backend
-from enginegate.errors import EngineError
+from enginegate.errors import EngineError, EngineGateError
 from enginegate.models import Batch, Exported, Layer, hash_of, read_layers
 
 LARGEST_FP16 = 65504.0
@@ -26,6 +26,7 @@ class ValueRange:
     Attributes:
         node: first output of the node that makes it; its own name for a weight.
         kind: the operation that makes it, or `weight`.
+        made: whether the node that makes it has it in fp16; never of a weight.
         takers: first outputs of the nodes that take it in fp16.
         lowest, highest: its smallest and largest number.
         lost_share: share of its numbers other than zero that fp16 makes zero.
@@ -33,10 +34,15 @@ class ValueRange:
 
     node: str
     kind: str
+    made: bool
     takers: tuple[str, ...]
     lowest: float
     highest: float
     lost_share: float
+
+    def is_half(self, kept: Collection[str]) -> bool:
+        """Tell if it is in fp16 on any side, with more nodes kept in fp32."""
+        return (self.made and self.node not in kept) or bool(set(self.takers) - set(kept))
 
     @property
     def largest(self) -> float:
@@ -118,7 +124,9 @@ def find_ranges(store: Store, model: Exported, batch: Batch, kept: Collection[st
 
         try:
             return {"values": [asdict(found) for found in measured_ranges(model.onnx, batch)]}
-        except (RuntimeError, ValueError, TypeError) as error:
+        except EngineGateError:
+            raise
+        except Exception as error:  # the runtime raises its own, unrelated kinds
             raise EngineError(
                 f"the numbers inside {model.spec.name} cannot be measured, so nothing is known of "
                 f"its range in fp16: {error}; report it, or judge another precision"
@@ -134,7 +142,7 @@ def judged_ranges(
 ) -> Ranges:
     """The layers whose numbers fp16 cannot hold; what is in fp32 on both of its sides may be."""
     names = {node: layer.name for layer in layers for node in layer.nodes}
-    in_half = [v for v in values if v.node not in kept or set(v.takers) - set(kept)]
+    in_half = [value for value in values if value.is_half(kept)]
     beyond: dict[tuple[str, str], OutOfRange] = {}
     for value in in_half:
         if value.largest > LARGEST_FP16 or value.lost_share > MOST_LOST:
