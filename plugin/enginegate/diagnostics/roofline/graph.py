@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 from onnx.reference import ReferenceEvaluator
 
 from enginegate.diagnostics.roofline.polynomial import Point
@@ -145,13 +146,17 @@ def read_graph(path: Path, output: str = "") -> Graph:
     if not names or (output and output not in names):
         raise ModelError(f"{path} has the outputs {names}, none is named {output!r}")
     constants = frozenset(tensor.name for tensor in model.graph.initializer)
-    return Graph(path, _without_weights(model), constants, output or names[0])
+    return Graph(path, _without_weights(model, path.parent), constants, output or names[0])
 
 
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its large constants turned into inputs."""
+def _without_weights(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """The model with its large constants turned into inputs, and the small ones read."""
     graph = model.graph
     small = [tensor for tensor in graph.initializer if _may_make_shapes(tensor)]
+    for tensor in filter(uses_external_data, small):
+        load_external_data_for_tensor(tensor, str(folder))
+        del tensor.external_data[:]
+        tensor.data_location = onnx.TensorProto.DEFAULT
     declared = {value.name for value in graph.input} | {tensor.name for tensor in small}
     values = [
         helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
