@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Source: TypeAlias = "Path | torch.nn.Module | None"
 
-_RECIPE = 1  # raise when the exported graph changes for the same source
+_RECIPE = 2  # raise when the exported graph changes for the same source
 _TOKENIZER = "tokenizer.json"
 _ARCHIVE = "model.zip"
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -252,6 +252,7 @@ def content_key(spec: ModelSpec, source: "Source") -> dict[str, Any]:
         for name in ("kind", "pooling", "normalize", "head", "seq_len", "vocab_size")
     }
     settings["architecture"] = dict(spec.architecture or {})
+    settings |= {"truncate_dim": spec.truncate_dim} if spec.truncate_dim else {}
     settings |= {"trust_remote_code": True} if spec.trust_remote_code else {}
     extra = {p: _content(Path(p)) for p in (spec.head_weights, spec.tokenizer) if p}
     versions = {name: installed_version(name) for name in _LIBRARIES}

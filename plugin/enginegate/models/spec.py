@@ -10,11 +10,12 @@ from types import MappingProxyType
 from typing import Any
 
 from enginegate.errors import OptionError
+from enginegate.models.tokens import DOCUMENT, QUERY, Prompts, TokenSettings
 from enginegate.variants import Precision, checked_name
 
 OWN_CODE = " (may run code of its own: trust_remote_code)"  # after the origin of weights
 TOKEN_ROLES = ("ids", "mask", "zeros")
-POOLINGS = ("first", "mean")
+POOLINGS = ("first", "last", "mean")
 PACKAGE_PREFIX = "package:"
 STANDARD_INPUTS = MappingProxyType(
     {"input_ids": "ids", "attention_mask": "mask", "token_type_ids": "zeros"}
@@ -40,11 +41,18 @@ class ModelSpec:
         source: folder, hub id, `package:NAME` (a wheel that carries `model.zip`),
             `module:function`, or `.onnx` file.
         tokenizer: folder, hub id or `tokenizer.json`; by default the one beside `source`.
-        pooling: `first` token or `mean` over the attention mask (kind `transformers` only).
-        normalize: scale each embedding to length 1 (kind `transformers` only).
+        pooling: `first` or `last` token, or `mean` over the attention mask (kind `transformers`
+            only); None for what the model's modules.json says, else `mean`.
+        normalize: scale each embedding to length 1 (kind `transformers` only); None for what
+            modules.json says, else false.
+        truncate_dim: keep the first dimensions only (kinds `transformers` and
+            `sentence_transformers`); None for what the model's own files say.
         head: width of a Linear layer after pooling, or None (kind `transformers` only).
         head_weights: safetensors file with `weight` and `bias` of the head; else seeded.
-        seq_len: tokens per text; longer texts are cut, shorter ones padded.
+        seq_len: tokens per text; longer texts are cut, shorter ones padded; None for 32, or for
+            the model's own limit where that is less.
+        prompt: what each text begins with, or a table of it by role (`query`, `document`); None
+            for the model's own prompts.
         vocab_size: without any tokenizer, words are hashed into 1 .. vocab_size - 1.
         inputs: role (`ids`, `mask`, `zeros`) of each ONNX input with a name of its own.
         output: the ONNX output that is the embedding, where there are several.
@@ -58,11 +66,13 @@ class ModelSpec:
     kind: Kind
     source: str
     tokenizer: str | None = None
-    pooling: str = "mean"
-    normalize: bool = False
+    pooling: str | None = None
+    normalize: bool | None = None
+    truncate_dim: int | None = None
     head: int | None = None
     head_weights: str | None = None
-    seq_len: int = 32
+    seq_len: int | None = None
+    prompt: Prompts = None
     vocab_size: int | None = None
     inputs: Mapping[str, str] = field(default_factory=lambda: STANDARD_INPUTS)
     output: str | None = None
@@ -127,6 +137,12 @@ def _refuse_unknown(name: str, table: Mapping[str, Any]) -> None:
     known = {f.name for f in fields(ModelSpec)} - {"name", "kind", "source"} | set(Kind)
     if unknown := sorted(set(table) - known):
         raise OptionError(f"{_where(name)} has unknown keys {unknown}: use {sorted(known)}")
+    whole = {Kind.SENTENCE_TRANSFORMERS, Kind.FACTORY} & set(table)
+    if whole and (pooled := sorted({"pooling", "normalize"} & set(table))):
+        raise OptionError(
+            f"{_where(name)} has {' and '.join(pooled)} beside {' and '.join(sorted(whole))}, "
+            "which pools by itself: leave that out, or name a `transformers` folder"
+        )
 
 
 def _source(name: str, table: Mapping[str, Any], base: ModelSpec, root: Path) -> dict[str, Any]:
@@ -177,8 +193,16 @@ def _named(key: str, name: object, root: Path, found: Callable[[Path, str], str]
 
 
 def _refuse_bad_values(spec: ModelSpec) -> None:
-    _require(spec, "pooling", spec.pooling in POOLINGS, f"one of {', '.join(POOLINGS)}")
-    _require(spec, "seq_len", _is_count(spec.seq_len, 2), "a whole number, 2 or more")
+    pooling_fits = spec.pooling is None or spec.pooling in POOLINGS
+    _require(spec, "pooling", pooling_fits, f"one of {', '.join(POOLINGS)}")
+    normalize_fits = spec.normalize is None or isinstance(spec.normalize, bool)
+    _require(spec, "normalize", normalize_fits, "true or false")
+    seq_len_fits = spec.seq_len is None or _is_count(spec.seq_len, 2)
+    _require(spec, "seq_len", seq_len_fits, "a whole number, 2 or more")
+    _require(
+        spec, "prompt", _is_prompt(spec.prompt), f"a text, or a table by {QUERY} and {DOCUMENT}"
+    )
+    _require(spec, "truncate_dim", _truncates(spec), "a whole number (of a model in torch only)")
     _require(spec, "head", spec.head is None or _is_count(spec.head, 1), "a whole number")
     vocab_fits = spec.vocab_size is None or _is_count(spec.vocab_size, 2)
     _require(spec, "vocab_size", vocab_fits, "a whole number, 2 or more")
@@ -205,6 +229,19 @@ def _are_limits(value: object) -> bool:
 
 def _are_layers(value: object) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(layer, str) for layer in value)
+
+
+def _is_prompt(value: object) -> bool:
+    if not isinstance(value, Mapping):
+        return value is None or isinstance(value, str)
+    return set(value) <= {QUERY, DOCUMENT} and all(isinstance(said, str) for said in value.values())
+
+
+def _truncates(spec: ModelSpec) -> bool:
+    if spec.truncate_dim is None:
+        return True
+    own = spec.kind in (Kind.TRANSFORMERS, Kind.SENTENCE_TRANSFORMERS)
+    return own and _is_count(spec.truncate_dim, 1)
 
 
 def _is_count(value: object, least: int) -> bool:
@@ -235,6 +272,8 @@ class Exported:
         inputs: ONNX input name to role.
         output: the ONNX output that is the embedding, float [batch, dim].
         note: what the store had to say; empty for nothing.
+        tokens: what the model's own files say of its tokens.
+        overruled: what its table says otherwise of its embeddings than its own files do.
     """
 
     spec: ModelSpec
@@ -245,3 +284,15 @@ class Exported:
     inputs: Mapping[str, str]
     output: str
     note: str = ""
+    tokens: TokenSettings = field(default_factory=TokenSettings)
+    overruled: tuple[str, ...] = ()
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens per text."""
+        return self.tokens.seq_len(self.spec.seq_len)
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """What texts begin with, by role; none for a role without a prompt."""
+        return self.tokens.prompts_with(self.spec.prompt)

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,9 @@ import numpy.typing as npt
 
 from enginegate.errors import WorkloadError
 from enginegate.files import parse_json, read_text, reading
+from enginegate.models.tokens import Encoded, Tokenize, Tokens
 
-Tokens = npt.NDArray[np.int64]
 Batch = Mapping[str, Tokens]
-Tokenize = Callable[[Sequence[str]], tuple[Tokens, Tokens]]
 
 EVALUATION_TEXTS = 256
 CALIBRATION_TEXTS = 128
@@ -35,6 +34,8 @@ class Workload:
         calibration: the same for the calibration texts; none is an evaluation text.
         sha256: hash of both batches; goes with every figure.
         mask: name of the ONNX input that says what is padding; None if there is none.
+        cut: evaluation texts that were longer than seq_len.
+        padding: share of the evaluation positions that is padding.
     """
 
     name: str
@@ -43,6 +44,8 @@ class Workload:
     calibration: Batch
     sha256: str
     mask: str | None = None
+    cut: int = 0
+    padding: float = 0.0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -132,11 +135,21 @@ def make_workload(
     """
     held_out = min(CALIBRATION_TEXTS, len(texts) // 3)
     evaluation_texts = tuple(texts[held_out:][:EVALUATION_TEXTS])
-    evaluation = make_batch(evaluation_texts, tokenize, inputs)
+    encoded = tokenize(evaluation_texts)
+    evaluation = _named(encoded, inputs)
     calibration = make_batch(texts[:held_out], tokenize, inputs)
     sha256 = hash_of(evaluation, calibration)
     mask = next((given for given, role in inputs.items() if role == "mask"), None)
-    return Workload(name, evaluation_texts, evaluation, calibration, sha256, mask)
+    return Workload(
+        name,
+        evaluation_texts,
+        evaluation,
+        calibration,
+        sha256,
+        mask,
+        encoded.cut,
+        1 - float(encoded.mask.mean()),
+    )
 
 
 def token_counts(batch: Batch, mask: str | None) -> tuple[int, ...]:
@@ -151,8 +164,11 @@ def make_batch(
     texts: Sequence[str], tokenize: Tokenize, inputs: Mapping[str, str]
 ) -> dict[str, Tokens]:
     """Tokenised texts, named as the ONNX inputs are named."""
-    ids, mask = tokenize(texts)
-    roles = {"ids": ids, "mask": mask, "zeros": np.zeros_like(ids)}
+    return _named(tokenize(texts), inputs)
+
+
+def _named(encoded: Encoded, inputs: Mapping[str, str]) -> dict[str, Tokens]:
+    roles = {"ids": encoded.ids, "mask": encoded.mask, "zeros": np.zeros_like(encoded.ids)}
     return {name: roles[role] for name, role in inputs.items()}
 
 
@@ -166,42 +182,18 @@ def hash_of(*batches: Batch) -> str:
     return digest.hexdigest()
 
 
-def file_tokenizer(path: Path, seq_len: int) -> Tokenize:
-    """Tokenise with a `tokenizer.json`: int64 ids and mask, both [texts, seq_len].
-
-    Raises WorkloadError if the file is not a tokenizer.
-    """
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise WorkloadError(f"{path} is not a tokenizer.json: {error}") from error
-    padding = tokenizer.padding or {"pad_id": 0, "pad_token": "[PAD]"}
-    tokenizer.enable_truncation(seq_len)
-    tokenizer.enable_padding(
-        length=seq_len, pad_id=padding["pad_id"], pad_token=padding["pad_token"]
-    )
-
-    def tokenize(texts: Sequence[str]) -> tuple[Tokens, Tokens]:
-        encoded = tokenizer.encode_batch(list(texts))
-        ids = np.array([e.ids for e in encoded], dtype=np.int64)
-        return ids, np.array([e.attention_mask for e in encoded], dtype=np.int64)
-
-    return tokenize
-
-
 def hashed_tokenizer(vocab_size: int, seq_len: int) -> Tokenize:
     """Hash each word of the real text into 1 .. vocab_size - 1, for models without a tokenizer.
 
     Keeps the frequencies and lengths of real text; 0 pads. Its results are always labelled.
     """
 
-    def tokenize(texts: Sequence[str]) -> tuple[Tokens, Tokens]:
+    def tokenize(texts: Sequence[str]) -> Encoded:
         ids = np.zeros((len(texts), seq_len), dtype=np.int64)
-        for row, text in enumerate(texts):
-            words = re.findall(r"\w+|[^\w\s]", text)[:seq_len]
-            ids[row, : len(words)] = [1 + zlib.crc32(w.encode()) % (vocab_size - 1) for w in words]
-        return ids, (ids > 0).astype(np.int64)
+        found = [re.findall(r"\w+|[^\w\s]", text) for text in texts]
+        for row, words in zip(ids, found, strict=True):
+            kept = words[:seq_len]
+            row[: len(kept)] = [1 + zlib.crc32(w.encode()) % (vocab_size - 1) for w in kept]
+        return Encoded(ids, (ids > 0).astype(np.int64), sum(len(w) > seq_len for w in found))
 
     return tokenize

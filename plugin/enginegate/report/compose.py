@@ -150,10 +150,12 @@ def _sweeps(run: SavedRun) -> Iterator[tuple[str, str, list[Sweep]]]:
 
 
 def _said(run: SavedRun) -> Iterator[str]:
-    """Models that may run code of their own; cliffs, with their causes."""
+    """Models that may run code of their own or are used otherwise than they say; cliffs."""
     for model, _, members in run.by_model():
         if members[0].context.weights.endswith(OWN_CODE):
             yield f"{model}: weights {members[0].context.weights}"
+        for said in members[0].context.overruled:
+            yield f"{model}: the table says {said}"
     for model, _, sweeps in _sweeps(run):
         for sweep in sweeps:
             for cliff in sweep.analysis.cliffs:
@@ -163,7 +165,7 @@ def _said(run: SavedRun) -> Iterator[str]:
 def _all_rows(results: Sequence[Result]) -> Iterator[Table]:
     """A table per model, as the terminal shows it, and its notes."""
     for section in sections(results):
-        yield Table(f"{section.title}: all figures", HEADER, section.rows)
+        yield Table(section.caption("all figures"), HEADER, section.rows)
         if section.notes:
             yield Table(
                 f"{section.title}: notes", ("note",), tuple((note,) for note in section.notes)
@@ -172,10 +174,10 @@ def _all_rows(results: Sequence[Result]) -> Iterator[Table]:
 
 def _changed_rows(results: Sequence[Result]) -> Iterator[Table]:
     """The rows of engines that are called slower, faster, undecided or wrong."""
-    for model, members in groupby(results, key=lambda result: result.variant.model):
+    for _, members in groupby(results, key=lambda result: result.variant.model):
         changed = [result for result in members if _has_changed(result)]
         for section in sections(changed):
-            yield Table(f"{model}: what changed", HEADER, section.rows)
+            yield Table(section.caption("what changed"), HEADER, section.rows)
 
 
 def _has_changed(result: Result) -> bool:

@@ -109,7 +109,7 @@ class Preparation:
     def workload(self, model: Exported) -> Workload:
         """The texts, tokenised for the model."""
         name, texts = self._texts
-        return make_workload(name, texts, tokenize_with(model.spec, model.tokenizer), model.inputs)
+        return make_workload(name, texts, tokenize_with(model), model.inputs)
 
     def open_reference(self, model: Exported, workload: Workload) -> Engine:
         """The model's ONNX file, loaded by ONNX Runtime in fp32."""
@@ -125,11 +125,12 @@ class Preparation:
 
     def own_texts(self, model: Exported, reference: Reference) -> UserTexts | None:
         """The user's own data, embedded by the reference; None if there is none."""
-        if not self._own.texts:
+        if not self._own.rows:
             return None
-        tokenize = tokenize_with(model.spec, model.tokenizer)
-        batch = make_batch(self._own.texts, tokenize, model.inputs)
-        with self._progress(f"reference of {model.spec.name} on {len(self._own.texts)} own texts"):
+        batch = self._own.batch(
+            lambda role, texts: make_batch(texts, tokenize_with(model, role), model.inputs)
+        )
+        with self._progress(f"reference of {model.spec.name} on {len(self._own.rows)} own texts"):
             expected = self._reference_embeddings(reference.engine, model, batch)
         check_sane(expected, f"the reference of {model.spec.name}")
         return UserTexts(self._own, batch, expected)
@@ -322,6 +323,11 @@ def context_of(
         workload_sha256=workload.sha256,
         texts=workload.shape[0],
         seq_len=workload.shape[1],
+        limit=model.tokens.limit,
+        cut=workload.cut,
+        padding=workload.padding,
+        prompts=model.prompts,
+        overruled=model.overruled,
         model_sha256=model.sha256,
         reference=f"{get_backend('onnxruntime').version()} fp32",
         threads=options.threads,
