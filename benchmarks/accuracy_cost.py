@@ -39,8 +39,10 @@ def timed(what: str, work: Callable[[], Any]) -> Any:
 def own_texts(subject: Subject, folder: Path) -> UserTexts:
     """The labelled files of a folder, embedded by the reference."""
     data = UserData(read_collection(folder / "searches.jsonl"), read_pairs(folder / "pairs.jsonl"))
-    tokenize = tokenize_with(subject.model.spec, subject.model.tokenizer)
-    batch = make_batch(data.texts, tokenize, subject.model.inputs)
+    model = subject.model
+    batch = data.batch(
+        lambda role, texts: make_batch(texts, tokenize_with(model, role), model.inputs)
+    )
     return UserTexts(data, batch, embed_all(subject.open(subject.model.onnx), batch))
 
 
@@ -59,7 +61,7 @@ def main(folder: Path | None) -> None:
         if folder:
             own = own_texts(subject, folder)
             vectors = timed(
-                f"inference of {len(own.data.texts)} own texts",
+                f"inference of {len(own.data.rows)} own texts",
                 lambda: embed_all(engine, own.batch),
             )
             timed("own queries: rankings, intervals, NDCG@10", lambda: own.rankings(vectors))

@@ -17,6 +17,7 @@ from enginegate.engines.onnxruntime import open_onnx, run_onnx
 from enginegate.models import Exported
 from enginegate.models.export import export_model, tokenize_with
 from enginegate.models.spec import specs_from
+from enginegate.models.tokens import Encoded
 from enginegate.models.workload import Batch, Workload, make_workload, read_texts, take
 from enginegate.variants import Precision, Variant
 
@@ -56,7 +57,7 @@ def subject_of(name: str, cache: Path, texts: Sequence[str] | None = None) -> Su
     """A shipped model with the default texts, or with others."""
     store = Store(cache)
     model = export_model(specs_from({}, Path.cwd())[name], store, run_onnx)
-    tokenize = tokenize_with(model.spec, model.tokenizer)
+    tokenize = tokenize_with(model)
     where, found = read_texts(None) if texts is None else ("other texts", list(texts))
     return Subject(model, make_workload(where, found, tokenize, model.inputs), store)
 
@@ -145,10 +146,11 @@ def retokenised(
 
     def make(subject: Subject, _folder: Path) -> Embed:
         engine, workload = subject.open(subject.model.onnx), subject.workload
-        tokenize = tokenize_with(subject.model.spec, subject.model.tokenizer)
+        tokenize = tokenize_with(subject.model)
         if tokenizer is not None:
             tokenize = _changed_tokenizer(subject.model, tokenizer)
-        ids, mask, *_ = tokenize([texts(text) for text in workload.texts])
+        found = tokenize([texts(text) for text in workload.texts])
+        ids, mask = found.ids, found.mask
         known = {row.tobytes(): n for n, row in enumerate(workload.evaluation["input_ids"])}
 
         def embed(batch: Batch) -> np.ndarray:
@@ -164,14 +166,15 @@ def _changed_tokenizer(model: Exported, change: Callable[[Any], None]) -> Any:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(model.tokenizer))
-    tokenizer.enable_truncation(model.spec.seq_len)
-    tokenizer.enable_padding(length=model.spec.seq_len, pad_id=0)
+    tokenizer.enable_truncation(model.seq_len)
+    tokenizer.enable_padding(length=model.seq_len, pad_id=0)
     change(tokenizer)
 
-    def tokenize(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def tokenize(texts: Sequence[str]) -> Encoded:
         encoded = tokenizer.encode_batch(list(texts))
         ids = np.array([e.ids for e in encoded], dtype=np.int64)
-        return ids, np.array([e.attention_mask for e in encoded], dtype=np.int64)
+        mask = np.array([e.attention_mask for e in encoded], dtype=np.int64)
+        return Encoded(ids, mask, np.zeros_like(ids), 0)
 
     return tokenize
 

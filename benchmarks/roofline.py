@@ -53,14 +53,14 @@ def main() -> None:
     print(device_line(device))
     for name, (model, workload, engines) in models.items():
         cost = cost_of(model.onnx, model.output)
-        print(f"\n{cost_line(name, cost, model.spec.seq_len)}")
-        lines(cost, device, engines, workload, model.spec.seq_len)
+        print(f"\n{cost_line(name, cost, model.seq_len)}")
+        lines(cost, device, engines, workload, model.seq_len)
 
 
 def load(store, spec, loaded):
     """The model, its workload and its loaded engines by precision."""
     model = export_model(spec, store, run_onnx)
-    tokenize = tokenize_with(spec, model.tokenizer)
+    tokenize = tokenize_with(model)
     workload = make_workload(*read_texts(None), tokenize, model.inputs)
     engines = {}
     for precision in PRECISIONS:

@@ -61,7 +61,7 @@ class Bench:
     def __init__(self, cache: Path) -> None:
         self.store = Store(cache)
         self.model = export_model(specs_from({}, Path.cwd())["minilm"], self.store, run_onnx)
-        tokenize = tokenize_with(self.model.spec, self.model.tokenizer)
+        tokenize = tokenize_with(self.model)
         self.workload = make_workload(*read_texts(None), tokenize, self.model.inputs)
 
     def build(self, precision: str, model=None):

@@ -42,7 +42,7 @@ def prepare(cache: Path, folder: Path) -> None:
 
     store = Store(cache)
     model = export_model(specs_from({}, Path.cwd())["minilm"], store, run_onnx)
-    tokenize = tokenize_with(model.spec, model.tokenizer)
+    tokenize = tokenize_with(model)
     workload = make_workload(*read_texts(None), tokenize, model.inputs)
     engines = []
     for backend, precision, batch in CELLS:

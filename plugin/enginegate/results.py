@@ -33,6 +33,11 @@ class Context:
         method: how times are taken; figures of two methods are not compared.
         against: what it was measured beside instead of the reference; empty for the reference.
         deployment: how a server runs it; empty for an engine in this process.
+        limit: tokens that the model itself cuts a text at; None for no limit.
+        cut: evaluation texts that were longer than seq_len; None in reports of older versions.
+        padding: share of the positions that is padding; None in reports of older versions.
+        prompts: what texts begin with, by role: `text`, `query`, `document`.
+        overruled: what the model's table says otherwise than its own files do.
     """
 
     weights: str
@@ -47,6 +52,11 @@ class Context:
     method: str
     against: str
     deployment: str = ""
+    limit: int | None = None
+    cut: int | None = None
+    padding: float | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    overruled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

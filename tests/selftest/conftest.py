@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import vl_convert  # noqa: F401
+from _pytest.pytester import SysModulesSnapshot
 
 import enginegate.engines.onnxruntime
 import enginegate.engines.openvino
@@ -38,6 +39,7 @@ seq_len = 8
 [tool.pytest.ini_options]
 pythonpath = ["."]
 """
+EXPORTERS = ("onnx", "onnx_ir", "onnxscript", "sentence_transformers", "torch", "transformers")
 TIMED = ("engines.measure", "speed.arms", "speed.timing", "session", "session.recorder")
 CONFTEST = """
 import contextlib
@@ -289,8 +291,23 @@ def make_case(torch_loaded, tmp_path_factory):
     return make
 
 
+class _ExportersStay(SysModulesSnapshot):
+    """Keep what a run inside this process loaded of libraries that cannot be loaded twice."""
+
+    def restore(self):
+        kept = {n: m for n, m in sys.modules.items() if n.partition(".")[0] in EXPORTERS}
+        super().restore()
+        sys.modules.update(kept)
+
+
 @pytest.fixture
-def judge_case(make_case, pytester, monkeypatch):
+def exporters_stay(monkeypatch):
+    """To be asked for before `pytester`, which forgets modules too when it ends."""
+    monkeypatch.setattr("_pytest.pytester.SysModulesSnapshot", _ExportersStay)
+
+
+@pytest.fixture
+def judge_case(exporters_stay, make_case, pytester, monkeypatch):
     """Run the ready suite in a case's folder, timing left out: its outcome and its report."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
 

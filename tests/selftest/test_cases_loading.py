@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -325,14 +326,16 @@ def test_a_whole_folder_that_does_not_load_is_not_called_half(bert, monkeypatch)
     assert "not whole" not in str(caught.value)
 
 
-def test_a_dense_layer_after_the_encoder_does_not_vanish(bert):
+def test_a_dense_layer_that_a_head_replaces_does_not_vanish(bert):
     pipeline(bert, **{"2_Dense": "Dense"})
     (bert / "2_Dense").mkdir()
     (bert / "2_Dense" / "model.safetensors").write_bytes((bert / "model.safetensors").read_bytes())
-    with pytest.raises(ModelError, match=r"2_Dense/.*name the folder with `sentence_transformers`"):
-        check_folder(spec_of(bert), bert)
-    check_folder(spec_of(bert, Kind.TRANSFORMERS, "2_Dense/*"), bert)
-    check_folder(spec_of(bert, Kind.SENTENCE_TRANSFORMERS), bert)
+    headed = replace(spec_of(bert), head=4)
+    with pytest.raises(ModelError, match=r"2_Dense/.*is not taken: leave `head` out to follow"):
+        check_folder(headed, bert)
+    check_folder(replace(headed, allow_dropped=("2_Dense/*",)), bert)
+    for kind in (Kind.TRANSFORMERS, Kind.SENTENCE_TRANSFORMERS):  # where it is followed
+        check_folder(spec_of(bert, kind), bert)
 
 
 LOW = ("enginegate.models.onnx_file.LIMIT_BYTES", 40_000)

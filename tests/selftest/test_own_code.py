@@ -91,14 +91,15 @@ def test_a_pickle_alone_is_one_error_and_is_never_read(kind, folder, ran, tmp_pa
     assert not ran.exists()
 
 
-def test_a_module_that_falls_back_to_a_pickle_is_stopped(folder, ran, tmp_path):
+@pytest.mark.parametrize("kind", [Kind.TRANSFORMERS, Kind.SENTENCE_TRANSFORMERS])
+def test_a_module_that_falls_back_to_a_pickle_is_stopped(folder, ran, tmp_path, kind):
     pipeline(folder, **{"2_Dense": "sentence_transformers.models.Dense"})
     (folder / "2_Dense").mkdir()
     sizes = {"in_features": 32, "out_features": 4, "bias": True}
     (folder / "2_Dense" / "config.json").write_text(json.dumps(sizes))
     with_pickle(folder / "2_Dense", ran)
     with pytest.raises(ModelError, match=r"2_Dense/pytorch_model\.bin is a pickle"):
-        export(Kind.SENTENCE_TRANSFORMERS, folder, tmp_path)
+        export(kind, folder, tmp_path)
     assert not ran.exists()
 
 

@@ -122,7 +122,7 @@ def vectors(count, seed=0):
 
 
 def own_texts(data):
-    return UserTexts(data, {}, vectors(len(data.texts)))
+    return UserTexts(data, {}, vectors(len(data.rows)))
 
 
 @pytest.fixture

@@ -91,7 +91,9 @@ def test_the_workloads_hash_changes_with_its_tokens():
 
 
 def test_hashed_words_stay_in_the_vocabulary_and_zero_pads():
-    ids, mask, _ = hashed_tokenizer(50, 6)(["one two", "a b c d e f g h"])
+    found = hashed_tokenizer(50, 6)(["one two", "a b c d e f g h"])
+    ids, mask = found.ids, found.mask
+    assert found.cut == 1
     assert ids.max() < 50
     assert mask.tolist() == [[1, 1, 0, 0, 0, 0], [1] * 6]
     assert (ids[mask == 0] == 0).all()

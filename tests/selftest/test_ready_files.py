@@ -16,7 +16,8 @@ from enginegate.errors import EngineError, ModelError
 from enginegate.models import make_batch, make_workload, specs_from
 from enginegate.models.nature import read_nature
 from enginegate.models.ready import ready_onnx
-from enginegate.models.workload import default_corpus, file_tokenizer, hashed_tokenizer
+from enginegate.models.tokens import file_tokenizer
+from enginegate.models.workload import default_corpus, hashed_tokenizer
 from enginegate.variants import Precision, Variant
 
 VOCABULARY, WIDTH = 20, 4
@@ -77,6 +78,12 @@ def mean():
     return (tokens() * weight).sum(1) / weight.sum(1)
 
 
+def last():
+    return np.stack(
+        [row[np.flatnonzero(kept)[-1]] for row, kept in zip(tokens(), MASK, strict=True)]
+    )
+
+
 def normalized(vectors):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
@@ -86,7 +93,9 @@ def normalized(vectors):
 
 @pytest.mark.parametrize("opset", [11, 17])
 @pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize(("pooling", "right"), [("mean", mean), ("first", lambda: tokens()[:, 0])])
+@pytest.mark.parametrize(
+    ("pooling", "right"), [("mean", mean), ("first", lambda: tokens()[:, 0]), ("last", last)]
+)
 def test_a_vector_for_every_token_is_pooled(model, opset, normalize, pooling, right):
     model.opset = opset
     found = model.write().read(pooling=pooling, normalize=normalize)
@@ -98,8 +107,9 @@ def test_a_vector_for_every_token_is_pooled(model, opset, normalize, pooling, ri
     onnx.checker.check_model(str(found.onnx), full_check=True)
 
 
-def test_an_empty_text_is_pooled_to_zero(model):
-    found = model.write().read(pooling="mean", normalize=True)
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_an_empty_text_is_pooled_to_zero(model, pooling):
+    found = model.write().read(pooling=pooling, normalize=True)
     empty = {"input_ids": IDS, "attention_mask": np.zeros_like(MASK)}
     assert (run_reference(found.onnx, empty) == 0).all()
 
@@ -119,12 +129,27 @@ def test_a_pooled_file_is_normalized_only_where_told(model):
 
 def test_tokens_without_a_pooling_or_without_a_mask_are_one_error(model):
     model.write()
-    with pytest.raises(ModelError, match=r"a vector for every token: say `pooling` \(first or m"):
+    with pytest.raises(ModelError, match=r"a vector for every token: say `pooling` \(first, last"):
         model.read()
     model.inputs = ("input_ids",)
     model.write()
-    with pytest.raises(ModelError, match="cannot be pooled by the mean: none of its inputs is"):
-        model.read(pooling="mean")
+    for pooling, name in (("mean", "the mean"), ("last", "the last token")):
+        with pytest.raises(ModelError, match=f"cannot be pooled by {name}: none of its inputs is"):
+            model.read(pooling=pooling)
+    assert model.read(pooling="first").output == "tokens_pooled"
+
+
+def test_the_last_token_is_found_on_either_side_of_padding(model):
+    found = model.write().read(pooling="last")
+    batch = {"input_ids": IDS[:, ::-1].copy(), "attention_mask": MASK[:, ::-1].copy()}
+    expected = tokens()[:, 0]  # which is the last one now
+    np.testing.assert_allclose(run_reference(found.onnx, batch), expected, rtol=1e-5)
+
+
+def test_the_last_token_needs_an_operator_that_older_files_have_not(model):
+    model.opset = 10
+    with pytest.raises(ModelError, match="by the last token: it is of opset 10, and 11 is needed"):
+        model.write().read(pooling="last")
     assert model.read(pooling="first").output == "tokens_pooled"
 
 
@@ -203,7 +228,7 @@ def test_token_types_are_those_of_the_tokenizer(tmp_path):
     template = processors.TemplateProcessing(single="[CLS]:2 $A:1", special_tokens=[("[CLS]", 2)])
     tokenizer.post_processor = template
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    *_, types = file_tokenizer(tmp_path / "tokenizer.json", 4)(["a a"])
+    types = file_tokenizer(tmp_path / "tokenizer.json", 4)(["a a"]).types
     assert types.tolist() == [[2, 1, 1, 0]]
 
 

@@ -15,8 +15,8 @@ from enginegate.cache import Store
 from enginegate.errors import ModelError, OptionError
 from enginegate.models import Kind, ModelSpec, make_workload, read_texts, specs_from, truth_of
 from enginegate.models.causes import find_cause
+from enginegate.models.tokens import file_tokenizer
 from enginegate.models.truth import parts_of
-from enginegate.models.workload import file_tokenizer
 from enginegate.session.truth import judged_by_truth
 from enginegate.verdicts import Verdict
 
@@ -236,7 +236,7 @@ import sys
 from pathlib import Path
 from enginegate.cache import Store
 from enginegate.models import Kind, ModelSpec, make_workload, read_texts, truth_of
-from enginegate.models.workload import file_tokenizer
+from enginegate.models.tokens import file_tokenizer
 spec = ModelSpec("mine", Kind.ONNX, {spec.source!r}, truth={spec.truth!r},
                  tokenizer={spec.tokenizer!r}, seq_len={LENGTH})
 tokenize = file_tokenizer(Path(spec.tokenizer), {LENGTH})

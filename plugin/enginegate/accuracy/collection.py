@@ -14,8 +14,8 @@ import numpy as np
 from enginegate.accuracy.bootstrap import Values
 from enginegate.errors import WorkloadError
 from enginegate.files import parse_json, read_text, reading
+from enginegate.models import DOCUMENT, QUERY
 
-QUERY, DOCUMENT = "query", "document"
 _FEWEST = 8
 _MOST_SIMILARITIES = 50_000_000
 _RELEVANCE = '{"query": "ID", "document": "ID", "relevance": 1}'

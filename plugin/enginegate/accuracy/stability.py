@@ -203,5 +203,7 @@ def _trimmed(probe: Probe, chosen: Rows, lengths: Sequence[int], expected: Array
     for place, (row, length) in enumerate(zip(chosen, lengths, strict=True)):
         if length < probe.length:
             one = take(probe.batch, slice(row, row + 1))
-            found[place] = probe.embed({name: v[:, :length].copy() for name, v in one.items()})[0]
+            kept = one[str(probe.mask)][0] > 0
+            cut = {name: np.ascontiguousarray(v[:, kept]) for name, v in one.items()}
+            found[place] = probe.embed(cut)[0]
     return found

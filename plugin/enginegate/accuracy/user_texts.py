@@ -1,7 +1,9 @@
 """A user's own texts, embedded once by each engine, and what is computed from them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +13,7 @@ from enginegate.accuracy.collection import Collection, Pairs
 from enginegate.accuracy.deltas import Array, cosines_of
 from enginegate.accuracy.labels import Sts, compare_ndcg, compare_pairs
 from enginegate.accuracy.retrieval import Names, Retrieval, Vectors, compare_rankings, similarities
-from enginegate.models import Batch
+from enginegate.models import DOCUMENT, QUERY, TEXT, Batch
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,22 @@ class UserData:
     pairs: Pairs | None = None
 
     @property
-    def texts(self) -> tuple[str, ...]:
-        """Every text once, in order of appearance."""
-        searched = self.collection
-        found = [*searched.queries, *searched.documents] if searched else []
-        found += [*self.pairs.a, *self.pairs.b] if self.pairs else []
-        return tuple(dict.fromkeys(found))
+    def rows(self) -> dict[tuple[str, str], int]:
+        """The row of every text in its role, each once, in order of appearance."""
+        return {named: row for row, named in enumerate(dict.fromkeys(self._named()))}
+
+    def _named(self) -> Iterator[tuple[str, str]]:
+        if searched := self.collection:
+            yield from ((QUERY, text) for text in searched.queries)
+            yield from ((DOCUMENT, text) for text in searched.documents)
+        if self.pairs:
+            yield from ((TEXT, text) for text in (*self.pairs.a, *self.pairs.b))
+
+    def batch(self, make: Callable[[str, Sequence[str]], Batch]) -> Batch:
+        """All rows, made of the texts of one role at a time."""
+        groups = groupby(self.rows, key=itemgetter(0))
+        parts = [make(role, [text for _, text in members]) for role, members in groups]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,7 @@ class UserTexts:
 
     Attributes:
         data: what the user gave.
-        batch: ONNX input name to tokens [texts, seq_len], of `data.texts`.
+        batch: ONNX input name to tokens [texts, seq_len], of `data.rows`.
         expected: the reference's embeddings of them, float32 [texts, dim].
     """
 
@@ -49,9 +61,9 @@ class UserTexts:
     batch: Batch
     expected: Array
 
-    def _rows(self, texts: Sequence[str]) -> npt.NDArray[np.intp]:
-        places = {text: place for place, text in enumerate(self.data.texts)}
-        return np.array([places[text] for text in texts])
+    def _rows(self, role: str, texts: Sequence[str]) -> npt.NDArray[np.intp]:
+        rows = self.data.rows
+        return np.array([rows[role, text] for text in texts])
 
     def rankings(self, found: Array) -> Retrieval | None:
         """Compare what an engine's embeddings [texts, dim] find with what the reference finds."""
@@ -65,7 +77,8 @@ class UserTexts:
         return replace(retrieval, ndcg_at_10=compare_ndcg(now, then, searched.gains))
 
     def _similar(self, vectors: Array, searched: Collection) -> Values:
-        queries, documents = (self._rows(x) for x in (searched.queries, searched.documents))
+        queries = self._rows(QUERY, searched.queries)
+        documents = self._rows(DOCUMENT, searched.documents)
         return similarities(Vectors(vectors[queries], vectors[documents]))
 
     def agreement(self, found: Array) -> Sts | None:
@@ -73,6 +86,6 @@ class UserTexts:
         pairs = self.data.pairs
         if pairs is None:
             return None
-        a, b = self._rows(pairs.a), self._rows(pairs.b)
+        a, b = self._rows(TEXT, pairs.a), self._rows(TEXT, pairs.b)
         now, then = (cosines_of(vectors[a], vectors[b]) for vectors in (found, self.expected))
         return compare_pairs(now, then, pairs.scores)

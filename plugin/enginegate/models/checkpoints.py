@@ -92,6 +92,13 @@ def check_folder(spec: ModelSpec, folder: Path) -> None:
         _refuse_dropped_modules(spec, folder)
 
 
+def follows_modules(spec: ModelSpec) -> bool:
+    """Tell if a folder's `modules.json` is followed; a head replaces what it says."""
+    return spec.kind is Kind.SENTENCE_TRANSFORMERS or (
+        spec.kind is Kind.TRANSFORMERS and spec.head is None
+    )
+
+
 def backbones(spec: ModelSpec, folder: Path) -> list[Path]:
     """The folders of a model that transformers loads."""
     modules = list(_modules(folder))
@@ -187,7 +194,7 @@ def _other(spec: ModelSpec, folder: Path, kind: str, shown: str, why: str) -> Mo
 def _refuse_pickles(spec: ModelSpec, folder: Path) -> None:
     """Refuse weights that a library would have to unpickle: no safetensors are beside them."""
     homes = backbones(spec, folder)
-    if spec.kind is Kind.SENTENCE_TRANSFORMERS:
+    if follows_modules(spec):
         homes += [module.folder for module in _modules(folder)]
     for home in homes:
         pickled = sorted(home.glob("pytorch_model*.bin"))
@@ -208,7 +215,7 @@ def _refuse_half(spec: ModelSpec, folder: Path) -> None:
             f"`{Kind.SENTENCE_TRANSFORMERS}`"
         )
     wrong = [said for part in backbones(spec, folder) for said in _gaps(part)]
-    if spec.kind is Kind.SENTENCE_TRANSFORMERS:
+    if follows_modules(spec):
         saved = (m.folder for m in _modules(folder) if m.kind not in _WITHOUT_FILES)
         wrong += [f"{home.name} is missing" for home in saved if not home.is_dir()]
     if wrong:
@@ -234,15 +241,15 @@ def _damage_of(path: Path) -> str:
 
 
 def _refuse_dropped_modules(spec: ModelSpec, folder: Path) -> None:
-    """Refuse modules with weights that a pipeline has after what `transformers` loads of it."""
-    if spec.kind is not Kind.TRANSFORMERS:
+    """Refuse modules with weights that a head of the table replaces."""
+    if follows_modules(spec):
         return
     homes = [module.folder for module in _modules(folder) if module.folder != folder]
     names = [f"{h.name}/{name}" for h in homes for name in weight_names(h)]
     if left := [name for name in names if not _allowed(spec, name)]:
         raise ModelError(
-            f"model {spec.name}: `{Kind.TRANSFORMERS}` does not take the module of {folder} with "
-            f"the weights {_listed(left)}: name the folder with `{Kind.SENTENCE_TRANSFORMERS}`, or "
+            f"model {spec.name}: with `head` the module of {folder} with the weights "
+            f"{_listed(left)} is not taken: leave `head` out to follow the folder's modules, or "
             f"say {_say(sorted({name.partition('/')[0] + '/*' for name in left}))}"
         )
 

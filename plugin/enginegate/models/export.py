@@ -5,8 +5,8 @@ import io
 import itertools
 import re
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,29 +22,46 @@ from enginegate.models.checkpoints import (
     Taken,
     backbones,
     check_folder,
+    follows_modules,
     read_json,
     said_of,
     weight_names,
 )
 from enginegate.models.onnx_file import beside, is_large, sha256_of_files
+from enginegate.models.pooling import (
+    dimensions,
+    is_pipeline,
+    leaves_prompt_out,
+    otherwise,
+    own_modules,
+)
 from enginegate.models.ready import ready_onnx
 from enginegate.models.spec import DEFAULT_POOLING, OWN_CODE, Exported, Kind, ModelSpec
-from enginegate.models.workload import (
-    Batch,
+from enginegate.models.tokens import (
+    TEXT,
     Tokenize,
+    TokenSettings,
     file_tokenizer,
-    hashed_tokenizer,
-    read_texts,
-    take,
+    limit_of,
+    lower_case,
+    open_tokenizer,
+    overruled,
+    positions_of,
+    settings_at,
+    settings_from,
+    settings_of,
 )
+from enginegate.models.workload import Batch, hashed_tokenizer, read_texts, take
 
 if TYPE_CHECKING:
     import torch
+    from tokenizers import Tokenizer
 
 OUTPUT = "sentence_embedding"  # an output named `embedding` collides inside torch's exporter
 _TOLERANCE = 1e-4  # of the largest value; fp32 on two runtimes agrees to about 1e-6
 _FILE = "model.onnx"
 _TOKENIZER = "tokenizer.json"
+_COMPARED_TEXTS = 64
 _TOKENIZER_FILES = (_TOKENIZER, "vocab.txt", "vocab.json", "*.model")
 
 _LONG_BYTES = 250_000_000  # of weights: from there on an export takes half a minute or more
@@ -62,11 +79,14 @@ def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx, say: Say = No
     the model is missing, half there, cannot be exported, or its export differs from torch.
     """
     if spec.kind is Kind.ONNX:
-        ready = ready_onnx(spec, store)
-        return replace(ready, weights=ready.weights + OWN_CODE) if spec.trust_remote_code else ready
+        return _ready(ready_onnx(spec, store))
     source = sources.locate(spec, store)
+    _check_length(spec, _positions(spec, source))
     entry = _entry(spec, source, store, run_onnx, say)
     tokenizer = entry.folder / _TOKENIZER
+    tokens = TokenSettings(**entry.properties["tokens"])
+    if entry.properties["leaves_prompt_out"] and tokens.prompts_with(spec.prompt):
+        raise _unpooled_prompt(spec)
     return Exported(
         spec=spec,
         onnx=entry.folder / _FILE,
@@ -76,6 +96,8 @@ def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx, say: Say = No
         inputs={"input_ids": "ids", "attention_mask": "mask"},
         output=OUTPUT,
         note=entry.note,
+        tokens=tokens,
+        overruled=(*overruled(tokens, spec.seq_len, spec.prompt), *_overruled(spec, source)),
     )
 
 
@@ -103,35 +125,103 @@ def _is_alike(spec: ModelSpec, source: "sources.Source", entry: Entry, run_onnx:
     """Tell if an export does what the live module does, on two texts."""
     encoder, _ = _encoder(spec, source)
     tokenizer = entry.folder / _TOKENIZER
-    batch = _first_texts(spec, tokenizer if tokenizer.exists() else None, 2)
+    tokens = TokenSettings(**entry.properties["tokens"])
+    tokenize = _tokenizer(spec, tokenizer if tokenizer.exists() else None, tokens)
+    batch = _first_texts(tokenize, 2)
     return _difference(encoder, batch, entry.folder / _FILE, run_onnx) <= _TOLERANCE
 
 
-def _first_texts(spec: ModelSpec, tokenizer: Path | None, count: int) -> Batch:
-    ids, mask, _ = tokenize_with(spec, tokenizer)(read_texts(None)[1][:count])
-    return {"input_ids": ids, "attention_mask": mask}
+def _first_texts(tokenize: Tokenize, count: int) -> Batch:
+    encoded = tokenize(read_texts(None)[1][:count])
+    return {"input_ids": encoded.ids, "attention_mask": encoded.mask}
 
 
-def tokenize_with(spec: ModelSpec, tokenizer: Path | None) -> Tokenize:
-    """The model's own tokenizer, or hashed words where it has none but a vocabulary size."""
+def _ready(model: Exported) -> Exported:
+    """A ready file, with what the files beside its tokenizer say."""
+    if model.spec.trust_remote_code:
+        model = replace(model, weights=model.weights + OWN_CODE)
+    if model.tokenizer is None:
+        return model
+    tokens = settings_of(model.tokenizer.parent, open_tokenizer(model.tokenizer))
+    _check_length(model.spec, tokens.positions)
+    return replace(
+        model,
+        tokens=tokens,
+        overruled=tuple(overruled(tokens, model.spec.seq_len, model.spec.prompt)),
+    )
+
+
+def tokenize_with(model: Exported, role: str = TEXT) -> Tokenize:
+    """The model's own tokenizer, or hashed words where it has none but a vocabulary size.
+
+    `role` is that of the texts: it decides which prompt they begin with.
+    """
+    prompt = model.prompts.get(role, "")
+    tokenize = _tokenizer(model.spec, model.tokenizer, model.tokens)
+    return lambda texts: tokenize([prompt + text for text in texts])
+
+
+def _tokenizer(spec: ModelSpec, tokenizer: Path | None, tokens: TokenSettings) -> Tokenize:
+    seq_len = tokens.seq_len(spec.seq_len)
     if tokenizer is not None:
-        return file_tokenizer(tokenizer, spec.seq_len)
+        return file_tokenizer(tokenizer, seq_len, tokens)
     if spec.vocab_size is None:
         raise ModelError(
             f"model {spec.name} has no tokenizer: give `tokenizer` (a folder or tokenizer.json), "
             f"or `vocab_size` to hash words, in [tool.enginegate.models.{spec.name}]"
         )
-    return hashed_tokenizer(spec.vocab_size, spec.seq_len)
+    return hashed_tokenizer(spec.vocab_size, seq_len)
+
+
+def _positions(spec: ModelSpec, source: "sources.Source") -> int | None:
+    """Tokens that the model has positions for, as its configuration says; None if it does not."""
+    if source is None:
+        return positions_of(spec.architecture or {})
+    if not isinstance(source, Path):
+        return None
+    return settings_at(source, TokenSettings()).positions
+
+
+def _check_length(spec: ModelSpec, positions: int | None) -> None:
+    if spec.seq_len and positions and spec.seq_len > positions:
+        raise ModelError(
+            f"model {spec.name}: seq_len = {spec.seq_len}, and its config.json has positions for "
+            f"{positions} tokens: give at most {positions} in "
+            f"[tool.enginegate.models.{spec.name}], or leave it out"
+        )
+
+
+def _unpooled_prompt(spec: ModelSpec) -> ModelError:
+    return ModelError(
+        f"model {spec.name}: its pooling leaves the tokens of a prompt out (include_prompt is "
+        f'false), which an ONNX file with ids and mask alone cannot: say `prompt = ""` in '
+        f"[tool.enginegate.models.{spec.name}] to judge it without, or build it in a `factory`"
+    )
+
+
+def _overruled(spec: ModelSpec, source: "sources.Source") -> Iterator[str]:
+    """Statements of what a table says otherwise than the model's own files do."""
+    if not isinstance(source, Path):
+        return
+    yield from otherwise(spec, source)
+    named = Path(spec.tokenizer) if spec.tokenizer else source
+    if holds_tokenizer(source) and source not in (named, named.parent):
+        yield f"tokenizer {named.name}, where the model has its own"
 
 
 def _export(
     spec: ModelSpec, source: "sources.Source", folder: Path, run_onnx: RunOnnx, say: Say
 ) -> Mapping[str, Any]:
-    encoder, weights = _encoder(spec, source)
+    if isinstance(source, Path):
+        check_folder(spec, source)
+    own = _own_tokens(spec, source)
+    encoder, weights = _encoder(spec, source, _side(own))
     if say and (size_bytes := _size_bytes(encoder)) >= _LONG_BYTES:
         say(_expectation(size_bytes))
-    tokenizer = _save_tokenizer(spec, source, folder)
-    batch = _first_texts(spec, tokenizer, 4)
+    own = own or _pipeline_tokens(spec, source, encoder)
+    tokenizer = _save_tokenizer(spec, own, folder / _TOKENIZER) if own else None
+    tokens = own.settings if own else TokenSettings(positions=_positions(spec, source))
+    batch = _first_texts(_tokenizer(spec, tokenizer, tokens), 4)
     if spec.kind is Kind.FACTORY:
         _refuse_random(spec, encoder, batch)
     path = folder / _FILE
@@ -140,11 +230,23 @@ def _export(
     except Exception as error:  # the exporter raises many kinds
         raise ModelError(f"model {spec.name} cannot be exported to ONNX: {error}") from error
     difference = _check(spec, encoder, batch, path, run_onnx)
-    sha256 = sha256_of_files(path, beside(path))
-    return {"sha256": sha256, "weights": weights, "max_abs_to_torch": difference}
+    return {
+        "sha256": sha256_of_files(path, beside(path)),
+        "weights": weights,
+        "max_abs_to_torch": difference,
+        "tokens": asdict(tokens),
+        "leaves_prompt_out": spec.kind is not Kind.FACTORY and leaves_prompt_out(encoder),
+    }
 
 
-def _encoder(spec: ModelSpec, source: "sources.Source") -> tuple["torch.nn.Module", str]:
+def _side(own: "_OwnTokens | None") -> str:
+    """The side of the padding."""
+    return own.settings.padding_side if own else "right"
+
+
+def _encoder(
+    spec: ModelSpec, source: "sources.Source", side: str = "right"
+) -> tuple["torch.nn.Module", str]:
     """A module from (ids, mask), int64 [batch, seq], to float32 [batch, dim]; its origin."""
     if source is not None and not isinstance(source, Path):
         return source.eval().float(), f"from factory {spec.source}"
@@ -155,12 +257,12 @@ def _encoder(spec: ModelSpec, source: "sources.Source") -> tuple["torch.nn.Modul
             )
         left_out = _left_out(spec, source)
         return _sentence_transformer(spec, source), sources.named(spec) + left_out
-    return _pooled(spec, source)
+    return _pooled(spec, source, side)
 
 
 def load_module(spec: ModelSpec, source: "sources.Source") -> "torch.nn.Module":
     """The module that is exported: (ids, mask), int64 [batch, seq], to float32 [batch, dim]."""
-    return _encoder(spec, source)[0]
+    return _encoder(spec, source, _side(_own_tokens(spec, source)))[0]
 
 
 def load_backbone(spec: ModelSpec, folder: Path) -> tuple["torch.nn.Module", "torch.nn.Module"]:
@@ -168,22 +270,6 @@ def load_backbone(spec: ModelSpec, folder: Path) -> tuple["torch.nn.Module", "to
     backbone, _ = _stored_backbone(spec, folder, folder)
     head = _head(spec, backbone.config.hidden_size)
     return backbone.eval().float(), head.eval().float()
-
-
-def load_tokenizer(spec: ModelSpec, folder: Path) -> Any:
-    """A folder's own tokenizer; None if it has none. Raises ModelError if it cannot be loaded."""
-    from transformers import AutoTokenizer
-
-    if not holds_tokenizer(folder):
-        return None
-    trusted = spec.trust_remote_code
-
-    def load() -> Any:
-        return AutoTokenizer.from_pretrained(
-            str(folder), trust_remote_code=trusted, local_files_only=True
-        )
-
-    return _loaded(spec, folder, load)
 
 
 def load_pipeline(spec: ModelSpec, folder: Path, **how: Any) -> Any:
@@ -206,6 +292,7 @@ def _sentence_transformer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
     import torch
 
     model = load_pipeline(spec, folder, attn_implementation="eager")
+    kept = dimensions(spec, folder)
 
     class Encoder(torch.nn.Module):
         def __init__(self) -> None:
@@ -214,7 +301,7 @@ def _sentence_transformer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
 
         def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             features = self.model({"input_ids": ids, "attention_mask": mask})
-            return features["sentence_embedding"]  # type: ignore[no-any-return]
+            return _cut(features["sentence_embedding"], kept)
 
     return Encoder().eval().float()
 
@@ -242,9 +329,10 @@ def _refused(spec: ModelSpec, folder: Path, said: str) -> ModelError:
 
 def _refuse_foreign_modules(spec: ModelSpec, folder: Path) -> None:
     """Raise ModelError if a pipeline names classes that are not sentence-transformers' own."""
-    if spec.kind is not Kind.SENTENCE_TRANSFORMERS:
+    if not follows_modules(spec):
         return
-    modules = [part["type"] for part in read_json(folder / "modules.json", [])]
+    whole = spec.kind is Kind.SENTENCE_TRANSFORMERS  # else they are looked at as they are loaded
+    modules = [part["type"] for part in read_json(folder / "modules.json", []) if whole]
     routed = [read_json(path, {}).get("types", {}) for path in folder.rglob("router_config.json")]
     named = [*modules, *(name for types in routed for name in types.values())]
     foreign = [name for name in named if not name.startswith("sentence_transformers.")]
@@ -260,15 +348,47 @@ def _own_code(spec: ModelSpec, folder: Path | str) -> ModelError:
     )
 
 
-def _pooled(spec: ModelSpec, folder: Path | None) -> tuple["torch.nn.Module", str]:
-    import torch
-
+def _pooled(spec: ModelSpec, folder: Path | None, side: str) -> tuple["torch.nn.Module", str]:
     if folder is None:
         backbone, left_out = _seeded_backbone(spec), ""
     else:
         backbone, left_out = _stored_backbone(spec, folder, folder)
+    if folder is not None and is_pipeline(spec, folder):
+        encoder = _pipeline(spec, folder, backbone)
+    else:
+        encoder = _headed(spec, folder, backbone, side)
+    return encoder.eval().float(), _origin(spec, folder) + left_out
+
+
+def _pipeline(spec: ModelSpec, folder: Path, backbone: Any) -> "torch.nn.Module":
+    """The backbone with what the folder's `modules.json` says behind it."""
+    import torch
+
+    modules = _loaded(spec, folder, lambda: own_modules(spec, folder))
+    kept = dimensions(spec, folder)
+
+    class Encoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone, self.tail = backbone, torch.nn.ModuleList(modules)
+
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            hidden = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
+            features = {"token_embeddings": hidden, "attention_mask": mask}
+            for module in self.tail:
+                features = module(features)
+            return _cut(features["sentence_embedding"], kept)
+
+    return Encoder()
+
+
+def _headed(spec: ModelSpec, folder: Path | None, backbone: Any, side: str) -> "torch.nn.Module":
+    """The backbone with the pooling, the head and the normalisation of the table behind it."""
+    import torch
+
     head = _head(spec, backbone.config.hidden_size)
     pooling, normalize = spec.pooling or DEFAULT_POOLING, spec.normalize
+    kept = dimensions(spec, folder)
 
     class Encoder(torch.nn.Module):
         def __init__(self) -> None:
@@ -277,17 +397,28 @@ def _pooled(spec: ModelSpec, folder: Path | None) -> tuple["torch.nn.Module", st
 
         def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             hidden = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
-            vector = self.head(_pool(hidden, mask, pooling))
-            return torch.nn.functional.normalize(vector, dim=1) if normalize else vector
+            vector = self.head(_pool(hidden, mask, pooling, side))
+            vector = torch.nn.functional.normalize(vector, dim=1) if normalize else vector
+            return _cut(vector, kept)
 
-    return Encoder().eval().float(), _origin(spec, folder) + left_out
+    return Encoder()
 
 
-def _pool(hidden: "torch.Tensor", mask: "torch.Tensor", pooling: str) -> "torch.Tensor":
-    if pooling == "first":
+def _cut(vectors: "torch.Tensor", kept: int | None) -> "torch.Tensor":
+    return vectors if kept is None else vectors[:, :kept]
+
+
+def _pool(hidden: "torch.Tensor", mask: "torch.Tensor", pooling: str, side: str) -> "torch.Tensor":
+    import torch
+
+    if pooling == "mean":
+        weight = mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
+    if (pooling, side) == ("first", "right"):
         return hidden[:, 0]
-    weight = mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
+    places = mask * torch.arange(1, mask.shape[1] + 1)  # 0 is padding
+    place = mask.to(torch.int32).argmax(1) if pooling == "first" else places.argmax(1)
+    return hidden.gather(1, place.view(-1, 1, 1).expand(-1, 1, hidden.shape[2])).squeeze(1)
 
 
 def _seeded_backbone(spec: ModelSpec) -> Any:
@@ -390,16 +521,85 @@ def _origin(spec: ModelSpec, folder: Path | None) -> str:
     return f"seeded ({', '.join(seeded)})" if seeded else sources.named(spec)
 
 
-def _save_tokenizer(spec: ModelSpec, source: "sources.Source", folder: Path) -> Path | None:
-    """The model's own tokenizer as `tokenizer.json` in `folder`; None if it has none."""
+@dataclass(frozen=True)
+class _OwnTokens:
+    """A model's own tokenizer.
+
+    Attributes:
+        tokenizer: its file's content.
+        settings: how it is used.
+        ask: tokenise as its library does, to int64 ids and mask, padded to the longest text.
+    """
+
+    tokenizer: "Tokenizer"
+    settings: TokenSettings
+    ask: Callable[[Sequence[str]], tuple[Any, Any]] | None = None
+
+
+def _own_tokens(spec: ModelSpec, source: "sources.Source") -> _OwnTokens | None:
+    """The tokenizer of a folder or of the table; None if there is none, or a pipeline's own."""
+    if spec.kind is Kind.SENTENCE_TRANSFORMERS and not spec.tokenizer:
+        return None
     given = spec.tokenizer or (str(source) if isinstance(source, Path) else None)
     if given is None or (not spec.tokenizer and not holds_tokenizer(Path(given))):
         return None
-    target = folder / _TOKENIZER
+    home = source if isinstance(source, Path) else Path(given)
     if Path(given).is_file():
-        target.write_bytes(Path(given).read_bytes())
-    else:
-        _convert_tokenizer(spec, given, target)
+        tokenizer = open_tokenizer(Path(given))
+        return _OwnTokens(tokenizer, settings_at(home, settings_of(Path(given).parent, tokenizer)))
+    return _of_library(load_tokenizer(spec, given), home)
+
+
+def _pipeline_tokens(
+    spec: ModelSpec, source: "sources.Source", encoder: "torch.nn.Module"
+) -> _OwnTokens | None:
+    """The tokenizer that a sentence-transformers model uses; None for any other model."""
+    if spec.kind is not Kind.SENTENCE_TRANSFORMERS or not isinstance(source, Path):
+        return None
+    model: Any = encoder.model
+    if not hasattr(model.tokenizer, "backend_tokenizer"):
+        raise ModelError(
+            f"model {spec.name}: {source} tokenises by {type(model.tokenizer).__name__}, of which "
+            "no tokenizer.json can be made: give one with `tokenizer` in "
+            f"[tool.enginegate.models.{spec.name}]"
+        )
+    own = _of_library(model.tokenizer, source)
+    tokenize = getattr(model, "preprocess", model.tokenize)  # its name since 5.3
+    limit = limit_of(model.max_seq_length)
+
+    def ask(texts: Sequence[str]) -> tuple[Any, Any]:
+        found = tokenize(list(texts))
+        return found["input_ids"].numpy(), found["attention_mask"].numpy()
+
+    return _OwnTokens(own.tokenizer, replace(own.settings, limit=limit), ask)
+
+
+def _of_library(tokenizer: Any, home: Path) -> _OwnTokens:
+    """A tokenizer of transformers, with what a model's folder says more."""
+    settings = settings_from(tokenizer, home)
+    how = {"padding": True, "truncation": settings.limit is not None, "return_tensors": "np"}
+
+    def ask(texts: Sequence[str]) -> tuple[Any, Any]:
+        asked = tokenizer(list(texts), max_length=settings.limit, **how)
+        return asked["input_ids"], asked["attention_mask"]
+
+    has_padding = tokenizer.pad_token is not None
+    return _OwnTokens(tokenizer.backend_tokenizer, settings, ask if has_padding else None)
+
+
+def _save_tokenizer(spec: ModelSpec, own: _OwnTokens, target: Path) -> Path:
+    """Write a tokenizer as `tokenizer.json`, and see that it gives what its library gives."""
+    own.tokenizer.save(str(target))
+    if own.ask is not None:
+        texts = read_texts(None)[1][:_COMPARED_TEXTS]
+        ids, mask = own.ask(texts)
+        found = file_tokenizer(target, ids.shape[1], own.settings)(texts)
+        if not (np.array_equal(found.ids, ids) and np.array_equal(found.mask, mask)):
+            raise ModelError(
+                f"model {spec.name}: its tokenizer.json does not give the tokens that the model "
+                "itself takes, so no verdict on it would hold: build it in a `factory`, with its "
+                "own `tokenizer`"
+            )
     return target
 
 
@@ -408,7 +608,8 @@ def holds_tokenizer(folder: Path) -> bool:
     return any(next(folder.glob(pattern), None) for pattern in _TOKENIZER_FILES)
 
 
-def _convert_tokenizer(spec: ModelSpec, given: str, target: Path) -> None:
+def load_tokenizer(spec: ModelSpec, given: str) -> Any:
+    """The tokenizer of a folder or a hub id. Raises ModelError if it cannot be loaded."""
     from transformers import AutoTokenizer
 
     try:
@@ -416,11 +617,12 @@ def _convert_tokenizer(spec: ModelSpec, given: str, target: Path) -> None:
             raise FileNotFoundError(f"none of {', '.join(_TOKENIZER_FILES)} is there")
         trusted = spec.trust_remote_code
         tokenizer = AutoTokenizer.from_pretrained(given, trust_remote_code=trusted)
-        tokenizer.backend_tokenizer.save(str(target))
+        lower_case(tokenizer.backend_tokenizer, Path(given))
     except Exception as error:  # the library raises many kinds
         if "trust_remote_code" in str(error):
             raise _own_code(spec, given) from error
         raise ModelError(f"tokenizer of model {spec.name} not found in {given}: {error}") from error
+    return tokenizer
 
 
 def _write_onnx(encoder: "torch.nn.Module", batch: Batch, path: Path) -> None:
@@ -457,7 +659,8 @@ def _check(
     spec: ModelSpec, encoder: "torch.nn.Module", batch: Batch, path: Path, run_onnx: RunOnnx
 ) -> float:
     """Largest difference between the file and torch, on two batch sizes and two lengths."""
-    shorter = {name: values[:1, : spec.seq_len // 2] for name, values in batch.items()}
+    kept = batch["attention_mask"][0].nonzero()[0][: len(batch["attention_mask"][0]) // 2]
+    shorter = {name: values[:1, kept] for name, values in batch.items()}
     worst = max(
         _difference(encoder, b, path, run_onnx) for b in (batch, shorter, take(batch, slice(3)))
     )

@@ -15,7 +15,9 @@ import numpy.typing as npt
 
 from enginegate.files import parse_json, read_text
 from enginegate.models.export import load_backbone
+from enginegate.models.pooling import dimensions
 from enginegate.models.spec import DEFAULT_POOLING, ModelSpec
+from enginegate.models.tokens import TEXT, TokenSettings
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +28,6 @@ Features: TypeAlias = dict[str, Any]
 MODULES = "modules.json"
 POOLING, DENSE, NORMALIZE = "Pooling", "Dense", "Normalize"
 _MODES = {"cls": "first", "lasttoken": "last"}  # sentence-transformers' words to ours
-_LONGEST = 1 << 20  # a tokenizer without a limit says 1e30
 _AT_ONCE = 32  # texts a batch
 
 
@@ -120,12 +121,19 @@ class Pipeline:
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Embeddings, float32 [texts, dim]; a batch is padded by the tokenizer to its longest."""
-        parts = (texts[start : start + _AT_ONCE] for start in range(0, len(texts), _AT_ONCE))
+        size = _AT_ONCE if self._pads else 1
+        parts = (texts[start : start + size] for start in range(0, len(texts), size))
         return np.concatenate([self.finish(self._as_deployed(part), Ways()) for part in parts])
 
+    @property
+    def _pads(self) -> bool:
+        """Tell if its tokenizer has a token for padding."""
+        return self.tokenizer.pad_token is not None
+
     def _as_deployed(self, texts: Sequence[str]) -> Features:
-        how = {"padding": True, "truncation": self.length is not None, "max_length": self.length}
-        batch = self.tokenizer([self.prompt + text for text in texts], return_tensors="pt", **how)
+        how = {"padding": self._pads, "return_tensors": "pt"}
+        how |= {"truncation": self.length is not None, "max_length": self.length}
+        batch = self.tokenizer([self.prompt + text for text in texts], **how)
         return self._hidden(dict(batch), batch["attention_mask"])
 
     def hidden(self, texts: Sequence[str], ways: Ways) -> Features:
@@ -267,22 +275,25 @@ def pool(hidden: "torch.Tensor", mask: "torch.Tensor", mode: str) -> "torch.Tens
     return ways[mode]()
 
 
-def pipeline_of(model: Any, folder: Path, width: int) -> Pipeline:
-    """The parts of a sentence-transformers model that was loaded from `folder`."""
-    _, *modules = model
+def places_of(modules: Sequence[Any], folder: Path) -> dict[Any, str]:
+    """The file that says so, of every module after the backbone as `folder` lists them."""
     listed = parse_json(read_text(folder / MODULES))[1:]
     configs = [f"{part['path']}/config.json" for part in listed]
     places = [name if (folder / name).is_file() else MODULES for name in configs]
-    steps = [_step(module, place) for module, place in zip(modules, places, strict=True)]
-    prompts = dict(model.prompts)
+    return dict(zip(modules, places, strict=True))
+
+
+def pipeline_of(model: Any, places: Mapping[Any, str], width: int, prompt: str) -> Pipeline:
+    """The parts of a sentence-transformers model; a module of no place is the table's."""
+    body, *modules = model
     return Pipeline(
         tokenizer=model.tokenizer,
-        backbone=model[0].auto_model,
-        steps=steps,
+        backbone=body.auto_model,
+        steps=[_step(module, places.get(module, "its table")) for module in modules],
         width=width,
         length=model.max_seq_length,
-        prompts=prompts,
-        prompt=prompts.get(model.default_prompt_name, ""),
+        prompts=dict(model.prompts),
+        prompt=prompt,
         dim=model.truncate_dim,
     )
 
@@ -293,7 +304,9 @@ def _step(module: Any, place: str) -> Step:
     return Step(type(module).__name__, module, _MODES.get(named, named), place)
 
 
-def pipeline_from_table(spec: ModelSpec, tokenizer: Any, folder: Path, width: int) -> Pipeline:
+def pipeline_from_table(
+    spec: ModelSpec, tokenizer: Any, folder: Path, width: int, settings: TokenSettings
+) -> Pipeline:
     """The parts of a transformers model: its own tokenizer, the table's pooling and head."""
     backbone, head = load_backbone(spec, folder)
     pooling = spec.pooling or DEFAULT_POOLING
@@ -302,7 +315,16 @@ def pipeline_from_table(spec: ModelSpec, tokenizer: Any, folder: Path, width: in
         steps.append(Step(DENSE, lambda f: _then(f, head), place="`head`"))
     if spec.normalize:
         steps.append(Step(NORMALIZE, lambda f: _then(f, _normalized), place="`normalize`"))
-    return Pipeline(tokenizer, backbone, steps, width, own_length(tokenizer, backbone.config))
+    return Pipeline(
+        tokenizer=tokenizer,
+        backbone=backbone,
+        steps=steps,
+        width=width,
+        length=settings.longest,
+        prompts=settings.prompts,
+        prompt=settings.prompts_with(spec.prompt).get(TEXT, ""),
+        dim=dimensions(spec, folder),
+    )
 
 
 def _pooled(features: Features, mode: str) -> Features:
@@ -318,9 +340,3 @@ def _normalized(vectors: "torch.Tensor") -> "torch.Tensor":
     import torch
 
     return torch.nn.functional.normalize(vectors, dim=1)
-
-
-def own_length(tokenizer: Any, config: Any) -> int | None:
-    """Tokens that a model takes by its own files; None for no limit."""
-    said = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None))
-    return min((int(limit) for limit in said if limit and limit < _LONGEST), default=None)

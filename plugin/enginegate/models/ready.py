@@ -18,6 +18,8 @@ _TOKENIZER = "tokenizer.json"
 _INT32, _INT64 = 6, 7  # of TensorProto.DataType
 _TOKENS_RANK = 3  # [batch, tokens, width]
 _HANDING_ON = frozenset({"Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Expand"})
+_BY_MASK = {"last": "the last token", "mean": "the mean"}  # poolings that need a mask
+_OPSET_OF_LAST = 11  # which has CumSum
 _NO_PLACE = ("zeros", "ones", "token_types")  # roles that are no positions
 
 
@@ -235,21 +237,28 @@ def _mask(roles: Mapping[str, str]) -> str | None:
 
 def _pooling(file: _File, roles: Mapping[str, str], output: str) -> str | None:
     """The pooling that the file lacks and its table has. Raises ModelError where they disagree."""
+    from enginegate.models.rewrite import opset_of
+
     pooling, rank = file.spec.pooling, _rank(file.graph, output)
     if pooling is None and rank == _TOKENS_RANK:
         raise ModelError(
             f"output {output!r} of {file.path} has a vector for every token: say `pooling` "
-            f"({' or '.join(POOLINGS)}) in {file.table}, or name its pooled output with `output`"
+            f"({', '.join(POOLINGS)}) in {file.table}, or name its pooled output with `output`"
         )
     if pooling is not None and rank not in (_TOKENS_RANK, None):
         raise ModelError(
             f"output {output!r} of {file.path} is pooled already, having {rank} dimensions: remove "
             f"`pooling` from {file.table}"
         )
-    if pooling == "mean" and _mask(roles) is None:
+    if pooling in _BY_MASK and _mask(roles) is None:
         raise ModelError(
-            f"{file.path} cannot be pooled by the mean: none of its inputs is the mask that says "
-            f"what is padding; name it under `inputs` in {file.table}"
+            f"{file.path} cannot be pooled by {_BY_MASK[pooling]}: none of its inputs is the "
+            f"mask that says what is padding; name it under `inputs` in {file.table}"
+        )
+    if pooling == "last" and opset_of(file.graph) < _OPSET_OF_LAST:
+        raise ModelError(
+            f"{file.path} cannot be pooled by {_BY_MASK[pooling]}: it is of opset "
+            f"{opset_of(file.graph)}, and {_OPSET_OF_LAST} is needed; export it again"
         )
     return pooling
 

@@ -123,7 +123,7 @@ def pool(
 ) -> None:
     """Put the pooling and the scaling of its vectors behind the only output, as output `name`."""
     (given,) = model.graph.output
-    nodes = _Nodes(_opset(model))
+    nodes = _Nodes(opset_of(model))
     vectors = given.name
     if given.type.tensor_type.elem_type != FLOAT:
         vectors = nodes.add("Cast", [vectors], "float", to=FLOAT)
@@ -136,7 +136,8 @@ def pool(
     _put(model.graph.output, [_vectors_like(given, name)])
 
 
-def _opset(model: ModelProto) -> int:
+def opset_of(model: ModelProto) -> int:
+    """The version of ONNX's own operators."""
     return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
 
 
@@ -176,6 +177,17 @@ def _first(nodes: _Nodes, tokens: str, _mask: str) -> str:
     return nodes.add("Gather", [tokens, nodes.constant("first", np.int64(0))], "pooled", axis=1)
 
 
+def _last(nodes: _Nodes, tokens: str, mask: str) -> str:
+    """The last token that is no padding; 0 where all is."""
+    counted = nodes.add("Cast", [mask], "mask", to=FLOAT)
+    total = nodes.over("ReduceSum", counted, 1, "tokens", keepdims=1)
+    running = nodes.add("CumSum", [counted, nodes.constant("axis", np.int64(1))], "running")
+    reached = nodes.add("Cast", [nodes.add("Equal", [running, total], "end")], "reached", to=FLOAT)
+    last = nodes.over("Unsqueeze", nodes.add("Mul", [reached, counted], "last"), 2, "weight")
+    each = nodes.add("Mul", [tokens, last], "each")
+    return nodes.over("ReduceSum", each, 1, "pooled", **_FLAT)
+
+
 def _mean(nodes: _Nodes, tokens: str, mask: str) -> str:
     """The mean over the mask; 0 where that is empty."""
     weight = nodes.over("Unsqueeze", nodes.add("Cast", [mask], "mask", to=FLOAT), 2, "weight")
@@ -192,4 +204,8 @@ def _normalized(nodes: _Nodes, vectors: str) -> str:
     return nodes.add("Div", [vectors, nodes.add("Max", [length, least], "length")], "normalized")
 
 
-POOLINGS: Mapping[str, Callable[[_Nodes, str, str], str]] = {"first": _first, "mean": _mean}
+POOLINGS: Mapping[str, Callable[[_Nodes, str, str], str]] = {
+    "first": _first,
+    "last": _last,
+    "mean": _mean,
+}

@@ -16,14 +16,14 @@ from enginegate.cache import Store
 from enginegate.errors import ModelError
 from enginegate.files import damage, reading, sha256_of, sha256_of_folder, sha256_of_json
 from enginegate.machine import installed_version
-from enginegate.models.spec import DEFAULT_POOLING, PACKAGE_PREFIX, SHIPPED, Kind, ModelSpec
+from enginegate.models.spec import PACKAGE_PREFIX, SHIPPED, Kind, ModelSpec
 
 if TYPE_CHECKING:
     import torch
 
 Source: TypeAlias = "Path | torch.nn.Module | None"
 
-_RECIPE = 2  # raise when the exported graph changes for the same source
+_RECIPE = 3  # raise when the exported graph changes for the same source
 _ARCHIVE = "model.zip"
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 _LIBRARIES = ("torch", "transformers", "onnxscript", "sentence-transformers")
@@ -140,8 +140,8 @@ def content_key(spec: ModelSpec, source: "Source") -> dict[str, Any]:
         name: getattr(spec, name)
         for name in ("kind", "pooling", "normalize", "head", "seq_len", "vocab_size")
     }
-    settings["pooling"] = spec.pooling or DEFAULT_POOLING
     settings["architecture"] = dict(spec.architecture or {})
+    settings |= {"truncate_dim": spec.truncate_dim} if spec.truncate_dim else {}
     settings |= {"trust_remote_code": True} if spec.trust_remote_code else {}
     settings |= {"allow_dropped": list(spec.allow_dropped)} if spec.allow_dropped else {}
     extra = {p: _content(Path(p)) for p in (spec.head_weights, spec.tokenizer) if p}

@@ -11,14 +11,15 @@ from typing import Any
 
 from enginegate.errors import OptionError
 from enginegate.models.nature import Nature
+from enginegate.models.tokens import DOCUMENT, QUERY, Prompts, TokenSettings
 from enginegate.variants import Precision, checked_name
 
 OWN_CODE = " (may run code of its own: trust_remote_code)"  # after the origin of weights
 DROPPED = ": allow_dropped)"  # after the weights that were left out on purpose
 TOKEN_ROLES = ("ids", "mask", "positions", "token_types", "zeros", "ones")
 ACCEPTED = ("executed",)
-POOLINGS = ("first", "mean")
-DEFAULT_POOLING = "mean"  # of a transformers folder
+POOLINGS = ("first", "last", "mean")
+DEFAULT_POOLING = "mean"  # of a transformers folder that says nothing of it
 PACKAGE_PREFIX = "package:"
 STANDARD_INPUTS = MappingProxyType(
     {
@@ -49,12 +50,19 @@ class ModelSpec:
         source: folder, hub id, `package:NAME` (a wheel that carries `model.zip`),
             `module:function`, or `.onnx` file.
         tokenizer: folder, hub id or `tokenizer.json`; by default the one beside `source`.
-        pooling: `first` token or `mean` over the attention mask (kinds `transformers`, where it is
-            the mean if None, and `onnx`, for an output that has a vector for every token).
-        normalize: scale each embedding to length 1 (kinds `transformers` and `onnx`).
+        pooling: `first` or `last` token, or `mean` over the attention mask (kinds `transformers`,
+            where None is what the model's modules.json says, else `mean`, and `onnx`, for an
+            output that has a vector for every token).
+        normalize: scale each embedding to length 1 (kinds `transformers`, where None is what
+            modules.json says, else false, and `onnx`).
+        truncate_dim: keep the first dimensions only (kinds `transformers` and
+            `sentence_transformers`); None for what the model's own files say.
         head: width of a Linear layer after pooling, or None (kind `transformers` only).
         head_weights: safetensors file with `weight` and `bias` of the head; else seeded.
-        seq_len: tokens per text; longer texts are cut, shorter ones padded.
+        seq_len: tokens per text; longer texts are cut, shorter ones padded; None for 32, or for
+            the model's own limit where that is less.
+        prompt: what each text begins with, or a table of it by role (`query`, `document`); None
+            for the model's own prompts.
         vocab_size: without any tokenizer, words are hashed into 1 .. vocab_size - 1.
         inputs: role (of TOKEN_ROLES) of each ONNX input with a name of its own.
         output: the ONNX output to take, where there are several.
@@ -74,10 +82,12 @@ class ModelSpec:
     source: str
     tokenizer: str | None = None
     pooling: str | None = None
-    normalize: bool = False
+    normalize: bool | None = None
+    truncate_dim: int | None = None
     head: int | None = None
     head_weights: str | None = None
-    seq_len: int = 32
+    seq_len: int | None = None
+    prompt: Prompts = None
     vocab_size: int | None = None
     inputs: Mapping[str, str] = field(default_factory=lambda: STANDARD_INPUTS)
     output: str | None = None
@@ -145,6 +155,12 @@ def _refuse_unknown(name: str, table: Mapping[str, Any]) -> None:
     known = {f.name for f in fields(ModelSpec)} - {"name", "kind", "source"} | set(Kind)
     if unknown := sorted(set(table) - known):
         raise OptionError(f"{_where(name)} has unknown keys {unknown}: use {sorted(known)}")
+    whole = {Kind.SENTENCE_TRANSFORMERS, Kind.FACTORY} & set(table)
+    if whole and (pooled := sorted({"pooling", "normalize"} & set(table))):
+        raise OptionError(
+            f"{_where(name)} has {' and '.join(pooled)} beside {' and '.join(sorted(whole))}, "
+            "which pools by itself: leave that out, or name a `transformers` folder"
+        )
 
 
 def _source(name: str, table: Mapping[str, Any], base: ModelSpec, root: Path) -> dict[str, Any]:
@@ -196,8 +212,14 @@ def _named(key: str, name: object, root: Path, found: Callable[[Path, str], str]
 def _refuse_bad_values(spec: ModelSpec) -> None:
     pooling_fits = spec.pooling is None or spec.pooling in POOLINGS
     _require(spec, "pooling", pooling_fits, f"one of {', '.join(POOLINGS)}")
-    _require(spec, "normalize", isinstance(spec.normalize, bool), "true or false")
-    _require(spec, "seq_len", _is_count(spec.seq_len, 2), "a whole number, 2 or more")
+    normalize_fits = spec.normalize is None or isinstance(spec.normalize, bool)
+    _require(spec, "normalize", normalize_fits, "true or false")
+    seq_len_fits = spec.seq_len is None or _is_count(spec.seq_len, 2)
+    _require(spec, "seq_len", seq_len_fits, "a whole number, 2 or more")
+    _require(
+        spec, "prompt", _is_prompt(spec.prompt), f"a text, or a table by {QUERY} and {DOCUMENT}"
+    )
+    _require(spec, "truncate_dim", _truncates(spec), "a whole number (of a model in torch only)")
     _require(spec, "head", spec.head is None or _is_count(spec.head, 1), "a whole number")
     vocab_fits = spec.vocab_size is None or _is_count(spec.vocab_size, 2)
     _require(spec, "vocab_size", vocab_fits, "a whole number, 2 or more")
@@ -240,6 +262,19 @@ def _are_reasons(value: object) -> bool:
     return all(isinstance(why, str) and why.strip() for why in value.values())
 
 
+def _is_prompt(value: object) -> bool:
+    if not isinstance(value, Mapping):
+        return value is None or isinstance(value, str)
+    return set(value) <= {QUERY, DOCUMENT} and all(isinstance(said, str) for said in value.values())
+
+
+def _truncates(spec: ModelSpec) -> bool:
+    if spec.truncate_dim is None:
+        return True
+    own = spec.kind in (Kind.TRANSFORMERS, Kind.SENTENCE_TRANSFORMERS)
+    return own and _is_count(spec.truncate_dim, 1)
+
+
 def _is_count(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
@@ -270,6 +305,8 @@ class Exported:
         note: what the store had to say; empty for nothing.
         int32: the inputs that take int32; all others take int64.
         nature: what the file was before anything was made of it.
+        tokens: what the model's own files say of its tokens.
+        overruled: what its table says otherwise of its embeddings than its own files do.
     """
 
     spec: ModelSpec
@@ -282,3 +319,15 @@ class Exported:
     note: str = ""
     int32: frozenset[str] = frozenset()
     nature: Nature = field(default_factory=Nature)
+    tokens: TokenSettings = field(default_factory=TokenSettings)
+    overruled: tuple[str, ...] = ()
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens per text."""
+        return self.tokens.seq_len(self.spec.seq_len)
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """What texts begin with, by role; none for a role without a prompt."""
+        return self.tokens.prompts_with(self.spec.prompt)

@@ -3,7 +3,7 @@
 Kept in the store by content: a run that finds them there imports no torch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,14 +22,24 @@ from enginegate.models.pipeline import (
     Vectors,
     pipeline_from_table,
     pipeline_of,
+    places_of,
 )
+from enginegate.models.pooling import as_table_says, other_modules, own_dimensions
 from enginegate.models.spec import Kind, ModelSpec
-from enginegate.models.workload import Tokens, Workload, chunks
+from enginegate.models.tokens import (
+    TEXT,
+    Tokens,
+    TokenSettings,
+    quoted,
+    settings_at,
+    settings_from,
+)
+from enginegate.models.workload import Workload, chunks
 
 if TYPE_CHECKING:
     import torch
 
-_RECIPE = 1  # raise when the embeddings change for the same source
+_RECIPE = 2  # raise when the embeddings change for the same source
 _FILE = "embeddings.npy"
 _AT_ONCE = 32  # texts a batch
 ENCODE = "encode()"
@@ -59,13 +69,13 @@ class _Author:
     Attributes:
         by: the way in words.
         embed: the evaluation texts to float32 [texts, dim].
-        own_length: tokens that it takes by its own files; None for no limit.
+        notes: where the table of the model overrules its own files.
         parts: its pipeline taken apart; None where it cannot be.
     """
 
     by: str
     embed: Callable[[], Vectors]
-    own_length: int | None = None
+    notes: tuple[str, ...] = ()
     parts: Callable[[], Pipeline | None] = lambda: None
 
 
@@ -108,9 +118,12 @@ def _located(spec: ModelSpec, store: Store) -> tuple[ModelSpec, "sources.Source"
     }
     own = replace(spec, kind=Kind.TRANSFORMERS, **asked)
     try:
-        return _as_its_folder_says(own, sources.locate(own, store))
+        found, source = _as_its_folder_says(own, sources.locate(own, store))
     except ModelError as error:
         raise ModelError(str(error).replace(f"`{own.kind}`", "`truth`")) from error
+    if found.kind is Kind.SENTENCE_TRANSFORMERS:  # the table says how the file is pooled
+        found = replace(found, pooling=None, normalize=None)
+    return found, source
 
 
 def _as_its_folder_says(
@@ -133,15 +146,22 @@ def _key(spec: ModelSpec, source: Path | None, workload: Workload) -> dict[str, 
         "recipe": _RECIPE,
         "content": sources.content_key(spec, source),
         "texts": sha256_of_json(workload.texts),
-        "length": _asked_length(spec, workload),
+        "length": workload.shape[1],
+        "prompt": spec.prompt if isinstance(spec.prompt, str) else None,
         "tokens": workload.sha256 if on_tokens else "",
     }
 
 
-def _asked_length(spec: ModelSpec, workload: Workload) -> int | None:
-    """Tokens that texts are cut at by the table of the model; None where its own files decide."""
+def _cut_at(spec: ModelSpec, workload: Workload, own: int | None) -> int | None:
+    """Tokens that texts are cut at: by the table, or at the usual length if the model takes that.
+
+    Where texts have another length than the table says, a tokenizer of the project's cuts them: the
+    model's own files decide then.
+    """
     width = workload.shape[1]
-    return width if spec.seq_len in (None, width) else None
+    if spec.seq_len is None:
+        return min(width, own or width)
+    return width if spec.seq_len == width else own
 
 
 def _tokenizer_of(spec: ModelSpec, source: Path | None) -> Path | None:
@@ -161,11 +181,7 @@ def _computed(spec: ModelSpec, source: "sources.Source", workload: Workload) -> 
             f"the truth of model {spec.name} cannot be computed from {sources.named(spec)}: "
             f"{error}; see that it embeds a text outside of this run"
         ) from error
-    asked = _asked_length(spec, workload) if author.by != _BY_MODULE else None
-    overruled = asked is not None and asked != author.own_length
-    own = f", not at {author.own_length}" if author.own_length else ""
-    notes = (f"texts cut at {asked} tokens by `seq_len`{own}",) if overruled else ()
-    return Truth(np.ascontiguousarray(embeddings, np.float32), author.by, notes)
+    return Truth(np.ascontiguousarray(embeddings, np.float32), author.by, author.notes)
 
 
 def _author(spec: ModelSpec, source: "sources.Source", workload: Workload) -> _Author:
@@ -175,32 +191,75 @@ def _author(spec: ModelSpec, source: "sources.Source", workload: Workload) -> _A
         if folder := _tokenizer_of(spec, source):
             return _by_parts(spec, source, folder, workload)
     module = load_module(spec, source)
-    return _Author(_BY_MODULE, lambda: _on_tokens(spec, module, workload))
+    notes = tuple(_other_vectors(spec, source)) if isinstance(source, Path) else ()
+    return _Author(_BY_MODULE, lambda: _on_tokens(spec, module, workload), notes)
 
 
 def _by_encode(spec: ModelSpec, folder: Path, workload: Workload) -> _Author:
     model = load_pipeline(spec, folder).float()
-    own_length = model.max_seq_length
-    if asked := _asked_length(spec, workload):
-        model.max_seq_length = asked
+    own, modules = model.max_seq_length, list(model)[1:]
+    places = places_of(modules, folder) if (folder / MODULES).is_file() else {}
+    del model[1:]
+    model.extend(as_table_says(spec, modules))
+    model.max_seq_length = _cut_at(spec, workload, own)
+    model.truncate_dim = spec.truncate_dim or model.truncate_dim
+    prompts = settings_at(folder, TokenSettings()).prompts
+    prompt = _prompt(spec, prompts)
 
     def embed() -> Vectors:
+        how: dict[str, Any] = {"batch_size": _AT_ONCE, "show_progress_bar": False}
+        if isinstance(spec.prompt, str):
+            how["prompt"] = spec.prompt
         texts: Sequence[str] = list(workload.texts)
-        found: Vectors = model.encode(texts, batch_size=_AT_ONCE, show_progress_bar=False)
+        found: Vectors = model.encode(texts, **how)
         return found
 
     def parts() -> Pipeline | None:
-        whole = hasattr(model[0], "auto_model") and (folder / MODULES).is_file()
-        return pipeline_of(model, folder, workload.shape[1]) if whole else None
+        whole = places and hasattr(model[0], "auto_model")
+        return pipeline_of(model, places, workload.shape[1], prompt) if whole else None
 
-    return _Author(ENCODE, embed, own_length, parts)
+    notes = (
+        *_other_tokens(spec, model.max_seq_length, own, prompts),
+        *_other_vectors(spec, folder),
+    )
+    return _Author(ENCODE, embed, notes, parts)
 
 
 def _by_parts(spec: ModelSpec, folder: Path, tokenizer: Path, workload: Workload) -> _Author:
-    opened = load_tokenizer(spec, tokenizer)
-    parts = pipeline_from_table(spec, opened, folder, workload.shape[1])
-    cut = replace(parts, length=_asked_length(spec, workload) or parts.length)
-    return _Author(_BY_PARTS, lambda: cut.embed(workload.texts), parts.length, lambda: cut)
+    opened = load_tokenizer(spec, str(tokenizer))
+    settings = settings_from(opened, folder)
+    parts = pipeline_from_table(spec, opened, folder, workload.shape[1], settings)
+    cut = replace(parts, length=_cut_at(spec, workload, parts.length))
+    notes = (
+        *_other_tokens(spec, cut.length, parts.length, settings.prompts),
+        *_other_vectors(spec, folder),
+    )
+    return _Author(_BY_PARTS, lambda: cut.embed(workload.texts), notes, lambda: cut)
+
+
+def _prompt(spec: ModelSpec, prompts: Mapping[str, str]) -> str:
+    """What the evaluation texts begin with; `prompts` are the model's own by role."""
+    return TokenSettings(prompts=prompts).prompts_with(spec.prompt).get(TEXT, "")
+
+
+def _other_tokens(
+    spec: ModelSpec, length: int | None, own: int | None, prompts: Mapping[str, str]
+) -> Iterator[str]:
+    """Statements of what a table says otherwise of tokens than the model's own files do."""
+    if length != own:
+        by = "by `seq_len`" if spec.seq_len else "by default"
+        yield f"texts cut at {length} tokens {by}{f', not at {own}' if own else ''}"
+    given, default = _prompt(spec, prompts), prompts.get(TEXT, "")
+    if given != default:
+        yield f"texts begin with {quoted(given)} by `prompt`, not with {quoted(default)}"
+
+
+def _other_vectors(spec: ModelSpec, folder: Path) -> Iterator[str]:
+    """Statements of what a table says otherwise of vectors than the model's own files do."""
+    yield from (f"the table says {said}" for said in other_modules(spec, folder))
+    own = own_dimensions(folder)
+    if spec.truncate_dim and spec.truncate_dim != own:
+        yield f"{spec.truncate_dim} dimensions kept by `truncate_dim`, not {own or 'all'}"
 
 
 def _on_tokens(spec: ModelSpec, module: "torch.nn.Module", workload: Workload) -> Vectors:

@@ -3,20 +3,18 @@
 import hashlib
 import re
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from enginegate.errors import WorkloadError
 from enginegate.files import parse_json, read_text, reading
+from enginegate.models.tokens import Encoded, Tokenize, Tokens
 
-Tokens = npt.NDArray[np.signedinteger[Any]]  # int64, or int32 for an input that takes that
 Batch = Mapping[str, Tokens]
-Tokenize = Callable[[Sequence[str]], tuple[Tokens, Tokens, Tokens]]  # ids, mask, token types
 
 EVALUATION_TEXTS = 256
 CALIBRATION_TEXTS = 128
@@ -36,6 +34,8 @@ class Workload:
         calibration: the same for the calibration texts; none is an evaluation text.
         sha256: hash of both batches; goes with every figure.
         mask: name of the ONNX input that says what is padding; None if there is none.
+        cut: evaluation texts that were longer than seq_len.
+        padding: share of the evaluation positions that is padding.
     """
 
     name: str
@@ -44,6 +44,8 @@ class Workload:
     calibration: Batch
     sha256: str
     mask: str | None = None
+    cut: int = 0
+    padding: float = 0.0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -137,11 +139,21 @@ def make_workload(
     """
     held_out = min(CALIBRATION_TEXTS, len(texts) // 3)
     evaluation_texts = tuple(texts[held_out:][:EVALUATION_TEXTS])
-    evaluation = make_batch(evaluation_texts, tokenize, inputs, int32)
+    encoded = tokenize(evaluation_texts)
+    evaluation = _named(encoded, inputs, int32)
     calibration = make_batch(texts[:held_out], tokenize, inputs, int32)
     sha256 = hash_of(evaluation, calibration)
     mask = next((given for given, role in inputs.items() if role == "mask"), None)
-    return Workload(name, evaluation_texts, evaluation, calibration, sha256, mask)
+    return Workload(
+        name,
+        evaluation_texts,
+        evaluation,
+        calibration,
+        sha256,
+        mask,
+        encoded.cut,
+        1 - float(encoded.mask.mean()),
+    )
 
 
 def token_counts(batch: Batch, mask: str | None) -> tuple[int, ...]:
@@ -159,22 +171,28 @@ def make_batch(
     int32: Collection[str] = (),
 ) -> dict[str, Tokens]:
     """Tokenised texts, named as the ONNX inputs are named, in the types that they take."""
-    roles = _by_role(*tokenize(texts))
+    return _named(tokenize(texts), inputs, int32)
+
+
+def _named(
+    encoded: Encoded, inputs: Mapping[str, str], int32: Collection[str]
+) -> dict[str, Tokens]:
+    roles = _by_role(encoded)
     return {
         name: roles[role].astype(np.int32) if name in int32 else roles[role].astype(np.int64)
         for name, role in inputs.items()
     }
 
 
-def _by_role(ids: Tokens, mask: Tokens, types: Tokens) -> dict[str, Tokens]:
+def _by_role(encoded: Encoded) -> dict[str, Tokens]:
     """What an input of each of the TOKEN_ROLES is given. Positions count what is no padding."""
     return {
-        "ids": ids,
-        "mask": mask,
-        "positions": (mask.cumsum(axis=1) - 1).clip(min=0),
-        "token_types": types,
-        "zeros": np.zeros_like(ids),
-        "ones": np.ones_like(ids),
+        "ids": encoded.ids,
+        "mask": encoded.mask,
+        "positions": (encoded.mask.cumsum(axis=1) - 1).clip(min=0),
+        "token_types": encoded.types,
+        "zeros": np.zeros_like(encoded.ids),
+        "ones": np.ones_like(encoded.ids),
     }
 
 
@@ -188,43 +206,19 @@ def hash_of(*batches: Batch) -> str:
     return digest.hexdigest()
 
 
-def file_tokenizer(path: Path, seq_len: int) -> Tokenize:
-    """Tokenise with a `tokenizer.json`: int64 ids, mask and token types, each [texts, seq_len].
-
-    Raises WorkloadError if the file is not a tokenizer.
-    """
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise WorkloadError(f"{path} is not a tokenizer.json: {error}") from error
-    padding = tokenizer.padding or {"pad_id": 0, "pad_token": "[PAD]"}
-    tokenizer.enable_truncation(seq_len)
-    tokenizer.enable_padding(
-        length=seq_len, pad_id=padding["pad_id"], pad_token=padding["pad_token"]
-    )
-
-    def tokenize(texts: Sequence[str]) -> tuple[Tokens, Tokens, Tokens]:
-        encoded = tokenizer.encode_batch(list(texts))
-        ids = np.array([e.ids for e in encoded], dtype=np.int64)
-        mask = np.array([e.attention_mask for e in encoded], dtype=np.int64)
-        return ids, mask, np.array([e.type_ids for e in encoded], dtype=np.int64)
-
-    return tokenize
-
-
 def hashed_tokenizer(vocab_size: int, seq_len: int) -> Tokenize:
     """Hash each word of the real text into 1 .. vocab_size - 1, for models without a tokenizer.
 
     Keeps the frequencies and lengths of real text; 0 pads. Its results are always labelled.
     """
 
-    def tokenize(texts: Sequence[str]) -> tuple[Tokens, Tokens, Tokens]:
+    def tokenize(texts: Sequence[str]) -> Encoded:
         ids = np.zeros((len(texts), seq_len), dtype=np.int64)
-        for row, text in enumerate(texts):
-            words = re.findall(r"\w+|[^\w\s]", text)[:seq_len]
-            ids[row, : len(words)] = [1 + zlib.crc32(w.encode()) % (vocab_size - 1) for w in words]
-        return ids, (ids > 0).astype(np.int64), np.zeros_like(ids)
+        found = [re.findall(r"\w+|[^\w\s]", text) for text in texts]
+        for row, words in zip(ids, found, strict=True):
+            kept = words[:seq_len]
+            row[: len(kept)] = [1 + zlib.crc32(w.encode()) % (vocab_size - 1) for w in kept]
+        cut = sum(len(words) > seq_len for words in found)
+        return Encoded(ids, (ids > 0).astype(np.int64), np.zeros_like(ids), cut)
 
     return tokenize

@@ -160,13 +160,14 @@ def _sweeps(run: SavedRun) -> Iterator[tuple[str, str, list[Sweep]]]:
 
 
 def _said(run: SavedRun) -> Iterator[str]:
-    """Whether references are models, code of their own, dropped weights; cliffs with causes."""
+    """Whether references are models, what their weights and tables are, cliffs with causes."""
     for model, _, members in run.by_model():
+        context = members[0].context
         if members[0].truth:
             yield f"{model}: {members[0].truth.text}"
-        weights = members[0].context.weights
-        if OWN_CODE in weights or DROPPED in weights:
-            yield f"{model}: weights {weights}"
+        if OWN_CODE in context.weights or DROPPED in context.weights:
+            yield f"{model}: weights {context.weights}"
+        yield from (f"{model}: the table says {said}" for said in context.overruled)
     for model, _, sweeps in _sweeps(run):
         for sweep in sweeps:
             for cliff in sweep.analysis.cliffs:
@@ -176,7 +177,7 @@ def _said(run: SavedRun) -> Iterator[str]:
 def _all_rows(results: Sequence[Result]) -> Iterator[Table]:
     """A table per model, as the terminal shows it, and its notes."""
     for section in sections(results):
-        yield Table(f"{section.title}: all figures", HEADER, section.rows)
+        yield Table(section.caption("all figures"), HEADER, section.rows)
         if section.notes:
             yield Table(
                 f"{section.title}: notes", ("note",), tuple((note,) for note in section.notes)
@@ -185,10 +186,10 @@ def _all_rows(results: Sequence[Result]) -> Iterator[Table]:
 
 def _changed_rows(results: Sequence[Result]) -> Iterator[Table]:
     """The rows of engines that are called slower, faster, undecided or wrong."""
-    for model, members in groupby(results, key=lambda result: result.variant.model):
+    for _, members in groupby(results, key=lambda result: result.variant.model):
         changed = [result for result in members if _has_changed(result)]
         for section in sections(changed):
-            yield Table(f"{model}: what changed", HEADER, section.rows)
+            yield Table(section.caption("what changed"), HEADER, section.rows)
 
 
 def _has_changed(result: Result) -> bool:

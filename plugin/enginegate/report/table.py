@@ -16,6 +16,7 @@ from enginegate.report.wording.layers import (
     repair_table,
 )
 from enginegate.report.wording.sweeps import analysis_lines, level_line
+from enginegate.report.wording.tokens import token_facts, tokens_line
 from enginegate.results import Result
 from enginegate.serving import Capacity, Load, OpenLevel
 from enginegate.speed import Speed, describe
@@ -46,7 +47,7 @@ _TOLD = 0.02  # a smaller share of the time is not told
 class ModelTable:
     """The table of one model: what its figures go with, a row per variant, and explanations.
 
-    `layers` are the tables of --gate-blame and --gate-repair.
+    `layers` are the tables of --gate-blame and --gate-repair, `tokens` is what became of its texts.
     """
 
     title: str
@@ -55,6 +56,11 @@ class ModelTable:
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     layers: tuple[Table, ...] = ()
+    tokens: str = ""
+
+    def caption(self, what: str) -> str:
+        """What its rows show, and of which texts."""
+        return f"{self.title}: {what}" + (f"; {self.tokens}" if self.tokens else "")
 
 
 def sections(results: Iterable[Result]) -> Iterator[ModelTable]:
@@ -68,6 +74,7 @@ def sections(results: Iterable[Result]) -> Iterator[ModelTable]:
             rows=tuple(_row(result) for result in members),
             notes=tuple(merged(note for result in members for note in _notes(result))),
             layers=tuple(table for result in members for table in _layer_tables(result)),
+            tokens=tokens_line(members[0].context),
         )
 
 
@@ -91,6 +98,7 @@ def _facts(result: Result) -> tuple[str, ...]:
         f"reference: {context.reference}",
         f"threads: {context.threads}",
         *((result.truth.text,) if result.truth else ()),
+        *(f"{name}: {said}" for name, said in token_facts(context)),
     )
 
 

@@ -81,15 +81,14 @@ class ModelCosts:
         return {
             name: {"not_counted": cost}
             if isinstance(cost, str)
-            else cost_as_json(cost, model.spec.seq_len)
+            else cost_as_json(cost, model.seq_len)
             for name, cost, model in found
         }
 
     def lines(self) -> list[str]:
         """A line on the cost of each model, for the text report."""
         return [
-            cost_line(name, self.cost(name), model.spec.seq_len)
-            for name, model in self._models.items()
+            cost_line(name, self.cost(name), model.seq_len) for name, model in self._models.items()
         ]
 
     def roofline_lines(self, results: Iterable[Result]) -> Iterator[str]:

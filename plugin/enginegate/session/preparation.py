@@ -120,8 +120,7 @@ class Preparation:
     def workload(self, model: Exported) -> Workload:
         """The texts, tokenised for the model."""
         name, texts = self._texts
-        tokenize = tokenize_with(model.spec, model.tokenizer)
-        return make_workload(name, texts, tokenize, model.inputs, model.int32)
+        return make_workload(name, texts, tokenize_with(model), model.inputs, model.int32)
 
     def open_reference(self, model: Exported, workload: Workload) -> Engine:
         """The model's ONNX file, loaded by ONNX Runtime in fp32."""
@@ -141,11 +140,14 @@ class Preparation:
 
     def own_texts(self, model: Exported, reference: Reference) -> UserTexts | None:
         """The user's own data, embedded by the reference; None if there is none."""
-        if not self._own.texts:
+        if not self._own.rows:
             return None
-        tokenize = tokenize_with(model.spec, model.tokenizer)
-        batch = make_batch(self._own.texts, tokenize, model.inputs, model.int32)
-        with self._progress(f"reference of {model.spec.name} on {len(self._own.texts)} own texts"):
+
+        def make(role: str, texts: Sequence[str]) -> Batch:
+            return make_batch(texts, tokenize_with(model, role), model.inputs, model.int32)
+
+        batch = self._own.batch(make)
+        with self._progress(f"reference of {model.spec.name} on {len(self._own.rows)} own texts"):
             expected = self._reference_embeddings(reference.engine, model, batch)
         check_sane(expected, f"the reference of {model.spec.name}")
         return UserTexts(self._own, batch, expected)
@@ -347,6 +349,11 @@ def context_of(
         workload_sha256=workload.sha256,
         texts=workload.shape[0],
         seq_len=workload.shape[1],
+        limit=model.tokens.limit,
+        cut=workload.cut,
+        padding=workload.padding,
+        prompts=model.prompts,
+        overruled=model.overruled,
         model_sha256=model.sha256,
         reference=f"{get_backend('onnxruntime').version()} {model.nature.words}",
         threads=options.threads,

@@ -107,7 +107,7 @@ class TensorRt:
         return {"output": model.output, "runtime": runtime, "matmuls": matmuls}
 
     def _profiles(self, model: Exported) -> dict[str, Profile]:
-        demand, length = self.demand, model.spec.seq_len
+        demand, length = self.demand, model.seq_len
         usual, largest = (demand.usual_batch, length), (demand.largest_batch, length)
         return dict.fromkeys(model.inputs, ((1, 1), usual, largest))
 

@@ -1,0 +1,32 @@
+"""What became of the texts on their way to tokens, in words."""
+
+from collections.abc import Iterator
+
+from enginegate.models import ROLES, TEXT
+from enginegate.report.numbers import counted, percent
+from enginegate.results import Context
+
+
+def tokens_line(context: Context) -> str:
+    """Texts that were cut and the share of padding; empty in reports of older versions."""
+    if context.cut is None:
+        return ""
+    own = f" (the model's own limit is {context.limit})" if context.limit else ""
+    return (
+        f"{context.cut} of {counted(context.texts, 'text')} cut at {context.seq_len} tokens{own}, "
+        f"{percent(context.padding)} of the positions are padding"
+    )
+
+
+def prompts_line(context: Context) -> str:
+    """The prompts by role; empty where there are none."""
+    if len(context.prompts) == len(ROLES) and len(set(context.prompts.values())) == 1:
+        return f'"{context.prompts[TEXT]}" before every text'
+    return ", ".join(f'"{prompt}" before a {role}' for role, prompt in context.prompts.items())
+
+
+def token_facts(context: Context) -> Iterator[tuple[str, str]]:
+    """All that is to be said of it: `(name, statement)`."""
+    prompts, otherwise = prompts_line(context), "; ".join(context.overruled)
+    found = {"tokens": tokens_line(context), "prompts": prompts, "the table says": otherwise}
+    return ((name, said) for name, said in found.items() if said)
