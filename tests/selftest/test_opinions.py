@@ -28,7 +28,7 @@ def asked(model, folder):
     """The doubts about a model, and how often it was embedded to find them."""
     texts = default_corpus()[:90]
     workload = make_workload("w", texts, hashed_tokenizer(200, 8), model.inputs)
-    engine, calls = open_reference(model, probe_of(workload), 1), []
+    engine, calls = open_reference(model.onnx, model.output, probe_of(workload), 1), []
     embeddings = embed_all(engine, workload.evaluation)
 
     class Counted:

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from enginegate.engines.api import Embeddings, Engine
-from enginegate.models import Batch, Exported
+from enginegate.models import Batch
 
 
-def open_reference(model: Exported, probe: Batch, threads: int) -> Engine:
-    """The model's file, loaded; `probe` runs once. Raises EngineError if it does not run."""
+def open_reference(onnx: Path, output: str, probe: Batch, threads: int) -> Engine:
+    """A model's file, loaded; `probe` runs once. Raises EngineError if it does not run."""
     from enginegate.engines.onnxruntime import open_onnx
 
-    return open_onnx(model.onnx, model.output, probe, threads)
+    return open_onnx(onnx, output, probe, threads)
 
 
 def run_reference(path: Path, batch: Batch, *, optimised: bool = True) -> Embeddings:

@@ -1,31 +1,46 @@
 """Further sessions of a refresh: variants timed again, in fresh processes.
 
-Started as `python -m enginegate.session.again TASKS RESULTS`: both files are pickles.
+Started as `python -m enginegate.session.again FOLDER`, which holds what to time as JSON and arrays;
+what was found is written into it.
 """
 
 import contextlib
+import functools
+import json
 import os
-import pickle
 import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
+from enginegate.cache import Entry
 from enginegate.config import Options
-from enginegate.engines import Built, register, registration
+from enginegate.engines import Built, Engine, open_reference, register, registration
 from enginegate.errors import EngineError
-from enginegate.files import scratch_folder
-from enginegate.models import Exported, Workload
-from enginegate.session.preparation import Preparation
-from enginegate.speed import Comparison, Rules, SequentialTest, Speed, SpeedJudge, own_paths
+from enginegate.files import parse_json, read_text, scratch_folder, write_atomic
+from enginegate.models import Exported, Workload, probe_of
+from enginegate.session.preparation import replicate_s, rig_of
+from enginegate.speed import (
+    Comparison,
+    Rules,
+    SequentialTest,
+    Speed,
+    SpeedJudge,
+    local_arm,
+    own_paths,
+)
+from enginegate.variants import Precision, Variant
 from enginegate.verdicts import Judgement, Verdict
 
 _FEWEST = 3  # replicates of a session
+_ASKED, _FOUND = "tasks.json", "speeds.json"
+_UNJUDGED = Judgement(Verdict.NO_BASELINE)
 
 Speeds = Mapping[str, Sequence[Speed]]
 
@@ -63,12 +78,10 @@ def measure_again(tasks: Mapping[str, Task], options: Options, rng: random.Rando
     """
     order = list(tasks)
     rng.shuffle(order)
-    asked = ({name: tasks[name] for name in order}, options, rng.getrandbits(32))
     with scratch_folder("enginegate-again-") as folder:
-        given, found = folder / "tasks", folder / "results"
-        with _pickling(order), given.open("wb") as file:
-            _Pickler(file).dump(asked)
-        command = [sys.executable, "-m", "enginegate.session.again", str(given), str(found)]
+        told = [_told(name, tasks[name], folder, place) for place, name in enumerate(order)]
+        _write(folder / _ASKED, {**_how(options), "seed": rng.getrandbits(32), "tasks": told})
+        command = [sys.executable, "-m", "enginegate.session.again", str(folder)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(own_paths())}
         done = subprocess.run(  # noqa: S603
             command, env=environment, capture_output=True, text=True, check=False
@@ -79,55 +92,92 @@ def measure_again(tasks: Mapping[str, Task], options: Options, rng: random.Rando
                 f"a further session of the baselines ended with status {done.returncode}: {said}; "
                 "they are written with the sessions before it. --gate-sessions 1 measures only one"
             )
-        speeds: Speeds = pickle.loads(found.read_bytes())  # noqa: S301 - our own, private file
-        return speeds
+        found = _read(folder / _FOUND)
+    return {name: tuple(map(_speed, speeds)) for name, speeds in found.items()}
 
 
-class _Pickler(pickle.Pickler):
-    """Pickles read-only mappings too."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        """The way to make a read-only mapping again."""
-        return (_read_only, (dict(obj),)) if type(obj) is MappingProxyType else NotImplemented
-
-
-def _read_only(items: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    return MappingProxyType(dict(items))
+def _how(options: Options) -> dict[str, Any]:
+    return {
+        "threads": options.threads,
+        "replicate_s": replicate_s(options),
+        "replicates": max(_FEWEST, options.replicates // 2),
+        "allowed": dict(options.allowed),
+    }
 
 
-@contextlib.contextmanager
-def _pickling(names: Sequence[str]) -> Iterator[None]:
-    try:
-        yield
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise EngineError(
-            f"{', '.join(names)}: cannot be given to another process ({error}), so the baselines "
-            "have one session; define the model in pyproject.toml, or use --gate-sessions 1"
-        ) from error
+def _told(name: str, task: Task, folder: Path, place: int) -> dict[str, Any]:
+    """A task as JSON; its tokens are written beside."""
+    inputs: dict[str, Any] = dict(task.workload.evaluation)
+    np.savez(folder / f"{place}.npz", **inputs)
+    built = task.built
+    return {
+        "name": name,
+        "backend": built.backend,
+        "precision": built.precision,
+        "target": task.target,
+        "gpu": task.gpu,
+        "folder": str(built.entry.folder),
+        "properties": dict(built.entry.properties),
+        "onnx": str(task.model.onnx),
+        "output": task.model.output,
+        "batches": list(task.batches),
+        "inputs": str(folder / f"{place}.npz"),
+    }
 
 
-def main(given: str, found: str) -> None:
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    write_atomic(path, json.dumps(value))
+
+
+def _read(path: Path) -> Any:
+    return parse_json(read_text(path))
+
+
+def _speed(said: Mapping[str, Any]) -> Speed:
+    p99_s = said["p99_s"] and tuple(said["p99_s"])
+    disturbed = tuple(said["disturbed"])
+    return Speed(
+        **{**said, "p99_s": p99_s, "disturbed": disturbed, "change": None, "judgement": _UNJUDGED}
+    )
+
+
+def main(given: str) -> None:
     """Time what is asked for and write what was found."""
-    asked = pickle.loads(Path(given).read_bytes())  # noqa: S301 - our parent's, private file
-    Path(found).write_bytes(pickle.dumps(_session(*asked)))
+    folder = Path(given)
+    asked = _read(folder / _ASKED)
+    trial = SequentialTest(Rules(asked["replicates"], 0.0, 0.01, 0.05, early=False), time.monotonic)
+    judge = SpeedJudge(trial, asked["allowed"], {})
+    rng = random.Random(asked["seed"])  # noqa: S311 - placement, not secrets
+    found = {task["name"]: _timed(task, asked, judge, rng) for task in asked["tasks"]}
+    _write(folder / _FOUND, found)
 
 
-def _session(tasks: Mapping[str, Task], options: Options, seed: int) -> Speeds:
-    prepare = Preparation(options, lambda _: contextlib.nullcontext())
-    rng = random.Random(seed)  # noqa: S311 - placement, not secrets
-    count = max(_FEWEST, options.replicates // 2)
-    trial = SequentialTest(Rules(count, 0.0, 0.01, 0.05, early=False), time.monotonic)
-    judge = SpeedJudge(trial, options.allowed, {})
-    return {name: _speeds(task, prepare, judge, rng) for name, task in tasks.items()}
+def _timed(
+    task: Mapping[str, Any], asked: Mapping[str, Any], judge: SpeedJudge, rng: random.Random
+) -> list[Mapping[str, Any]]:
+    backend, gpu, threads = task["backend"], task["gpu"], asked["threads"]
+    register(backend, task["target"], gpu=gpu)
+    precision = Precision(task["precision"])
+    entry = Entry(Path(task["folder"]), task["properties"])
+    built = Built(Variant(task["name"], backend, precision), precision, backend, entry)
+    with np.load(task["inputs"], allow_pickle=False) as arrays:
+        workload = Workload("", (), dict(arrays), {}, "")
+
+    def reference() -> contextlib.AbstractContextManager[Engine]:
+        onnx, output = Path(task["onnx"]), task["output"]
+        return contextlib.nullcontext(open_reference(onnx, output, probe_of(workload), threads))
+
+    candidate = local_arm(functools.partial(built.load, workload, threads))
+    rig = rig_of(
+        candidate, local_arm(reference), workload, rng, asked["replicate_s"], gpu=gpu, here=not gpu
+    )
+    measured = judge.judge(rig, task["batches"], Comparison({}, {}, _UNJUDGED), "")
+    return [_figures(one.speed) for one in measured.values()]
 
 
-def _speeds(
-    task: Task, prepare: Preparation, judge: SpeedJudge, rng: random.Random
-) -> Sequence[Speed]:
-    register(task.built.backend, task.target, gpu=task.gpu)
-    rig = prepare.rig(task.built, None, task.model, task.workload, rng)
-    nothing = Comparison({}, {}, Judgement(Verdict.NO_BASELINE))
-    return [one.speed for one in judge.judge(rig, task.batches, nothing, "").values()]
+def _figures(speed: Speed) -> dict[str, Any]:
+    judged = ("change", "judgement", "tail_change", "tail_judgement")
+    return {key: value for key, value in asdict(speed).items() if key not in judged}
 
 
 if __name__ == "__main__":

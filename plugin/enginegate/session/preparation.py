@@ -124,7 +124,8 @@ class Preparation:
 
     def open_reference(self, model: Exported, workload: Workload) -> Engine:
         """The model's ONNX file, loaded by ONNX Runtime in fp32."""
-        return open_reference(model, probe_of(workload), self._options.threads)
+        probe = probe_of(workload)
+        return open_reference(model.onnx, model.output, probe, self._options.threads)
 
     def reference(self, model: Exported, workload: Workload) -> Reference:
         """The loaded reference with its embeddings; EmbeddingError if they are not sane."""
@@ -315,16 +316,31 @@ class Preparation:
             )
 
         yardstick = arm(beside, options.against_python)
-        openers = {
-            CANDIDATE: arm(built, sys.executable),
-            CONTROL: yardstick,
-            SECOND_CONTROL: yardstick,
-        }
-        replicate_s = options.measure_s * len(options.batches) / options.replicates
-        open_all = functools.partial(open_arms, openers, workload)
-        gpu = registration(built.backend).gpu
+        candidate, gpu = arm(built, sys.executable), registration(built.backend).gpu
         here = not options.against_python and not gpu  # a call on a GPU waits off the processor
-        return Rig(open_all, replicate_s, rng, watch_self=here, watch_gpu=gpu)
+        time_s = replicate_s(options)
+        return rig_of(candidate, yardstick, workload, rng, time_s, gpu=gpu, here=here)
+
+
+def replicate_s(options: Options) -> float:
+    """Seconds of measuring in a replicate."""
+    return options.measure_s * len(options.batches) / options.replicates
+
+
+def rig_of(
+    candidate: OpenArm,
+    control: OpenArm,
+    workload: Workload,
+    rng: random.Random,
+    time_s: float,
+    *,
+    gpu: bool,
+    here: bool,
+) -> Rig:
+    """What times an engine beside its control, `time_s` a replicate; `here` if in this process."""
+    openers = {CANDIDATE: candidate, CONTROL: control, SECOND_CONTROL: control}
+    open_all = functools.partial(open_arms, openers, workload)
+    return Rig(open_all, time_s, rng, watch_self=here, watch_gpu=gpu)
 
 
 def demand_of(options: Options) -> BuildHints:

@@ -151,7 +151,7 @@ def _faults(built: Built, workload: Workload, accept: Accept, threads: int) -> t
 
 def _reference_s(model: Exported, workload: Workload, threads: int) -> float:
     batch = workload.batch(_BATCH)
-    return median_call_s(open_reference(model, batch, threads), batch, _CALLS)
+    return median_call_s(open_reference(model.onnx, model.output, batch, threads), batch, _CALLS)
 
 
 def _noted(built: Built, note: str) -> Built:
