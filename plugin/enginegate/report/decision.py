@@ -144,7 +144,7 @@ def _embeddings(result: Result) -> Finding:
         step = "run test_same_embeddings too"
         return Finding(Decision.HOLD, "its embeddings were not compared", name, step)
     figures = f"{name}: {'; '.join(accuracy.faults or accuracy.judgement.reasons)}"
-    if result.embedding_verdict is Verdict.FAIL:
+    if accuracy.faults:
         step = "--gate-blame says which layers do it, --gate-repair which to keep in fp32"
         return Finding(Decision.BLOCK, "embeddings beyond their limits", figures, step)
     if accuracy.judgement.verdict is Verdict.FLAGGED:
