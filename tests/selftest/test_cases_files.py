@@ -18,7 +18,7 @@ def deltas_of(report):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_an_int8_file_is_named_and_nothing_finer_is_made_of_it(judge_case, precision):
     result, _ = judge_case("int8_file", precision)
-    result.assert_outcomes(errors=2)
+    result.assert_outcomes(errors=2, skipped=1)
     result.stdout.fnmatch_lines(
         [
             f"*{precision} cannot be made of mine: the reference is an int8 file, 12 of its 16 "
@@ -47,7 +47,7 @@ def test_an_fp16_file_is_named_and_its_rounding_is_no_engines(judge_case, precis
 )
 def test_a_file_that_runtimes_take_is_taken(judge_case, case):
     result, report = judge_case(case)
-    result.assert_outcomes(passed=2)
+    result.assert_outcomes(passed=2, skipped=1)  # no truth is named
     assert reference_of(report).endswith(" fp32")
     assert deltas_of(report)["cosine_worst"] > 0.99999
 
@@ -61,5 +61,5 @@ def test_positions_are_not_zeros(judge_case, make_case):
         result, _ = judge_case("position_ids")
     finally:
         pyproject.write_text(told)
-    result.assert_outcomes(errors=2)
+    result.assert_outcomes(errors=3)
     result.stdout.fnmatch_lines(["*'position_ids' takes the positions*zeros would put them all*"])

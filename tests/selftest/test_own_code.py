@@ -123,8 +123,17 @@ def test_code_in_the_folder_runs_only_where_the_table_says_so(folder, ran, tmp_p
     assert found.weights == f"from folder{OWN_CODE}"
 
 
-@pytest.mark.parametrize("place", ["modules.json", "router_config.json"])
-def test_a_pipeline_of_foreign_classes_is_one_error(folder, ran, tmp_path, place, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [
+        (Kind.SENTENCE_TRANSFORMERS, "modules.json"),
+        (Kind.SENTENCE_TRANSFORMERS, "router_config.json"),
+        (Kind.TRANSFORMERS, "router_config.json"),
+    ],
+)
+def test_a_pipeline_of_foreign_classes_is_one_error(
+    folder, ran, tmp_path, kind, place, monkeypatch
+):
     (tmp_path / "evil.py").write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\n")
     monkeypatch.syspath_prepend(tmp_path)
     shutil.copy(tmp_path / "evil.py", folder)
@@ -136,7 +145,7 @@ def test_a_pipeline_of_foreign_classes_is_one_error(folder, ran, tmp_path, place
         types = {"types": {"query_0": "evil.Module"}, "structure": {"query": ["query_0"]}}
         (folder / "2_Router" / place).write_text(json.dumps(types))
     with pytest.raises(ModelError, match="without running code of its own"):
-        export(Kind.SENTENCE_TRANSFORMERS, folder, tmp_path)
+        export(kind, folder, tmp_path)
     assert not ran.exists()
 
 

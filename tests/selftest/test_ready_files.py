@@ -16,7 +16,7 @@ from enginegate.errors import EngineError, ModelError
 from enginegate.models import make_batch, make_workload, specs_from
 from enginegate.models.nature import read_nature
 from enginegate.models.ready import ready_onnx
-from enginegate.models.tokens import file_tokenizer
+from enginegate.models.tokens import Encoded, file_tokenizer
 from enginegate.models.workload import default_corpus, hashed_tokenizer
 from enginegate.variants import Precision, Variant
 
@@ -211,7 +211,8 @@ def test_positions_token_types_and_ones_are_given(model):
     roles = {"p": "positions", "t": "token_types", "o": "ones"}
 
     def tokenize(_texts):
-        return IDS, np.array([[0, 1, 1, 0], [0, 0, 1, 1], [1, 1, 1, 1]]), IDS * 2
+        mask = np.array([[0, 1, 1, 0], [0, 0, 1, 1], [1, 1, 1, 1]])
+        return Encoded(IDS, mask, types=IDS * 2, cut=0)
 
     batch = make_batch(["a"], tokenize, roles)
     assert list(batch) == list(inputs)

@@ -99,7 +99,7 @@ def test_a_length_that_the_folder_does_not_take_is_said(judge_case):
     said = "seq_len 64, where the model's own files cut at 16 tokens"
     assert context["overruled"] == [said]
     assert (context["limit"], context["seq_len"]) == (16, 64)
-    run.stdout.fnmatch_lines([f"*the table says: {said}*", "asked *ran *"])
+    run.stdout.fnmatch_lines([f"*the table says: {said}*", "decision *requested *executed *"])
 
 
 def test_the_folders_own_length_is_the_default(make_case, exported):
@@ -190,7 +190,7 @@ def test_foreign_modules_are_not_followed(copied, exported):
 def test_tokens_that_differ_from_the_librarys_are_never_taken(make_case, exported, monkeypatch):
     folder = make_case("default_prompt") / "model"
     wrong = TokenSettings(limit=64, padding_side="left")
-    monkeypatch.setattr("enginegate.models.export.settings_at", lambda *_: wrong)
+    monkeypatch.setattr("enginegate.models.tokens.settings_at", lambda *_: wrong)
     for kind in (Kind.SENTENCE_TRANSFORMERS, Kind.TRANSFORMERS):
         with pytest.raises(ModelError, match="does not give the tokens that the model itself"):
             exported(kind, folder)

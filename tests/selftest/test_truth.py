@@ -5,6 +5,7 @@ import importlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,18 @@ import pytest
 
 from enginegate.accuracy.truth import against_truth, apart
 from enginegate.cache import Store
+from enginegate.engines import run_reference
 from enginegate.errors import ModelError, OptionError
-from enginegate.models import Kind, ModelSpec, make_workload, read_texts, specs_from, truth_of
+from enginegate.models import (
+    Kind,
+    ModelSpec,
+    export_model,
+    make_workload,
+    read_texts,
+    specs_from,
+    tokenize_with,
+    truth_of,
+)
 from enginegate.models.causes import find_cause
 from enginegate.models.tokens import file_tokenizer
 from enginegate.models.truth import parts_of
@@ -200,6 +211,58 @@ def test_where_the_table_does_not_say_the_model_cuts_by_its_own_files(small, tmp
     assert found.notes == ()
     whole = small.embed(list(workload.texts), max_length=64)
     assert against_truth(whole, found.embeddings, "").judgement.verdict is Verdict.PASS
+
+
+CONFIG = {
+    "prompts": {"query": PROMPT},
+    "default_prompt_name": "query",
+    "truncate_dim": 24,
+}
+OVERRULING: dict[str, Any] = {
+    "nothing": ({}, ["texts cut at 32 tokens by default, not at 64"]),
+    "length": ({"seq_len": 16}, ["texts cut at 16 tokens by `seq_len`, not at 64"]),
+    "its own length": ({"seq_len": 64}, []),
+    "prompt": (
+        {"seq_len": 64, "prompt": "text: "},
+        [f'texts begin with "text: " by `prompt`, not with "{PROMPT}"'],
+    ),
+    "dimensions": (
+        {"seq_len": 64, "truncate_dim": 8},
+        ["8 dimensions kept by `truncate_dim`, not 24"],
+    ),
+    "pooling": (
+        {"seq_len": 64, "pooling": "last", "normalize": False},
+        [
+            "the table says pooling last, where 1_Pooling/config.json says cls",
+            "the table says normalize false, where the model normalises",
+        ],
+    ),
+    "head": (
+        {"seq_len": 64, "head": 4, "pooling": "first"},
+        [
+            "the table says a head of width 4, where the model has a modules.json: "
+            "it is not followed",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OVERRULING)
+def test_where_a_table_overrules_its_folder_the_truth_follows_and_says_so(small, tmp_path, name):
+    keys, notes = OVERRULING[name]
+    truth = small.published("overruled", config=CONFIG)
+    spec, store = ModelSpec("mine", Kind.TRANSFORMERS, str(truth), **keys), Store(tmp_path)
+    model = export_model(spec, store, run_reference)
+    workload = make_workload("texts", TEXTS, tokenize_with(model), model.inputs)
+    vectors = run_reference(model.onnx, workload.evaluation)
+    found = judged_by_truth(spec, store, workload, vectors, nothing)
+    assert found.judgement.verdict is Verdict.PASS
+    assert list(found.notes) == notes
+    if "seq_len" in keys and notes:  # by the folder alone it is another model
+        plain = replace(spec, prompt=None, truncate_dim=None, pooling=None, normalize=None)
+        plain = replace(plain, head=None, seq_len=64)
+        other = judged_by_truth(plain, store, workload, vectors, nothing)
+        assert other.judgement.verdict is Verdict.FAIL
 
 
 def test_other_widths_fail_by_both_numbers():

@@ -213,7 +213,7 @@ def _export(
     spec: ModelSpec, source: "sources.Source", folder: Path, run_onnx: RunOnnx, say: Say
 ) -> Mapping[str, Any]:
     if isinstance(source, Path):
-        check_folder(spec, source)
+        _refuse_folder(spec, source)
     own = _own_tokens(spec, source)
     encoder, weights = _encoder(spec, source, _side(own))
     if say and (size_bytes := _size_bytes(encoder)) >= _LONG_BYTES:
@@ -308,14 +308,19 @@ def _sentence_transformer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
 
 def _loaded(spec: ModelSpec, folder: Path, load: Callable[[], Any]) -> Any:
     """What `load` returns, once the folder is known to be whole and to need no unpickling."""
-    _refuse_foreign_modules(spec, folder)
-    check_folder(spec, folder)
+    _refuse_folder(spec, folder)
     try:
         return load()
     except ModelError:
         raise
     except Exception as error:  # the libraries raise many kinds
         raise _refused(spec, folder, str(error)) from error
+
+
+def _refuse_folder(spec: ModelSpec, folder: Path) -> None:
+    """Raise ModelError for a folder that names foreign code, is not whole or holds pickles."""
+    _refuse_foreign_modules(spec, folder)
+    check_folder(spec, folder)
 
 
 def _refused(spec: ModelSpec, folder: Path, said: str) -> ModelError:
