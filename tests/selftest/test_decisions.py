@@ -73,7 +73,7 @@ REPAIR = Repair(("block 1/attention",), 0.9, 1.4, 1.3, "[keep]", ())
         (
             {"accuracy": accuracy(0.8, Verdict.FAIL, ("cosine_worst 0.8 < 0.9",)), "speeds": ()},
             Decision.BLOCK,
-            "embeddings beyond their limits",
+            "its embeddings are wrong",
             "--gate-blame",
         ),
     ],

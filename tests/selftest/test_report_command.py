@@ -32,7 +32,7 @@ def test_the_page_says_what_to_do_and_why(saved, tmp_path):
     for reason in (
         "same embeddings",
         "not exactly what was asked for ran",
-        "embeddings beyond their limits",
+        "its embeddings are wrong",
         "slower than its baseline",
         "the measurement could not decide",
     ):

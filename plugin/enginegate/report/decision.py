@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from enginegate.accuracy import Accuracy
 from enginegate.report.page import GRAVEST, MAY_SHIP, Decided, Decision
 from enginegate.report.table import engine_name, worst_change
 from enginegate.results import DOUBT, HASHED, Result
@@ -28,12 +29,13 @@ class Finding:
     next: str = ""
 
 
-_QUIETER = "run again on an idle machine, or for longer with --gate-max-time-per-variant"
+_QUIETER = "run again on an idle machine; the reason tells if more time would help"
 _SPEED = {
     Verdict.REGRESSED: Finding(
         Decision.BLOCK,
         "slower than its baseline",
-        next="find what made it slower, or accept it with --gate-refresh-baselines",
+        next="find what made it slower; to accept it, run with --gate-refresh-baselines "
+        "--gate-accept-regressions",
     ),
     Verdict.INVALID: Finding(
         Decision.HOLD, "the measurement refutes itself", next="run again on an idle machine"
@@ -42,7 +44,7 @@ _SPEED = {
     Verdict.NO_BASELINE: Finding(
         Decision.NEW,
         "no predecessor to compare with",
-        next="run once more with --gate-refresh-baselines, and commit its baseline",
+        next="store its baseline with --gate-refresh-baselines, and commit it",
     ),
     Verdict.INCOMPARABLE: Finding(
         Decision.HOLD,
@@ -59,7 +61,7 @@ _SPEED = {
 def decide(results: Sequence[Result]) -> Decided:
     """The gravest decision over engines of one model and precision, in process and served.
 
-    BLOCK where the reference is not the model, embeddings are beyond their limits or an engine
+    BLOCK where the reference is not the model, embeddings are wrong or an engine
     regressed. HOLD where another type ran than was requested and nobody accepted it, or the
     comparison is missing or unsure. NEW where there is nothing to compare with. SHIP otherwise.
     """
@@ -145,11 +147,16 @@ def _embeddings(result: Result) -> Finding:
         return Finding(Decision.HOLD, "its embeddings were not compared", name, step)
     figures = f"{name}: {'; '.join(accuracy.faults or accuracy.judgement.reasons)}"
     if accuracy.faults:
-        step = "--gate-blame says which layers do it, --gate-repair which to keep in fp32"
-        return Finding(Decision.BLOCK, "embeddings beyond their limits", figures, step)
+        return Finding(Decision.BLOCK, "its embeddings are wrong", figures, _way_out(accuracy))
     if accuracy.judgement.verdict is Verdict.FLAGGED:
         return Finding(Decision.SHIP, "embeddings within their own looser limits", figures)
     return Finding(Decision.SHIP, "same embeddings", name)
+
+
+def _way_out(accuracy: Accuracy) -> str:
+    if accuracy.judgement.verdict is Verdict.FAIL:
+        return "--gate-blame says which layers do it, --gate-repair which to keep in fp32"
+    return "build it otherwise: with another precision, backend or file"
 
 
 def _speed(result: Result) -> Finding:
@@ -161,6 +168,8 @@ def _speed(result: Result) -> Finding:
         return Finding(Decision.SHIP, "not slower than its baseline", figures)
     finding = _SPEED[verdict]
     said = "; ".join(dict.fromkeys(_reasons(result, verdict)))
+    if verdict is Verdict.NOT_MEASURED and result.variant.served:
+        return Finding(finding.decision, finding.reason, name, "run test_carries_the_load too")
     return Finding(
         finding.decision, finding.reason, f"{name}: {said}" if said else name, finding.next
     )
