@@ -31,7 +31,7 @@ def test_the_page_says_what_to_do_and_why(saved, tmp_path):
     assert "5 engines: 1 may ship, 2 on hold and 2 blocked" in page
     for reason in (
         "same embeddings",
-        "not exactly what was asked for ran",
+        "not exactly what was requested ran",
         "its embeddings are wrong",
         "slower than its baseline",
         "the measurement could not decide",

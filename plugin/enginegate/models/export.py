@@ -666,9 +666,8 @@ def _check(
     """Largest difference between the file and torch, on two batch sizes and two lengths."""
     kept = batch["attention_mask"][0].nonzero()[0][: len(batch["attention_mask"][0]) // 2]
     shorter = {name: values[:1, kept] for name, values in batch.items()}
-    worst = max(
-        _difference(encoder, b, path, run_onnx) for b in (batch, shorter, take(batch, slice(3)))
-    )
+    batches = (batch, shorter, take(batch, slice(3)))
+    worst = max(_difference(encoder, tried, path, run_onnx) for tried in batches)
     if not worst <= _TOLERANCE:
         raise ModelError(
             f"the ONNX export of model {spec.name} differs from torch by {worst:.3g} of its "

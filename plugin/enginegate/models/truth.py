@@ -262,14 +262,15 @@ def _other_vectors(spec: ModelSpec, folder: Path) -> Iterator[str]:
         yield f"{spec.truncate_dim} dimensions kept by `truncate_dim`, not {own or 'all'}"
 
 
-def _on_tokens(spec: ModelSpec, module: "torch.nn.Module", workload: Workload) -> Vectors:
+def _embedded(module: "torch.nn.Module", ids: Tokens, mask: Tokens) -> Vectors:
     import torch
 
-    def embed(ids: Tokens, mask: Tokens) -> Vectors:
-        with torch.inference_mode():
-            found: Vectors = module(torch.from_numpy(ids), torch.from_numpy(mask)).float().numpy()
-        return found
+    with torch.inference_mode():
+        found: Vectors = module(torch.from_numpy(ids), torch.from_numpy(mask)).float().numpy()
+    return found
 
+
+def _on_tokens(spec: ModelSpec, module: "torch.nn.Module", workload: Workload) -> Vectors:
     given = {spec.inputs.get(name): name for name in workload.evaluation}
     if not {"ids", "mask"} <= set(given):
         raise ModelError(
@@ -277,4 +278,5 @@ def _on_tokens(spec: ModelSpec, module: "torch.nn.Module", workload: Workload) -
             "mask that it could be given: put the tokenizer beside the truth"
         )
     parts = chunks(workload.evaluation, _AT_ONCE)
-    return np.concatenate([embed(part[given["ids"]], part[given["mask"]]) for part in parts])
+    ids, mask = given["ids"], given["mask"]
+    return np.concatenate([_embedded(module, part[ids], part[mask]) for part in parts])

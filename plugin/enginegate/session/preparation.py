@@ -162,8 +162,7 @@ class Preparation:
         }
 
         def build(folder: Path) -> dict[str, str]:
-            embeddings = embed_all(engine, batch)
-            np.save(folder / "embeddings.npy", embeddings, allow_pickle=False)
+            np.save(folder / "embeddings.npy", embed_all(engine, batch), allow_pickle=False)
             return {}
 
         entry = self.store.get_or_build("reference", key, build)
@@ -221,9 +220,7 @@ class Preparation:
     ) -> Built:
         limits = limits_for(Precision.BEST, model.spec.limits)
         offers = get_backend(variant.backend).offers
-        named = {
-            precision: dataclasses.replace(variant, precision=precision) for precision in offers
-        }
+        named = {p: dataclasses.replace(variant, precision=p) for p in offers}
         candidates = {p: self._engine(self.store, v, model, workload) for p, v in named.items()}
         expected = reference.embeddings
         accept = EmbeddingJudge(workload, expected, limits, Precision.BEST).refusals
