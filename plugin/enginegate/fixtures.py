@@ -154,8 +154,7 @@ def result(
 
     started = enginegate.start(built, engine.executed, exported, workload)
     sizes = {size: workload.batch(size) for size in enginegate.options.batches}
-    notes = (*started.notes, *reference.doubts)
-    opened = dataclasses.replace(started, gpu=gpu_times(engine, sizes), notes=notes)
+    opened = dataclasses.replace(started, gpu=gpu_times(engine, sizes))
     builds = enginegate.prepare.rebuilds(built, exported, workload)
     judged = enginegate.judge_embeddings(opened, embeddings, embedding_judge, engine, builds)
     return diagnosed(enginegate, judged, built, exported, workload, embeddings, reference)

@@ -70,7 +70,9 @@ class ModelGate(_Concluding):
         """Fail if the reference is not the model; skip where it is taken as the model."""
         truth = self._truth
         if truth is None:
-            pytest.skip("the reference was not compared with the model: engines are only built")
+            built = self._session.options.save_engines
+            why = "engines are only built" if built else "the fixture that gives it says nothing"
+            pytest.skip(f"the reference was not compared with the model: {why}")
         verdict = truth.judgement.verdict
         text = f"{self._model}: {verdict}: {truth.text}"
         if verdict is Verdict.NOT_MEASURED:

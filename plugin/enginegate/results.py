@@ -131,14 +131,13 @@ class Result:
     identical: str = ""
     accepted: tuple[str, ...] = ()
     truth: AgainstTruth | None = None
+    ranges: Ranges | None = None
 
     @property
     def faults(self) -> tuple[str, ...]:
         """Reasons why its embeddings may not ship: those of its reference, then its own."""
         of_reference = self.truth.faults if self.truth else ()
         return (*of_reference, *(self.accuracy.faults if self.accuracy else ()))
-
-    ranges: Ranges | None = None
 
     @property
     def cell(self) -> str:

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from enginegate.baselines.history import read_history
+from enginegate.baselines.history import Note, Series, read_history
 from enginegate.errors import EngineError
 from enginegate.verdicts import Exit
 
@@ -249,6 +249,20 @@ def test_the_history_has_runs_beside_the_baselines_engine_apart(stored, load_tin
     series = read_history(stored.path / "baselines", "tiny")
     assert len(path.read_text().splitlines()) == len(series) == 2
     assert " beside the baseline's engine of 20" in series[1].title
+
+
+@pytest.mark.parametrize(
+    ("reference", "beside"),
+    [
+        ("onnxruntime 1.32.0 fp32", ""),
+        ("onnxruntime 1.32.0 fp32 on an fp16 file", ""),
+        ("onnxruntime 1.32.0 int8 file, 1 of its 1 multiplications in int8", ""),
+        ("main", " beside main"),
+    ],
+)
+def test_every_reference_is_one_series_whatever_its_file_is(reference, beside):
+    note = Note("2026-01-01T00:00:00+00:00", "c", "onnxruntime-int8", 8, 0.01, 0.0, reference)
+    assert Series("here", (note,)).title == f"here onnxruntime-int8 batch 8{beside}"
 
 
 def test_the_history_says_what_it_has_no_figure_of(stored):

@@ -35,6 +35,14 @@ def test_rounded_to_fp16_it_gives_nan_as_hardware_does(judge_case):
     assert any("NaN" in reason for reason in reasons)
 
 
+def test_best_of_the_same_model_is_not_fp16(judge_case):
+    outcome, report = judge_case("half_overflows", "best", "--gate-backend=onnxruntime")
+    (found,) = report["results"]
+    assert found["chosen"] != "fp16"
+    assert found["embedding_verdict"] != "fail"
+    outcome.stdout.fnmatch_lines(["*fp16 refused: fp16 cannot hold the model's numbers: overflow*"])
+
+
 def test_fp32_of_the_same_model_passes(judge_case):
     outcome, report = judge_case("half_overflows", "fp32")
     assert outcome.ret == 0
@@ -59,6 +67,6 @@ def test_a_stand_in_says_what_it_is(judge_case, monkeypatch):
         asked = result["variant"]["precision"]
         assert result["ran"] == "f32"
         (flag,) = result["flags"]
-        assert f"values rounded to {asked} after every operation, computed in f32" in flag
+        assert f"values rounded to {asked} wherever an engine has it, computed in f32" in flag
         assert f"the speed is not that of {asked} hardware" in flag
         assert result["embedding_verdict"] == "flagged"

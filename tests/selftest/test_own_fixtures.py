@@ -2,6 +2,8 @@
 
 import json
 
+from enginegate.results import DOUBT
+
 CONFTEST = """
 import contextlib
 import dataclasses
@@ -70,6 +72,17 @@ def test_a_projects_own_result_is_judged_and_reported(project):
     project.judge("--gate-report-json=report.json").assert_outcomes(passed=3, skipped=1)
     (found,) = report(project)
     assert len(found["speeds"]) == 2
+
+
+def test_a_projects_own_result_keeps_the_doubts_about_its_reference(project, monkeypatch):
+    monkeypatch.setattr(
+        "enginegate.session.preparation.second_opinions", lambda *_: (f"{DOUBT}planted",)
+    )
+    project.write("conftest.py", CONFTEST + OWN_RESULT)
+    project.judge("--gate-report-json=report.json")
+    (found,) = report(project)
+    assert f"{DOUBT}planted" in found["notes"]
+    assert found["embedding_verdict"] == "flagged"
 
 
 def test_a_rig_that_does_not_say_what_it_measures_beside_is_not_compared_with_that(project):

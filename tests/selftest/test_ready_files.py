@@ -433,10 +433,16 @@ def nbits():
     return helper.make_model(helper.make_graph([node], "g", [], []))
 
 
+def quick_gelu():
+    node = helper.make_node("QuickGelu", ["x"], ["y"], domain="com.microsoft")
+    return helper.make_model(helper.make_graph([node], "g", [], []))
+
+
 @pytest.mark.parametrize(
     ("graph", "words"),
     [
         (qdq(0), "fp32"),
+        (quick_gelu(), "fp32"),
         (qdq(1), "int8 file, 0 of its 1 multiplications in int8"),
         (qdq(2), "int8 file, 1 of its 1 multiplications in int8"),
         (nbits(), "int4 file, 0 of its 1 multiplications in int4"),

@@ -118,11 +118,22 @@ def test_a_damaged_file_is_one_error_that_names_it(folder):
 
 
 @pytest.mark.parametrize(
+    "said",
+    [{"prompts": ["query: "]}, {"prompts": {"query": 1}}, {"default_prompt_name": ["query"]}],
+)
+def test_prompts_that_are_no_texts_are_one_error_that_names_the_file(folder, said):
+    say(folder, "config_sentence_transformers.json", **{"prompts": {"query": "query: "}, **said})
+    with pytest.raises(ModelError, match=r"config_sentence_transformers\.json is not valid"):
+        settings(folder)
+
+
+@pytest.mark.parametrize(
     ("config", "positions"),
     [
         ({"model_type": "bert", "max_position_embeddings": 512}, 512),
         ({"model_type": "xlm-roberta", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
         ({"model_type": "mpnet", "max_position_embeddings": 514}, 512),
+        ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 0}, 513),
         ({"model_type": "xlnet", "max_position_embeddings": -1}, None),
         ({"position_biased_input": False, "max_position_embeddings": 512}, None),
         ({}, None),

@@ -18,7 +18,7 @@ from enginegate.results import Result
 from enginegate.variants import checked_name
 
 FOLDER = "history"
-_REFERENCE = " fp32"  # how the runtime of the reference is named
+_REFERENCE = "onnxruntime "  # how the name of the reference begins
 _PENALTY = 3.0  # times variance and log of the number of runs
 _FEWEST = 3  # runs on either side of a change point
 
@@ -46,6 +46,11 @@ class Note:
     reference: str
 
     @property
+    def beside(self) -> str:
+        """The engine that it was timed beside; empty for the reference."""
+        return "" if self.reference.startswith(_REFERENCE) else self.reference
+
+    @property
     def texts_per_s(self) -> float:
         """Throughput at the median call."""
         return self.batch / self.p50_s
@@ -62,7 +67,7 @@ class Series:
     def title(self) -> str:
         """The name of what the series is of."""
         note = self.notes[0]
-        beside = "" if note.reference.endswith(_REFERENCE) else f" beside {note.reference}"
+        beside = f" beside {note.beside}" if note.beside else ""
         return f"{self.machine} {note.variant} batch {note.batch}{beside}"
 
     @property
@@ -116,8 +121,8 @@ def read_history(root: Path, model: str) -> list[Series]:
     series: dict[tuple[str, str, int, str], list[Note]] = {}
     for path in sorted(root.glob(f"{FOLDER}/*/*.jsonl")):
         for note in _read(path) if path.stem == model else ():
-            beside = "" if note.reference.endswith(_REFERENCE) else note.reference
-            series.setdefault((path.parent.name, note.variant, note.batch, beside), []).append(note)
+            key = path.parent.name, note.variant, note.batch, note.beside
+            series.setdefault(key, []).append(note)
     if not series:
         raise BaselineError(
             f"no history of {model} in {root / FOLDER}: run pytest with --gate-history"

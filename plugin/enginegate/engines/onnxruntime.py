@@ -81,9 +81,9 @@ class OnnxRuntime:
         """Say what the CPU provider does with `precision`."""
         if precision in _ROUNDED:
             return (
-                f"values rounded to {precision} after every operation, computed in f32: the deltas "
-                f"are those of {precision} arithmetic with f32 accumulation, the speed is not that "
-                f"of {precision} hardware"
+                f"values rounded to {precision} wherever an engine has it, computed in f32: the "
+                f"deltas are those of {precision} arithmetic with f32 accumulation, the speed is "
+                f"not that of {precision} hardware"
             )
         return "ONNX Runtime's CPU provider has no such kernel for every operator"
 

@@ -166,6 +166,8 @@ def _sides(own: str) -> tuple[str, str]:
 
 
 def _letters(pipeline: Pipeline) -> Iterator[Change]:
+    if not hasattr(pipeline.tokenizer, "backend_tokenizer"):
+        return  # one in Python, whose rules are not told
     if lowers_case(pipeline.tokenizer):
         said = "the reference's texts keep their capitals, the model lower-cases (tokenizer.json)"
         yield Change(Ways(case="kept"), said)

@@ -15,6 +15,7 @@ HALVES: Mapping[int, Precision] = MappingProxyType(
 )
 _MULTIPLY = ("MatMul", "Gemm", "Attention", "Conv")  # in the names of their operators
 _PASSING = frozenset({"Transpose", "Reshape", "Identity", "Unsqueeze", "Squeeze"})
+_FLOATS_ALL_THE_SAME = ("QuickGelu",)  # a Q, and nothing quantised
 _KINDS: Mapping[str, frozenset[int]] = MappingProxyType(  # element types, the coarsest first
     {"int4": frozenset({21, 22}), "fp8": frozenset({17, 18, 19, 20})}
 )
@@ -94,7 +95,8 @@ def _precision(model: Any) -> Precision:
 
 def _is_quantiser(node: Any) -> bool:
     name = node.op_type
-    return "uantize" in name or "Integer" in name or name.startswith("Q") or "NBits" in name
+    starts = name.startswith("Q") and name not in _FLOATS_ALL_THE_SAME
+    return starts or any(part in name for part in ("uantize", "Integer", "NBits"))
 
 
 def _kind(model: Any, nodes: Sequence[Any]) -> str:

@@ -17,7 +17,7 @@ from enginegate.files import parse_json, read_text
 from enginegate.models.export import load_backbone
 from enginegate.models.pooling import dimensions
 from enginegate.models.spec import DEFAULT_POOLING, ModelSpec
-from enginegate.models.tokens import TEXT, TokenSettings
+from enginegate.models.tokens import TEXT, TokenSettings, first_position
 
 if TYPE_CHECKING:
     import torch
@@ -141,7 +141,8 @@ class Pipeline:
         batch = self._tokens(texts, ways)
         mask = batch["attention_mask"]
         if ways.positions:
-            batch["position_ids"] = _positions(mask, ways.positions, _offset(self.backbone))
+            first = first_position(self.backbone.config.to_dict())
+            batch["position_ids"] = _positions(mask, ways.positions, first)
         if ways.attend:
             batch["attention_mask"] = mask.new_ones(mask.shape)
         return self._hidden(batch, mask if ways.attend == "attention" else batch["attention_mask"])
@@ -237,13 +238,6 @@ def _positions(mask: "torch.Tensor", way: str, offset: int) -> "torch.Tensor":
     places = mask.new_ones(mask.shape).cumsum(1) - 1
     ways = {"places": places + offset, "plain": places, "mask": counted + offset}
     return ways.get(way, mask.new_zeros(mask.shape))
-
-
-def _offset(backbone: Any) -> int:
-    """The position of a first token: models of RoBERTa's kind begin after the one of padding."""
-    if "roberta" not in backbone.config.model_type:
-        return 0
-    return int(backbone.config.pad_token_id) + 1
 
 
 def _taken(step: Step, features: Features, ways: Ways) -> Features:

@@ -159,14 +159,28 @@ def positions_of(config: Mapping[str, Any]) -> int | None:
     most = config.get("max_position_embeddings")
     if not isinstance(most, int) or most <= 0 or config.get("position_biased_input") is False:
         return None
-    behind = config.get("model_type") in _BEHIND_PADDING
-    return most - (config.get("pad_token_id") or 1) - 1 if behind else most
+    return most - first_position(config)
+
+
+def first_position(config: Mapping[str, Any]) -> int:
+    """The position of a first token in a model with this configuration."""
+    if config.get("model_type") not in _BEHIND_PADDING:
+        return 0
+    padding = config.get("pad_token_id")
+    return (1 if padding is None else int(padding)) + 1
 
 
 def prompts_of(folder: Path) -> dict[str, str]:
-    """Prompts by role, as sentence-transformers would use them."""
-    config = read_object(folder / "config_sentence_transformers.json")
+    """Prompts by role, as sentence-transformers would use them. Raises ModelError."""
+    path = folder / "config_sentence_transformers.json"
+    with reading(path, "the model's file", "fetch it again", ModelError):
+        return _prompts_in(read_object(path))
+
+
+def _prompts_in(config: Mapping[str, Any]) -> dict[str, str]:
     own = {name: said for name, said in (config.get("prompts") or {}).items() if said}
+    if not all(isinstance(said, str) for said in own.values()):
+        raise ValueError("a prompt is not a text")
     named = {TEXT: (config.get("default_prompt_name"),), **_NAMES}
     found = {role: [own[name] for name in names if name in own] for role, names in named.items()}
     return {role: said[0] for role, said in found.items() if said}

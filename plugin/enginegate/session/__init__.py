@@ -180,7 +180,8 @@ def _begun(
     variant = named(built.variant, model, served=bool(context.deployment))
     flags = execution_flags(built, executed)
     why = model.spec.accept.get(variant.precision, {}).get("executed", "")
-    notes = [*built.notes, model.note, *kept_notes(built, executed)]
+    doubts = session.recorder.doubts.get(model.spec.name, ())
+    notes = [*built.notes, model.note, *kept_notes(built, executed), *doubts]
     if why and not flags:
         notes.append(f"nothing to accept here, what was requested ran: {why}")
     return Result(

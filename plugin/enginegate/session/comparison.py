@@ -128,8 +128,9 @@ class Comparisons:
             return paired(batches)
         lacking = f"{self.options.beside} has no engine of it"
         unknown = "the `rig` fixture does not say what it measures beside (Rig.compared)"
-        reason = lacking if compared else unknown
-        return Comparison({}, {}, Judgement(Verdict.NO_BASELINE, (reason,)))
+        if compared:
+            return Comparison({}, {}, Judgement(Verdict.NO_BASELINE, (lacking,)))
+        return Comparison({}, {}, Judgement(Verdict.INCOMPARABLE, (unknown,)))
 
     def baseline_of(self, result: Result) -> tuple[Baseline | None, Judgement]:
         """The stored baseline of a variant if this run can be compared with it; else why not."""
@@ -151,13 +152,13 @@ class Comparisons:
     def _not_compared(self, result: Result) -> Judgement | None:
         """Why a run like this compares with no stored baseline; None if it does."""
         if self.options.gate is GateLevel.OFF:
-            return Judgement(Verdict.NO_BASELINE, ("not compared: --gate-level off",))
+            return Judgement(Verdict.INCOMPARABLE, ("not compared: --gate-level off",))
         if self.options.beside or self.options.calibrate:
             said = "cliffs and capacity are compared with stored baselines only"
             return Judgement(Verdict.NOT_MEASURED, (said,))
         if result.variant.served and self.options.serve and self.options.serve.endpoint:
             said = "a server that ran already is not compared"
-            return Judgement(Verdict.NO_BASELINE, (said,))
+            return Judgement(Verdict.INCOMPARABLE, (said,))
         return None
 
     def evidence_key(self, result: Result, compared: Compared | None) -> str:

@@ -222,13 +222,17 @@ class Preparation:
         offers = get_backend(variant.backend).offers
         named = {p: dataclasses.replace(variant, precision=p) for p in offers}
         candidates = {p: self._engine(self.store, v, model, workload) for p, v in named.items()}
+        found = {p: self.ranges(built, model, workload) for p, built in candidates.items()}
+        beyond = {p: ranges.fault for p, ranges in found.items() if ranges and ranges.fault}
+        able = {p: built for p, built in candidates.items() if p not in beyond}
         expected = reference.embeddings
         accept = EmbeddingJudge(workload, expected, limits, Precision.BEST).refusals
         threads = self._options.threads
         best, notes = choose_best(
-            self.store, candidates, workload, threads, accept, dataclasses.asdict(limits)
+            self.store, able, workload, threads, accept, dataclasses.asdict(limits)
         )
-        return dataclasses.replace(candidates[best], variant=variant, notes=notes)
+        refused = (f"{p} refused: {fault}" for p, fault in beyond.items())
+        return dataclasses.replace(able[best], variant=variant, notes=(*notes, *refused))
 
     def ranges(self, built: Built, model: Exported, workload: Workload) -> Ranges | None:
         """The model's numbers in fp16, for an engine that computes in it; None for another."""

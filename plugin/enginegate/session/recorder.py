@@ -26,6 +26,7 @@ class Recorder:
         measured: samples and verdict of each batch size, by the variant's id.
         repairs: layers found to be kept, by the variant that was asked for.
         truths: of each model, whether its reference is the model.
+        doubts: of each model, what is known against its reference.
         planned: batch sizes that tests will ask for, by variant.
         evidence: e-values by cell, carried from run to run.
         notices: verdict, text, and whether it failed, of each check.
@@ -42,6 +43,7 @@ class Recorder:
     measured: dict[tuple[str, int], Measured] = field(default_factory=dict)
     repairs: dict[Variant, Repair] = field(default_factory=dict)
     truths: dict[str, AgainstTruth] = field(default_factory=dict)
+    doubts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     planned: dict[Variant, tuple[int, ...]] = field(default_factory=dict)
     evidence: dict[str, float] = field(default_factory=dict)
     notices: list[tuple[Verdict, str, bool]] = field(default_factory=list)
@@ -58,8 +60,11 @@ class Recorder:
     def __post_init__(self) -> None:
         self._started_s = time.monotonic()
 
-    def judge_reference(self, model: str, truth: AgainstTruth | None) -> None:
-        """Keep whether a model's reference is the model; the run fails by one that is not."""
+    def judge_reference(
+        self, model: str, truth: AgainstTruth | None, doubts: Sequence[str] = ()
+    ) -> None:
+        """Keep what is known of a model's reference; the run fails by one that is not the model."""
+        self.doubts[model] = tuple(doubts)
         if truth is None or model in self.truths:
             return
         self.truths[model] = truth

@@ -39,7 +39,7 @@ _TEXTS = 16  # a cause is sought by; each of about 50 changes embeds them all
 def judged_reference(session: "Session", model: Exported, workload: Workload) -> "Reference":
     """The model's reference; recorded whether it is the model, by which no engine may ship else."""
     found = session.prepare.reference(model, workload)
-    session.recorder.judge_reference(model.spec.name, found.truth)
+    session.recorder.judge_reference(model.spec.name, found.truth, found.doubts)
     return found
 
 
