@@ -12,7 +12,7 @@ def test_a_run_writes_the_page_of_its_own_json(project):
     assert project.judge(*given).ret == 0
     page = (project.path / "run.html").read_text()
     assert "1 engine: 1 on hold" in page
-    assert "no baseline to compare its speed with" in page
+    assert "no predecessor to compare with" in page
     model = json.loads((project.path / "run.json").read_text())["results"][0]
     assert model["context"]["model_sha256"][:12] in page
     assert (project.path / "run.md").read_text().startswith("### 1 engine: 1 on hold\n")

@@ -291,8 +291,7 @@ def load_pipeline(spec: ModelSpec, folder: Path, **how: Any) -> Any:
 def _sentence_transformer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
     import torch
 
-    model = load_pipeline(spec, folder, attn_implementation="eager")
-    kept = dimensions(spec, folder)
+    model, kept = load_pipeline(spec, folder, attn_implementation="eager"), dimensions(spec, folder)
 
     class Encoder(torch.nn.Module):
         def __init__(self) -> None:

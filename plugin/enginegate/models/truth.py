@@ -197,32 +197,34 @@ def _author(spec: ModelSpec, source: "sources.Source", workload: Workload) -> _A
 
 def _by_encode(spec: ModelSpec, folder: Path, workload: Workload) -> _Author:
     model = load_pipeline(spec, folder).float()
-    own, modules = model.max_seq_length, list(model)[1:]
-    places = places_of(modules, folder) if (folder / MODULES).is_file() else {}
-    del model[1:]
-    model.extend(as_table_says(spec, modules))
-    model.max_seq_length = _cut_at(spec, workload, own)
-    model.truncate_dim = spec.truncate_dim or model.truncate_dim
-    prompts = settings_at(folder, TokenSettings()).prompts
-    prompt = _prompt(spec, prompts)
-
-    def embed() -> Vectors:
-        how: dict[str, Any] = {"batch_size": _AT_ONCE, "show_progress_bar": False}
-        if isinstance(spec.prompt, str):
-            how["prompt"] = spec.prompt
-        texts: Sequence[str] = list(workload.texts)
-        found: Vectors = model.encode(texts, **how)
-        return found
+    own, prompts = model.max_seq_length, settings_at(folder, TokenSettings()).prompts
+    places = places_of(list(model)[1:], folder) if (folder / MODULES).is_file() else {}
+    _follow_table(model, spec, _cut_at(spec, workload, own))
 
     def parts() -> Pipeline | None:
-        whole = places and hasattr(model[0], "auto_model")
+        whole, prompt = places and hasattr(model[0], "auto_model"), _prompt(spec, prompts)
         return pipeline_of(model, places, workload.shape[1], prompt) if whole else None
 
-    notes = (
-        *_other_tokens(spec, model.max_seq_length, own, prompts),
-        *_other_vectors(spec, folder),
-    )
-    return _Author(ENCODE, embed, notes, parts)
+    cut_at = model.max_seq_length
+    notes = (*_other_tokens(spec, cut_at, own, prompts), *_other_vectors(spec, folder))
+    return _Author(ENCODE, lambda: _encoded(model, spec, workload.texts), notes, parts)
+
+
+def _follow_table(model: Any, spec: ModelSpec, length: int | None) -> None:
+    """Change a sentence-transformers model where its table overrules it."""
+    _, *modules = model
+    del model[1:]
+    model.extend(as_table_says(spec, modules))
+    model.max_seq_length = length
+    model.truncate_dim = spec.truncate_dim or model.truncate_dim
+
+
+def _encoded(model: Any, spec: ModelSpec, texts: Sequence[str]) -> Vectors:
+    how: dict[str, Any] = {"batch_size": _AT_ONCE, "show_progress_bar": False}
+    if isinstance(spec.prompt, str):
+        how["prompt"] = spec.prompt
+    found: Vectors = model.encode(list(texts), **how)
+    return found
 
 
 def _by_parts(spec: ModelSpec, folder: Path, tokenizer: Path, workload: Workload) -> _Author:
