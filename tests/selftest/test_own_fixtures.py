@@ -49,6 +49,13 @@ def result(enginegate, built, engine, exported, workload, embeddings, embedding_
     return enginegate.judge_embeddings(opened, embeddings, embedding_judge)
 """
 
+OWN_REFERENCE = """
+
+@pytest.fixture(scope="session")
+def reference(enginegate, exported, workload):
+    return enginegate.prepare.reference(exported, workload)
+"""
+
 
 def report(project):
     return json.loads((project.path / "report.json").read_text())["results"]
@@ -85,9 +92,17 @@ def test_a_projects_own_result_keeps_the_doubts_about_its_reference(project, mon
     assert found["embedding_verdict"] == "flagged"
 
 
+def test_a_reference_of_the_projects_own_that_was_not_judged_is_in_doubt(project):
+    project.write("conftest.py", CONFTEST + OWN_REFERENCE)
+    project.judge("--gate-report-json=report.json", "-k", "embeddings")
+    (found,) = report(project)
+    assert (found["decision"], found["reason"]) == ("hold", "its tokens are not the model's")
+    assert f"{DOUBT}the project's own `reference` was not compared with the model" in found["notes"]
+
+
 def test_a_rig_that_does_not_say_what_it_measures_beside_is_not_compared_with_that(project):
     project.write("conftest.py", CONFTEST)
     project.judge("--gate-save-engines=saved")
     beside = project.judge("--gate-against=saved", "--gate-require-baseline")
     beside.assert_outcomes(passed=2, failed=2)
-    beside.stdout.fnmatch_lines(["*no baseline: the `rig` fixture does not say*"])
+    beside.stdout.fnmatch_lines(["*incomparable: the `rig` fixture does not say*"])

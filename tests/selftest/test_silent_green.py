@@ -128,4 +128,4 @@ def test_gate_off_says_that_nothing_is_compared(guarded):
     guarded.plant("slow")
     result = guarded.judge("--gate-level=off")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["*no baseline: not compared: --gate-level off"])
+    result.stdout.fnmatch_lines(["*incomparable: not compared: --gate-level off"])

@@ -26,7 +26,7 @@ from enginegate.engines import (
 )
 from enginegate.machine import describe_machine, this_machine
 from enginegate.models import Exported, Workload
-from enginegate.results import Context, Result
+from enginegate.results import DOUBT, Context, Result
 from enginegate.serving import EngineServer
 from enginegate.session.again import task_of
 from enginegate.session.comparison import Comparisons, compared, measured_beside, named
@@ -48,6 +48,8 @@ from enginegate.speed import (
     gating_rules,
 )
 from enginegate.verdicts import Refresh
+
+_UNJUDGED = f"{DOUBT}the project's own `reference` was not compared with the model"
 
 __all__ = [
     "Progress", "Recorder", "Reference", "Session", "diagnosed", "finish_run", "judged_reference",
@@ -180,7 +182,7 @@ def _begun(
     variant = named(built.variant, model, served=bool(context.deployment))
     flags = execution_flags(built, executed)
     why = model.spec.accept.get(variant.precision, {}).get("executed", "")
-    doubts = session.recorder.doubts.get(model.spec.name, ())
+    doubts = session.recorder.doubts.get(model.spec.name, (_UNJUDGED,))
     notes = [*built.notes, model.note, *kept_notes(built, executed), *doubts]
     if why and not flags:
         notes.append(f"nothing to accept here, what was requested ran: {why}")
