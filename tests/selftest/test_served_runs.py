@@ -84,7 +84,7 @@ def test_a_served_engine_is_checked_loaded_stored_and_compared(serving):
     first = serve(serving, *SERVED, "--gate-refresh-baselines", *extras)
     first.assert_outcomes(passed=2, deselected=4)
     first.stdout.fnmatch_lines(
-        ["fp32 served  f32*no baseline", "baselines: new  tiny-faulty-fp32-served"]
+        ["fp32 served: load: no baseline: *", "baselines: new  tiny-faulty-fp32-served"]
     )
     text = (serving.path / "report.txt").read_text()
     line = r"\nConcurrency: 4, throughput: [\d.]+ infer/sec, latency \d+ usec"
