@@ -95,7 +95,7 @@ BAD_TABLES = {
     'onnx = "a"\ninputs = "ids"': "inputs = 'ids' is not a table of roles",
     'onnx = "a"\nlimits = {fp8 = {}}': "is not a table of numbers for each precision",
     'onnx = "a"\nlimits = {fp16 = {cosine_p1 = "x"}}': "is not a table of numbers",
-    'transformers = "a"\npooling = "max"': "pooling = 'max' is not one of first, mean, last",
+    'transformers = "a"\npooling = "max"': "pooling = 'max' is not one of first, last, mean",
 }
 
 
