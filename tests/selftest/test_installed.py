@@ -72,7 +72,7 @@ def test_a_project_opts_in(pytester, way):
     pytester.makepyfile("def test_it(gate): gate.check_embeddings()")
     arguments = ["--pyargs", "enginegate.suite"] if way == "suite" else []
     result = pytester.runpytest_inprocess(*arguments, "-rs")
-    result.assert_outcomes(skipped=5 if way == "suite" else 1)
+    result.assert_outcomes(skipped=6 if way == "suite" else 1)
     result.stdout.fnmatch_lines(["*no precision asked for*"])
 
 

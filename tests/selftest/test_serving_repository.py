@@ -100,7 +100,7 @@ class TestRepository:
         write_reference(tmp_path, served, tiny, batch)
         what = json.loads((tmp_path / "tiny" / "1" / "engine.json").read_text())
         assert what["target"] == "enginegate.engines.onnxruntime:OnnxRuntime"
-        assert what["properties"] == {"output": OUTPUT}
+        assert what["properties"] == {"output": OUTPUT, "rounded": False}
         assert (tmp_path / "tiny" / "1" / "engine" / "engine.onnx").stat().st_size > 0
 
     def test_weights_beside_a_large_engine_go_with_it(self, tmp_path, tiny, batch, monkeypatch):
