@@ -72,7 +72,7 @@ class ModelGate(_Concluding):
         if truth is None:
             built = self._session.options.save_engines
             why = "engines are only built" if built else "the fixture that gives it says nothing"
-            pytest.skip(f"the reference was not compared with the model: {why}")
+            pytest.skip(for_terminal(f"the reference was not compared with the model: {why}"))
         verdict = truth.judgement.verdict
         text = f"{self._model}: {verdict}: {truth.text}"
         if verdict is Verdict.NOT_MEASURED:
