@@ -192,7 +192,7 @@ def test_what_no_layers_can_repair_stays_as_it_is(tmp_path, exported, workload):
     assert repair
     assert repair.configuration == ""
     content, _ = repaired(built, never, exported, workload, reference, lambda *_: (), 1)
-    assert content.notes[-1] == "repair: nothing to do, it is within its limits"
+    assert content.notes[-1] == "repair: nothing to do, its embeddings are within their limits"
 
 
 PYPROJECT = """

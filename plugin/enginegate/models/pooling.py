@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from enginegate.errors import ModelError
-from enginegate.files import parse_json, read_text, reading
+from enginegate.files import reading
+from enginegate.models.checkpoints import read_json
 from enginegate.models.spec import ModelSpec
 from enginegate.models.tokens import read_object
 
@@ -97,12 +98,8 @@ def own_dimensions(folder: Path) -> int | None:
 def _parts(folder: Path) -> list[Mapping[str, str]]:
     """The modules of a folder, `type` and `path` each; none without a `modules.json`."""
     path = folder / "modules.json"
-    if not path.exists():
-        return []
     with reading(path, "the model's file", "fetch it again", ModelError):
-        return [
-            {"type": part["type"], "path": part["path"]} for part in parse_json(read_text(path))
-        ]
+        return [{"type": part["type"], "path": part["path"]} for part in read_json(path, [])]
 
 
 def _name(part: Mapping[str, str]) -> str:

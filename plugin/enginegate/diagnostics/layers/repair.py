@@ -106,7 +106,7 @@ def repaired(
     where its backend cannot keep any. The repair is None where none was sought.
     """
     if built.variant.precision is Precision.BEST or not _faults(built, workload, accept, threads):
-        return _noted(built, "repair: nothing to do, it is within its limits"), None
+        return _noted(built, "repair: nothing to do, its embeddings are within their limits"), None
     try:
         rebuilder = rebuilder_of(built, model, workload, threads)
     except EngineError as error:
