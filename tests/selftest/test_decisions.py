@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from enginegate.accuracy import AgainstTruth
+from enginegate.accuracy import AgainstTruth, with_ranges
 from enginegate.diagnostics import Repair
+from enginegate.engines import OutOfRange, Ranges
 from enginegate.report.decision import decide
 from enginegate.report.page import Decision
 from enginegate.report.text import summary
@@ -89,6 +90,18 @@ def test_each_finding_leads_to_a_decision_and_its_next_step(found, decision, rea
 def test_embeddings_within_limits_are_not_said_to_be_beyond_them():
     decided = decide([dataclasses.replace(result(), truth=NOT_THE_MODEL)])
     assert not any("beyond" in detail for detail in decided.details)
+
+
+def test_a_range_alone_is_not_called_wrong_embeddings():
+    beyond = OutOfRange("add", "Add", "stream", 70_000.0, 0.0)
+    ranges = Ranges(10, 70_000.0, "stream", (beyond,))
+    found = result("fp16", accuracy=with_ranges(accuracy(), ranges), ranges=ranges)
+    decided = decide([found])
+    assert (decided.decision, decided.reason) == (
+        Decision.BLOCK,
+        "fp16 cannot hold the model's numbers",
+    )
+    assert "`keep.fp16`" in decided.next
 
 
 def test_the_gravest_of_several_engines_counts():
