@@ -14,6 +14,7 @@ from enginegate.verdicts import Verdict
 
 HASHED = "hashed words"  # a tokenizer that stands for one that was not at hand
 DOUBT = "the reference is in doubt: "  # before notes against it
+NOW_UNJUDGED = "and no truth judged it now"  # ends the note on a truth that is lost
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,28 @@ def test_another_precision(guarded):
     judged(guarded, "not judged: tiny-faulty-fp32: it ran as 1 f32, its baseline as 1 bf16")
 
 
+def test_a_lost_truth(guarded):
+    """As after `truth` of an .onnx model was deleted: nothing may ship that was judged before."""
+    baseline = json.loads(guarded.baseline().read_text())
+    assert baseline["variants"]["faulty-fp32"]["truth"] == ""
+    baseline["variants"]["faulty-fp32"]["truth"] = "encode()"
+    guarded.baseline().write_text(json.dumps(baseline))
+    said = "encode() judged the reference of its baseline, and no truth judged it now"
+    result = guarded.judge()
+    result.stdout.fnmatch_lines(["hold *", f"fp32: the reference is in doubt: {said}"])
+    judged(guarded, f"not judged: tiny-faulty-fp32: {said}")
+    assert guarded.judge("--strict").ret == Exit.EMBEDDINGS
+
+
+def test_a_baseline_without_a_word_of_truth_is_read(guarded):
+    baseline = json.loads(guarded.baseline().read_text())
+    del baseline["variants"]["faulty-fp32"]["truth"]
+    guarded.baseline().write_text(json.dumps(baseline))
+    result = guarded.judge("--gate-require-baseline")
+    assert result.ret == 0
+    assert "in doubt" not in result.stdout.str()
+
+
 def test_a_throttled_container(guarded, monkeypatch):
     ticks = iter(range(10**6))
     monkeypatch.setattr("enginegate.machine.condition.throttled_s", lambda: float(next(ticks)))

@@ -15,12 +15,13 @@ from enginegate.baselines.history import (
     read_history,
 )
 from enginegate.baselines.inspect import diff_rows, list_rows, prune, show_rows
-from enginegate.baselines.missing import unjudged
+from enginegate.baselines.missing import lost_truth, unjudged
 from enginegate.baselines.refresh import offer, refresh_baselines
 from enginegate.baselines.store import Baseline, Baselines
 
 __all__ = [
     "REPLICATES", "Baseline", "Baselines", "Note", "Series", "append_history", "calibrate_results",
-    "calibration_lines", "change_points", "describe_history", "diff_rows", "list_rows", "offer",
-    "prune", "read_history", "refresh_baselines", "save_calibration", "show_rows", "unjudged",
+    "calibration_lines", "change_points", "describe_history", "diff_rows", "list_rows",
+    "lost_truth", "offer", "prune", "read_history", "refresh_baselines", "save_calibration",
+    "show_rows", "unjudged",
 ]  # fmt: skip

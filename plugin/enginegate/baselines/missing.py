@@ -2,8 +2,9 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from enginegate.accuracy import AgainstTruth
 from enginegate.baselines.store import Baseline, Baselines
-from enginegate.results import Result
+from enginegate.results import NOW_UNJUDGED, Result
 from enginegate.serving import StoredLoad
 from enginegate.variants import SERVED, Precision, precision_of
 
@@ -36,6 +37,16 @@ def unjudged(
                 yield from (f"{name}: {why}" for why in _faults(key, baseline, judged))
 
 
+def lost_truth(baseline: Baseline, truth: AgainstTruth | None) -> str:
+    """Say that a truth judged the reference of the baseline and none judges this run's; else empty.
+
+    `truth` is None where nothing is known of the reference.
+    """
+    if not baseline.truth or (truth is not None and truth.by):
+        return ""
+    return f"{baseline.truth} judged the reference of its baseline, {NOW_UNJUDGED}"
+
+
 def _faults(key: str, baseline: Baseline, judged: dict[str, Result]) -> Iterator[str]:
     result = judged.get(key)
     if result is None:
@@ -46,6 +57,7 @@ def _faults(key: str, baseline: Baseline, judged: dict[str, Result]) -> Iterator
     if _shares(result.executed) != _shares(baseline.executed):
         was, now = (_words(types) for types in (baseline.executed, result.executed))
         yield f"it ran as {now}, its baseline as {was}"
+    yield from filter(None, [lost_truth(baseline, result.truth)])
     missing = sorted(set(baseline.cells) - {speed.batch for speed in result.speeds})
     if missing and not result.identical:
         yield f"{result.cell} {', '.join(map(str, missing))} has a baseline and was not timed"

@@ -63,6 +63,8 @@ class Baseline:
         load: what a served engine carried; None for others.
         provenance: where its engine comes from; None in files of older versions.
         deltas: how far its embeddings were off, by the names of `Deltas`; empty if not known.
+        truth: the way the truth of its reference was computed; empty where none judged it, and in
+            files of older versions.
     """
 
     file: Path
@@ -72,6 +74,7 @@ class Baseline:
     load: StoredLoad | None = None
     provenance: Provenance | None = None
     deltas: Mapping[str, float] = field(default_factory=dict)
+    truth: str = ""
 
     @property
     def machine(self) -> str:
@@ -275,6 +278,7 @@ def _baseline(path: Path, stored: Mapping[str, Any]) -> Baseline:
         load=load,
         provenance=Provenance(**made) if made else None,
         deltas=stored.get("deltas") or {},
+        truth=stored.get("truth", ""),
     )
 
 
@@ -312,6 +316,7 @@ def _as_json(result: Result, further: Sequence[Speed]) -> dict[str, Any]:
         "deltas": asdict(accuracy.deltas) if accuracy and accuracy.deltas else None,
         "executed": dict(result.executed),
         "provenance": result.provenance and asdict(result.provenance),
+        "truth": result.truth.by if result.truth else "",
         "versions": library_versions(),
         **({"load": _load_json(result.load)} if result.load else {}),
         "cells": {

@@ -7,10 +7,14 @@ from enginegate.accuracy import Accuracy
 from enginegate.engines import Ranges
 from enginegate.report.page import GRAVEST, MAY_SHIP, Decided, Decision
 from enginegate.report.table import engine_name, worst_change
-from enginegate.results import DOUBT, HASHED, Result
+from enginegate.results import DOUBT, HASHED, NOW_UNJUDGED, Result
 from enginegate.verdicts import Verdict
 
 _NO_MODEL = "the reference is not the model"
+_LOOK = "look at the model's file, or try another version of the runtime"
+_JUDGE_AGAIN = (
+    "name its `truth` in the model's table again; to go without, run with --gate-refresh-baselines"
+)
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def _findings(result: Result) -> Iterator[Finding]:
     yield from _stand_ins(result)
     yield from _flags(result)
     for doubt in result.doubts:
-        step = "look at the model's file, or try another version of the runtime"
+        step = _JUDGE_AGAIN if doubt.endswith(NOW_UNJUDGED) else _LOOK
         yield Finding(Decision.HOLD, "the reference is in doubt", doubt.removeprefix(DOUBT), step)
     if result.repair:
         yield _repaired(result)

@@ -47,6 +47,7 @@ from enginegate.speed import (
     Unchanged,
     gating_rules,
 )
+from enginegate.variants import Variant
 from enginegate.verdicts import Refresh
 
 _UNJUDGED = f"{DOUBT}the project's own `reference` was not compared with the model"
@@ -182,7 +183,7 @@ def _begun(
     variant = named(built.variant, model, served=bool(context.deployment))
     flags = execution_flags(built, executed)
     why = model.spec.accept.get(variant.precision, {}).get("executed", "")
-    doubts = session.recorder.doubts.get(model.spec.name, (_UNJUDGED,))
+    doubts = _doubts(session, variant)
     notes = [*built.notes, model.note, *kept_notes(built, executed), *doubts]
     if why and not flags:
         notes.append(f"nothing to accept here, what was requested ran: {why}")
@@ -202,6 +203,14 @@ def _begun(
         truth=session.recorder.truths.get(model.spec.name),
         ranges=ranges,
     )
+
+
+def _doubts(session: Session, variant: Variant) -> tuple[str, ...]:
+    """Notes against the reference of a variant."""
+    recorder, model = session.recorder, variant.model
+    lost = session.comparisons.lost_truth(variant, recorder.truths.get(model))
+    known = recorder.doubts.get(model, (_UNJUDGED,))
+    return (*known, DOUBT + lost) if lost else known
 
 
 def open_session(

@@ -1,16 +1,17 @@
 """What a variant is compared with: a stored baseline, or the engine it is measured beside."""
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from enginegate.accuracy import Deltas
-from enginegate.baselines import Baseline, Baselines
+from enginegate.accuracy import AgainstTruth, Deltas
+from enginegate.baselines import Baseline, Baselines, lost_truth
 from enginegate.config import Options
 from enginegate.engines import Built
-from enginegate.errors import EngineError, OptionError
+from enginegate.errors import BaselineError, EngineError, OptionError
 from enginegate.files import sha256_of_json
 from enginegate.models import Exported
 from enginegate.results import Provenance, Result
@@ -111,6 +112,16 @@ class Comparisons:
                 )
                 return Judgement(Verdict.IDENTICAL, (said,))
         return None
+
+    def lost_truth(self, variant: Variant, truth: AgainstTruth | None) -> str:
+        """What judged the reference of the variant's baseline and judges it no more; or empty.
+
+        The baseline of this machine is asked, or where it has none that of another.
+        """
+        with contextlib.suppress(BaselineError):  # whoever compares with it is told
+            for baseline in self.baselines.everywhere(variant.model, variant.key):
+                return lost_truth(baseline, truth)
+        return ""
 
     def of(self, result: Result, batches: Sequence[int], compared: Compared | None) -> Comparison:
         """What to compare a variant with, or the reason why there is nothing."""
