@@ -107,7 +107,7 @@ class Result:
         identical: why it is its baseline's own engine, so that it was not timed; empty if it is
             not, or was timed all the same.
         truth: whether the reference is the model; None in reports of older versions.
-        ranges: the model's numbers in fp16; None for an engine of another precision.
+        ranges: the model's numbers in fp16; None for an engine that has none in it.
     """
 
     variant: Variant

@@ -102,6 +102,8 @@ def test_a_range_alone_is_not_called_wrong_embeddings():
         "fp16 cannot hold the model's numbers",
     )
     assert "`keep.fp16`" in decided.next
+    int8 = result("int8", accuracy=found.accuracy, ranges=ranges)
+    assert decide([int8]).next == "ship another precision"
 
 
 def test_the_gravest_of_several_engines_counts():

@@ -94,7 +94,7 @@ def test_a_value_that_vanishes_is_named(tmp_path):
 def exported(path):
     roles = {"x": "ids"}
     spec = ModelSpec("one", Kind.ONNX, str(path), vocab_size=9, seq_len=4)
-    return Exported(spec, path, "hash", "from m.onnx", None, roles, "y")
+    return Exported(spec, path, path.name, "from m.onnx", None, roles, "y")
 
 
 def test_it_is_measured_once(tmp_path, monkeypatch):
@@ -103,6 +103,36 @@ def test_it_is_measured_once(tmp_path, monkeypatch):
     monkeypatch.setattr("enginegate.engines.probing.measured_ranges", None)
     assert find_ranges(store, model, BATCH) == first
     assert not find_ranges(store, model, BATCH, {"biased", "normed"}).fault  # judged anew
+
+
+def test_of_int8_beside_fp16_all_is_judged_but_what_multiplies(tmp_path):
+    """A weight that int8 holds need not fit into fp16; what is added to its product must."""
+    store, int8 = Store(tmp_path / "store"), Precision.INT8
+    large = exported(write(tmp_path / "large.onnx", weight=1e5))
+    kinds = [
+        {(one.kind, one.value) for one in find_ranges(store, large, BATCH, (), p).beyond}
+        for p in (Precision.FP16, int8)
+    ]
+    assert kinds[0] - kinds[1] == {("weight", "w")}
+    biased = exported(write(tmp_path / "biased.onnx", bias=70000))
+    assert ("overflow in biased (weight b)") in find_ranges(store, biased, BATCH, (), int8).fault
+    clean = exported(write(tmp_path / "clean.onnx"))
+    assert find_ranges(store, clean, BATCH, (), int8).fault == ""
+
+
+@pytest.mark.parametrize(("gain", "ret"), [(1.0, 0), (1e5, 10)])
+def test_int8_on_tensorrt_holds_the_rest_in_fp16(gpu_project, load_tiny, gain, ret):
+    load_tiny.write_tiny_onnx(gpu_project.path / "tiny.onnx", head_gain=gain)
+    result = gpu_project.run("--precision=int8", "-k", "embeddings")
+    assert result.ret == ret
+    said = "fp16 cannot hold the model's numbers: overflow in" in result.stdout.str()
+    assert said == (ret != 0)
+
+
+def test_what_has_no_fp16_is_not_judged_by_it(project, load_tiny):
+    load_tiny.write_tiny_onnx(project.path / "tiny.onnx", head_gain=1e5)
+    result = project.run("--precision=int8", "--gate-backend=onnxruntime", "-k", "embeddings")
+    assert "cannot hold" not in result.stdout.str()
 
 
 def test_what_cannot_be_measured_is_an_error_and_no_verdict(tmp_path):

@@ -3,7 +3,7 @@
 One pass over the fp32 graph measures every value that an fp16 engine would have in fp16.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from enginegate.cache import Store
 from enginegate.engines.registry import get_backend
 from enginegate.errors import EngineError, EngineGateError
 from enginegate.models import Batch, Exported, Layer, hash_of, read_layers
+from enginegate.variants import Precision
 
 LARGEST_FP16 = 65504.0
 SMALLEST_FP16 = 2.0**-24
@@ -106,9 +107,16 @@ class Ranges:
         return f"fp16 cannot hold the model's numbers: {self.beyond[0].words}{others}"
 
 
-def find_ranges(store: Store, model: Exported, batch: Batch, kept: Collection[str] = ()) -> Ranges:
+def find_ranges(
+    store: Store,
+    model: Exported,
+    batch: Batch,
+    kept: Collection[str] = (),
+    precision: Precision = Precision.FP16,
+) -> Ranges:
     """The model's numbers in fp16 over these texts, measured once and kept in the store.
 
+    An engine of another `precision` than fp16 has all in fp16 but for what multiplies matrices.
     `kept` are nodes that are kept in fp32 beside those that every engine keeps. Raises EngineError
     where the model cannot be measured.
     """
@@ -134,7 +142,18 @@ def find_ranges(store: Store, model: Exported, batch: Batch, kept: Collection[st
 
     stored = store.get_or_build("ranges", key, measure).properties["values"]
     found = [ValueRange(**{**one, "takers": tuple(one["takers"])}) for one in stored]
-    return judged_ranges(found, read_layers(model.onnx), kept)
+    others = () if precision is Precision.FP16 else _multiplying(model.onnx)
+    return judged_ranges(found, read_layers(model.onnx), {*kept, *others})
+
+
+def _multiplying(path: Path) -> Iterator[str]:
+    """First outputs of the nodes that multiply matrices."""
+    import onnx
+
+    from enginegate.engines.half import MATMULS
+
+    nodes = onnx.load(str(path), load_external_data=False).graph.node
+    return (node.output[0] for node in nodes if node.op_type in MATMULS)
 
 
 def judged_ranges(

@@ -46,6 +46,7 @@ class Registration:
         runtime: distributions that it needs in a server, in the versions that are installed here.
         triton: for engines that a backend of Triton's own runs; None for Triton's Python backend,
             which loads the engine as the tests do.
+        halves: the precisions whose engines have values in fp16, be it beside other types.
     """
 
     target: str
@@ -55,6 +56,7 @@ class Registration:
     distributions: tuple[str, ...] = ()
     runtime: tuple[str, ...] = ()
     triton: TritonModel | None = None
+    halves: tuple[Precision, ...] = (Precision.FP16,)
 
 
 _PLAN = TritonModel(PLAN_FILE, "model.plan", platform="tensorrt_plan")
@@ -96,6 +98,7 @@ _OWN: Mapping[str, Registration] = {
         _GPU,
         gpu=True,
         triton=_PLAN,
+        halves=(Precision.FP16, Precision.INT8),
     ),
 }
 REGISTERED: dict[str, Registration] = dict(_OWN)
@@ -108,16 +111,18 @@ def register(
     gpu: bool = False,
     runtime: Sequence[str] = (),
     triton: TritonModel | None = None,
+    halves: Sequence[Precision] = (Precision.FP16,),
 ) -> None:
     """Add a backend from a conftest.py: `target` is `module:Class` with a Backend class.
 
     `gpu`: whether it needs an NVIDIA GPU. `runtime`: distributions that it needs, here and in the
     server of `--gate-serve triton`. `triton`: for engines that a backend of Triton's own runs;
-    without it Triton's Python backend loads the engine through this class.
+    without it Triton's Python backend loads the engine through this class. `halves`: the precisions
+    whose engines have values in fp16, as an int8 engine may beside its multiplications.
     """
     named = tuple(runtime)
     install = f"pip install {' '.join(named)}"
-    REGISTERED[name] = Registration(target, (), install, gpu, named, named, triton)
+    REGISTERED[name] = Registration(target, (), install, gpu, named, named, triton, tuple(halves))
 
 
 def registration(name: str) -> Registration:

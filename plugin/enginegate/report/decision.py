@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from enginegate.accuracy import Accuracy
-from enginegate.engines import Ranges
 from enginegate.report.page import GRAVEST, MAY_SHIP, Decided, Decision
 from enginegate.report.table import engine_name, worst_change
 from enginegate.results import DOUBT, HASHED, NOW_UNJUDGED, Result
+from enginegate.variants import Precision
 from enginegate.verdicts import Verdict
 
 _NO_MODEL = "the reference is not the model"
@@ -152,15 +152,18 @@ def _embeddings(result: Result) -> Finding:
         return Finding(Decision.HOLD, "its embeddings were not compared", name, step)
     figures = f"{name}: {'; '.join(accuracy.faults or accuracy.judgement.reasons)}"
     if accuracy.faults:
-        return _wrong(result.ranges, accuracy, figures)
+        return _wrong(result, accuracy, figures)
     if accuracy.judgement.verdict is Verdict.FLAGGED:
         return Finding(Decision.SHIP, "embeddings within their own looser limits", figures)
     return Finding(Decision.SHIP, "same embeddings", name)
 
 
-def _wrong(ranges: Ranges | None, accuracy: Accuracy, figures: str) -> Finding:
+def _wrong(result: Result, accuracy: Accuracy, figures: str) -> Finding:
+    ranges = result.ranges
     if ranges and accuracy.faults == (ranges.fault,):  # the embeddings of these texts are not
-        step = "keep the named layers in fp32 with `keep.fp16`, or ship another precision"
+        step = "ship another precision"
+        if result.chosen == Precision.FP16:
+            step = f"keep the named layers in fp32 with `keep.fp16`, or {step}"
         return Finding(Decision.BLOCK, "fp16 cannot hold the model's numbers", figures, step)
     return Finding(Decision.BLOCK, "its embeddings are wrong", figures, _way_out(accuracy))
 

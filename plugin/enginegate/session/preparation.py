@@ -235,11 +235,16 @@ class Preparation:
         return dataclasses.replace(able[best], variant=variant, notes=(*notes, *refused))
 
     def ranges(self, built: Built, model: Exported, workload: Workload) -> Ranges | None:
-        """The model's numbers in fp16, for an engine that computes in it; None for another."""
-        if built.precision is not Precision.FP16:
+        """The model's numbers in fp16, for an engine that has values in it; None for another.
+
+        A file that is quantised already says itself in which type each value is.
+        """
+        precision = built.precision
+        if precision not in registration(built.backend).halves or model.nature.is_quantised:
             return None
+        kept = nodes_of(built.kept)
         with self._progress(f"numbers inside {model.spec.name}"):
-            return find_ranges(self.store, model, workload.evaluation, nodes_of(built.kept))
+            return find_ranges(self.store, model, workload.evaluation, kept, precision)
 
     def provenance(self, built: Built) -> Provenance:
         """Where an engine comes from."""
