@@ -94,7 +94,8 @@ class Gate(_Concluding):
         of_reference = result.truth.faults if result.truth else ()
         own = accuracy.judgement.reasons if accuracy else ()
         reasons = [*of_reference, *result.flags, *own, *result.doubts]
-        if fails and not of_reference and result.blame is None:
+        unblamed = result.blame is None and not result.only_beyond_fp16
+        if fails and not of_reference and unblamed:
             reasons.append("--gate-blame says which layers do it")
         text = f"{result.variant.id}: {verdict}: {'; '.join(reasons)}"
         self._conclude(verdict, text, fails=fails)

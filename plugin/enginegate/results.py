@@ -141,6 +141,12 @@ class Result:
         return (*of_reference, *(self.accuracy.faults if self.accuracy else ()))
 
     @property
+    def only_beyond_fp16(self) -> bool:
+        """Tell if nothing is wrong but numbers that fp16 cannot hold: its embeddings are right."""
+        faults = self.accuracy.faults if self.accuracy else ()
+        return bool(self.ranges and faults == (self.ranges.fault,))
+
+    @property
     def cell(self) -> str:
         """The key of its speeds: `batch` or `concurrency`."""
         return "concurrency" if self.variant.served else "batch"

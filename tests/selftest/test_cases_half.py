@@ -43,6 +43,18 @@ def test_best_of_the_same_model_is_not_fp16(judge_case):
     outcome.stdout.fnmatch_lines(["*fp16 refused: fp16 cannot hold the model's numbers: overflow*"])
 
 
+def test_a_repair_keeps_what_fp16_cannot_hold(judge_case):
+    """The layers that overflow, and those that take what they give; nothing is beyond then."""
+    given = ("--gate-backend=onnxruntime", "--gate-repair")
+    outcome, report = judge_case("half_overflows", "fp16", *given)
+    (found,) = report["results"]
+    assert found["repair"]["configuration"].endswith("]")
+    assert found["repair"]["kept"]
+    assert found["ranges"]["beyond"] == found["ranges"]["keep"] == []
+    assert (outcome.ret, found["embedding_verdict"]) == (0, "flagged")
+    assert "nothing to do" not in outcome.stdout.str()
+
+
 def test_fp32_of_the_same_model_passes(judge_case):
     outcome, report = judge_case("half_overflows", "fp32")
     assert outcome.ret == 0

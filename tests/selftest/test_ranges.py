@@ -37,8 +37,8 @@ one (float[rows, 4] x) => (float[rows, 4] y)
 BATCH: Any = {"x": np.eye(4, dtype=np.float32)}
 
 
-def write(path, *, weight=1.0, bias=0.0):
-    model = onnx.parser.parse_model(GRAPH)
+def write(path, graph=GRAPH, *, weight=1.0, bias=0.0):
+    model = onnx.parser.parse_model(graph)
     rng = np.random.default_rng(0)
     values = {"w": weight * rng.uniform(0.5, 1, (4, 4)), "b": np.full(4, bias)}
     tensors = [numpy_helper.from_array(v.astype(np.float32), n) for n, v in values.items()]
@@ -82,6 +82,19 @@ def test_a_layer_that_is_kept_on_both_sides_need_not_hold_it(tmp_path):
     path = write(tmp_path / "m.onnx", bias=70000)
     assert ranges(path, {"biased"}).fault  # the division takes it in fp16
     assert ranges(path, {"biased", "normed"}).fault == ""
+    assert ranges(path).keep == ("biased", "normed")
+    assert ranges(path, ranges(path).keep).fault == ""
+
+
+def test_what_takes_a_moved_value_is_kept_too(tmp_path):
+    """Kept alone, a reshaping would hand on the value to a node in fp16."""
+    moved = GRAPH.replace(
+        "normed = Div(biased, root)", "m = Identity(biased)\n normed = Div(m, root)"
+    )
+    path = write(tmp_path / "m.onnx", moved, bias=70000)
+    assert ranges(path, {"biased", "m", "root"}).fault
+    assert {"biased", "m", "normed"} <= set(ranges(path).keep)
+    assert ranges(path, ranges(path).keep).fault == ""
 
 
 def test_a_value_that_vanishes_is_named(tmp_path):

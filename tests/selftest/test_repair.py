@@ -195,6 +195,17 @@ def test_what_no_layers_can_repair_stays_as_it_is(tmp_path, exported, workload):
     assert content.notes[-1] == "repair: nothing to do, its embeddings are within their limits"
 
 
+def test_layers_that_do_not_fit_are_named_where_none_can_be_kept(tmp_path, exported, workload):
+    variant = Variant("m", "openvino", Precision.FP32)
+    built = build_engine(Store(tmp_path / "store"), variant, exported, workload)
+    reference = run_onnx(exported.onnx, workload.evaluation)
+    given = (exported, workload, reference, lambda *_: (), 1, ("block 1",))
+    same, repair = repaired(built, lambda names: built, *given)
+    assert (same.entry, repair) == (built.entry, None)
+    assert same.notes[-1].startswith("repair: not possible: ")
+    assert same.notes[-1].endswith("; numbers beyond fp16 are in block 1")
+
+
 PYPROJECT = """
 [tool.enginegate.models.tiny.limits.int8]
 cosine_worst = 0.98

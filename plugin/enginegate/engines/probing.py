@@ -52,14 +52,18 @@ def _probes(graph: HalfGraph) -> Iterator[tuple[str, NodeProto, tuple[str, ...]]
         for name in node.output:
             if name not in graph.floats or (half and node.op_type in MOVES):
                 continue
-            takers = tuple(_takers(graph, name))
+            takers = tuple(dict.fromkeys(_takers(graph, name)))
             if half or takers:
                 yield name, node, takers
 
 
 def _takers(graph: HalfGraph, name: str) -> Iterator[str]:
-    taking = (node.output[0] for node in graph.consumers.get(name, ()))
-    return (output for output in taking if output in graph.halves)
+    """First outputs of the nodes that take a value in fp16, and of those that take it moved."""
+    for node in graph.consumers.get(name, ()):
+        if node.output[0] in graph.halves:
+            yield node.output[0]
+            if node.op_type in MOVES:
+                yield from (taker for moved in node.output for taker in _takers(graph, moved))
 
 
 def _value(

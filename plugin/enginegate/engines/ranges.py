@@ -17,7 +17,7 @@ from enginegate.variants import Precision
 LARGEST_FP16 = 65504.0
 SMALLEST_FP16 = 2.0**-24
 MOST_LOST = 0.5  # share of a value's numbers that may become zero
-_RECIPE = 1  # raise when the same key would be measured otherwise
+_RECIPE = 2  # raise when the same key would be measured otherwise
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ValueRange:
         node: first output of the node that makes it; its own name for a weight.
         kind: the operation that makes it, or `weight`.
         made: whether the node that makes it has it in fp16; never of a weight.
-        takers: first outputs of the nodes that take it in fp16.
+        takers: first outputs of the nodes that take it in fp16, be it moved by others before.
         lowest, highest: its smallest and largest number.
         lost_share: share of its numbers other than zero that fp16 makes zero.
     """
@@ -41,9 +41,14 @@ class ValueRange:
     highest: float
     lost_share: float
 
-    def is_half(self, kept: Collection[str]) -> bool:
-        """Tell if it is in fp16 on any side, with more nodes kept in fp32."""
-        return (self.made and self.node not in kept) or bool(set(self.takers) - set(kept))
+    def holders(self, kept: Collection[str]) -> set[str]:
+        """The nodes that have it in fp16, with more nodes kept in fp32."""
+        return {*([self.node] if self.made else []), *self.takers} - set(kept)
+
+    @property
+    def fits(self) -> bool:
+        """Tell if fp16 can hold it."""
+        return self.largest <= LARGEST_FP16 and self.lost_share <= MOST_LOST
 
     @property
     def largest(self) -> float:
@@ -90,12 +95,14 @@ class Ranges:
         largest: the largest magnitude of all.
         layer: where that is.
         beyond: what fp16 cannot hold, in order of execution, once a layer and operation.
+        keep: the layers that make or take it in fp16: kept in fp32, nothing is beyond.
     """
 
     values: int
     largest: float
     layer: str
     beyond: tuple[OutOfRange, ...] = ()
+    keep: tuple[str, ...] = ()
 
     @property
     def fault(self) -> str:
@@ -161,17 +168,20 @@ def judged_ranges(
 ) -> Ranges:
     """The layers whose numbers fp16 cannot hold; what is in fp32 on both of its sides may be."""
     names = {node: layer.name for layer in layers for node in layer.nodes}
-    in_half = [value for value in values if value.is_half(kept)]
+    in_half = [value for value in values if value.holders(kept)]
+    unfit = [value for value in in_half if not value.fits]
     beyond: dict[tuple[str, str], OutOfRange] = {}
-    for value in in_half:
-        if value.largest > LARGEST_FP16 or value.lost_share > MOST_LOST:
-            layer = _layer_of(value, names)
-            found = OutOfRange(layer, value.kind, value.node, value.largest, value.lost_share)
-            beyond.setdefault((layer, value.kind), found)
+    for value in unfit:
+        layer = _layer_of(value, names)
+        found = OutOfRange(layer, value.kind, value.node, value.largest, value.lost_share)
+        beyond.setdefault((layer, value.kind), found)
+    holders = {names.get(node, node) for value in unfit for node in value.holders(kept)}
+    keep = tuple(layer.name for layer in layers if layer.name in holders)
     widest = max(in_half, key=lambda value: value.largest, default=None)
     if widest is None:
         return Ranges(0, 0.0, "")
-    return Ranges(len(in_half), widest.largest, _layer_of(widest, names), tuple(beyond.values()))
+    layer = _layer_of(widest, names)
+    return Ranges(len(in_half), widest.largest, layer, tuple(beyond.values()), keep)
 
 
 def _layer_of(value: ValueRange, names: Mapping[str, str]) -> str:

@@ -152,20 +152,19 @@ def _embeddings(result: Result) -> Finding:
         return Finding(Decision.HOLD, "its embeddings were not compared", name, step)
     figures = f"{name}: {'; '.join(accuracy.faults or accuracy.judgement.reasons)}"
     if accuracy.faults:
-        return _wrong(result, accuracy, figures)
+        return _wrong(result, _way_out(accuracy), figures)
     if accuracy.judgement.verdict is Verdict.FLAGGED:
         return Finding(Decision.SHIP, "embeddings within their own looser limits", figures)
     return Finding(Decision.SHIP, "same embeddings", name)
 
 
-def _wrong(result: Result, accuracy: Accuracy, figures: str) -> Finding:
-    ranges = result.ranges
-    if ranges and accuracy.faults == (ranges.fault,):  # the embeddings of these texts are not
-        step = "ship another precision"
-        if result.chosen == Precision.FP16:
-            step = f"keep the named layers in fp32 with `keep.fp16`, or {step}"
-        return Finding(Decision.BLOCK, "fp16 cannot hold the model's numbers", figures, step)
-    return Finding(Decision.BLOCK, "its embeddings are wrong", figures, _way_out(accuracy))
+def _wrong(result: Result, step: str, figures: str) -> Finding:
+    if not result.only_beyond_fp16:
+        return Finding(Decision.BLOCK, "its embeddings are wrong", figures, step)
+    step = "ship another precision"
+    if result.chosen == Precision.FP16:
+        step = f"--gate-repair finds what to keep in fp32 with `keep.fp16`, or {step}"
+    return Finding(Decision.BLOCK, "fp16 cannot hold the model's numbers", figures, step)
 
 
 def _way_out(accuracy: Accuracy) -> str:

@@ -32,9 +32,11 @@ def repaired_engine(
     def build(names: Sequence[str]) -> Built:
         return session.prepare.build(built.variant, model, workload, reference, names)
 
+    ranges = session.prepare.ranges(built, model, workload)
+    needed = ranges.keep if ranges else ()
     with session.progress(f"repair {built.variant.id}"):
         expected, threads = reference.embeddings, session.options.threads
-        again, repair = repaired(built, build, model, workload, expected, accept, threads)
+        again, repair = repaired(built, build, model, workload, expected, accept, threads, needed)
     if repair:
         session.recorder.repairs[built.variant] = repair
     return again

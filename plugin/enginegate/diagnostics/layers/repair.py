@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 
 from enginegate.diagnostics.layers.rebuild import BLAME_TEXTS, Rebuilder, rebuilder_of
 from enginegate.diagnostics.layers.search import Array, by_worth, embedding_error, fewest, rank
-from enginegate.engines import Built, Embeddings, Engine, embed_all, median_call_s, open_reference
+from enginegate.engines import (
+    Built,
+    Embeddings,
+    Engine,
+    Keeps,
+    embed_all,
+    get_backend,
+    median_call_s,
+    open_reference,
+)
 from enginegate.errors import EngineError
 from enginegate.models import Exported, Layer, Workload, nodes_of, read_layers
 from enginegate.variants import Precision
@@ -88,7 +97,8 @@ class RepairSearch:
         left = embedding_error(embeddings, self.reference)
         self.whole = self.whole or left
         speedup = self.reference_s / median_call_s(engine, workload.batch(_BATCH), _CALLS)
-        return Step(names, 1 - left / self.whole, speedup, not self.accept(embeddings, engine))
+        recovered = 1 - left / self.whole if self.whole else 0.0
+        return Step(names, recovered, speedup, not self.accept(embeddings, engine))
 
 
 def repaired(
@@ -99,21 +109,24 @@ def repaired(
     reference: Array,
     accept: Accept,
     threads: int,
+    needed: Sequence[str] = (),
 ) -> tuple[Built, Repair | None]:
     """The engine that keeps the fewest layers in fp32 and is within its limits: `build(names)`.
 
-    The engine itself, with a note, where it is within them already, where no layers are enough, or
-    where its backend cannot keep any. The repair is None where none was sought.
+    `needed` are the layers that are to be kept whatever the embeddings are, as their numbers do not
+    fit into fp16. The engine itself, with a note, where it is within them already, where no layers
+    are enough, or where its backend cannot keep any. The repair is None where none was sought.
     """
-    if built.variant.precision is Precision.BEST or not _faults(built, workload, accept, threads):
+    best = built.variant.precision is Precision.BEST
+    if best or not (needed or _faults(built, workload, accept, threads)):
         return _noted(built, "repair: nothing to do, its embeddings are within their limits"), None
     try:
-        rebuilder = rebuilder_of(built, model, workload, threads)
+        rebuilder = _rebuilder(built, model, workload, threads)
     except EngineError as error:
-        return _noted(built, f"repair: not possible: {error}"), None
+        return _noted(built, f"repair: not possible: {error}{_in_vain(needed)}"), None
     reference_s = _reference_s(model, workload, threads)
     repairs = RepairSearch(rebuilder, reference, reference_s, accept)
-    repair = search(repairs, read_layers(model.onnx), built)
+    repair = search(repairs, read_layers(model.onnx), built, needed)
     if not repair.configuration:
         said = "repair: no set of layers kept in fp32 brings it within its limits"
         return _noted(built, said), repair
@@ -121,13 +134,29 @@ def repaired(
     return dataclasses.replace(again, notes=(*built.notes, *again.notes)), repair
 
 
-def search(repairs: RepairSearch, layers: Sequence[Layer], built: Built) -> Repair:
-    """The fewest layers to keep, those first that repair most for what they cost."""
-    before, rebuilder = repairs.attempt(()), repairs.rebuilder
-    few = repairs.reference[:BLAME_TEXTS]
-    blamed = rank(layers, rebuilder.keeping.touched, rebuilder.embed, few, every=True)
-    order = by_worth(layers, blamed, repairs.whole)
-    kept = fewest(order, lambda some: repairs.attempt(some).enough) or ()
+def _rebuilder(built: Built, model: Exported, workload: Workload, threads: int) -> Rebuilder:
+    """The rebuilder of an engine whose backend also builds with layers kept. Raises EngineError."""
+    if not isinstance(get_backend(built.backend), Keeps):
+        raise EngineError(f"backend {built.backend} cannot keep single layers in fp32")
+    return rebuilder_of(built, model, workload, threads)
+
+
+def _in_vain(needed: Sequence[str]) -> str:
+    """The layers that would have to be kept."""
+    return f"; numbers beyond fp16 are in {', '.join(needed)}" if needed else ""
+
+
+def search(
+    repairs: RepairSearch, layers: Sequence[Layer], built: Built, needed: Sequence[str] = ()
+) -> Repair:
+    """The fewest layers to keep, those first that repair most for what they cost.
+
+    Those `needed` and those that the engine keeps already are among them; no others, where they are
+    enough.
+    """
+    before = repairs.attempt(())
+    base = tuple(layer for layer in layers if layer.name in needed or layer in built.kept)
+    kept = base if base and repairs.attempt(base).enough else _searched(repairs, layers, base)
     after = repairs.attempt(kept)
     return Repair(
         kept=after.kept,
@@ -137,6 +166,17 @@ def search(repairs: RepairSearch, layers: Sequence[Layer], built: Built) -> Repa
         configuration=_configuration(built, after.kept) if kept else "",
         steps=tuple(sorted(repairs.steps.values(), key=lambda step: len(step.kept))),
     )
+
+
+def _searched(
+    repairs: RepairSearch, layers: Sequence[Layer], base: tuple[Layer, ...]
+) -> tuple[Layer, ...]:
+    """The fewest layers beside `base`, with it; none where no layers are enough."""
+    rebuilder, few = repairs.rebuilder, repairs.reference[:BLAME_TEXTS]
+    blamed = rank(layers, rebuilder.keeping.touched, rebuilder.embed, few, every=True)
+    order = [layer for layer in by_worth(layers, blamed, repairs.whole) if layer not in base]
+    more = fewest(order, lambda some: repairs.attempt((*base, *some)).enough)
+    return () if more is None else (*base, *more)
 
 
 def _configuration(built: Built, names: Sequence[str]) -> str:
