@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from enginegate.config import Options
 from enginegate.verdicts import Exit
 
 
@@ -50,6 +51,44 @@ def test_an_engine_beside_that_of_a_git_revision(project):
     assert len(listed.stdout.splitlines()) == 1
     project.plant("slow")
     assert project.judge(*named, "--gate-against=HEAD").ret == Exit.REGRESSED
+
+
+OTHERWISE = "measured beside an engine that was built otherwise: calibration "
+
+
+def committed(project):
+    git(project.path, "init", "-q")
+    git(project.path, "add", ".")
+    git(project.path, "commit", "-qm", "first")
+
+
+def test_both_are_calibrated_by_the_texts_that_the_command_line_names(project):
+    """A path of the command line is this run's; it is not looked for in the other revision."""
+    committed(project)
+    project.write("mine.txt", "\n".join(f"text number {n}" for n in range(90)))
+    given = ("--precision=int8", "--gate-workload=mine.txt", "--gate-batches=1")
+    same = project.run(*given, "--gate-against=HEAD", "--gate-require-baseline")
+    assert same.ret == 0
+    assert OTHERWISE not in same.stdout.str()
+
+
+def test_other_texts_of_another_table_are_said(project):
+    committed(project)
+    project.write("mine.txt", "\n".join(f"text number {n}" for n in range(90)))
+    table = (project.path / "pyproject.toml").read_text()
+    own = table.replace("batches = [1, 4]", 'batches = [1]\nworkload = "mine.txt"')
+    project.write("pyproject.toml", own)
+    other = project.run("--precision=int8", "--gate-against=HEAD")
+    other.stdout.fnmatch_lines([f"tiny-faulty-int8: {OTHERWISE}*"])
+
+
+def test_the_other_revision_is_built_for_what_the_command_line_says(pytester):
+    pytester.makepyprojecttoml("[tool.enginegate]\nbatches = [2]\ntf32 = true\n")
+    given = ("--gate-batches=1,64", "--gate-workload=mine.txt", "--gate-tf32")
+    workload = f"--gate-workload={pytester.path / 'mine.txt'}"
+    plain, asked = (Options.from_config(pytester.parseconfig(*g)).building for g in ((), given))
+    assert not any(word.startswith(("--gate-batches", "--gate-tf32")) for word in plain)
+    assert {"--gate-tf32", "--gate-batches=1,64", workload} <= set(asked)
 
 
 def test_a_revision_that_builds_nothing_says_why(project):

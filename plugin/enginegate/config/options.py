@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from enginegate.config.arguments import GATE, SERVING
 from enginegate.config.serving import ServeOptions
-from enginegate.config.settings import Settings, given, mapping, read_table, refuse_unknown
+from enginegate.config.settings import (
+    Settings,
+    flag_of,
+    given,
+    mapping,
+    read_table,
+    refuse_unknown,
+)
 from enginegate.errors import OptionError
 from enginegate.files import default_cache
 from enginegate.variants import Precision, Variant, parse_precisions, plan
@@ -33,6 +40,7 @@ class Options:
         strict: pytest's own; a flag fails its test.
         rootpath: pytest's root folder.
         selection: arguments that name the tests of this run, paths absolute.
+        demanding: arguments of this run's command line that decide how its engines are built.
         serve: how to serve and load the engines; None for not at all.
     """
 
@@ -78,6 +86,7 @@ class Options:
     report_markdown: Path | None
     serve: ServeOptions | None = None
     roofline: bool = False
+    demanding: tuple[str, ...] = ()
 
     @property
     def reports(self) -> list[Path]:
@@ -103,7 +112,10 @@ class Options:
 
     @property
     def building(self) -> list[str]:
-        """Arguments of pytest for building the same variants elsewhere."""
+        """Arguments of pytest for building the same variants elsewhere.
+
+        What only a table says is left to the table there.
+        """
         given = {
             "precision": ",".join(self.precisions),
             "backend": self.backend,
@@ -111,8 +123,7 @@ class Options:
             "engine-cache": str(self.engine_cache),
         }
         named = [f"--gate-{name}={value}" for name, value in given.items() if value]
-        allowed = ["--gate-tf32"] if self.tf32 else []
-        return [*self.selection, *named, *allowed, "-p", "no:cacheprovider", "-q"]
+        return [*self.selection, *named, *self.demanding, "-p", "no:cacheprovider", "-q"]
 
     def fails(self, verdict: Verdict) -> bool:
         """Tell if a test with this verdict on its speed fails."""
@@ -154,6 +165,7 @@ class Options:
             strict=_strict(config),
             rootpath=config.rootpath,
             selection=tuple(_selection(config)),
+            demanding=tuple(_demanding(config)),
             serve=ServeOptions.from_settings(serving, values["threads"]),
         )
 
@@ -179,6 +191,15 @@ def _selection(config: "pytest.Config") -> Iterator[str]:
         name = word.partition("::")[0]
         path = config.invocation_params.dir / name
         yield str(path.resolve()) if path.exists() else name
+
+
+def _demanding(config: "pytest.Config") -> Iterator[str]:
+    """The options given that decide how engines are built: for which batches, by which texts."""
+    yield from ["--gate-tf32"] if given(config, "tf32") else []
+    named = {name: given(config, name) for name in ("batches", "serve", "max_batch_size")}
+    if workload := given(config, "workload"):
+        named["workload"] = config.invocation_params.dir / workload
+    yield from (f"{flag_of(name)}={value}" for name, value in named.items() if value)
 
 
 def _folded(names: tuple[str, ...]) -> list[str]:

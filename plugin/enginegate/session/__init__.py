@@ -29,7 +29,13 @@ from enginegate.models import Exported, Workload
 from enginegate.results import DOUBT, Context, Result
 from enginegate.serving import EngineServer
 from enginegate.session.again import task_of
-from enginegate.session.comparison import Comparisons, compared, measured_beside, named
+from enginegate.session.comparison import (
+    Comparisons,
+    built_otherwise,
+    compared,
+    measured_beside,
+    named,
+)
 from enginegate.session.costs import ModelCosts
 from enginegate.session.diagnosis import diagnosed, repaired_engine
 from enginegate.session.finish import finish_run
@@ -130,6 +136,11 @@ class Session:
     def rig(self, built: Built, model: Exported, workload: Workload) -> Rig:
         """Time a variant beside its baseline's engine, or the reference where there is none."""
         control, way = self.comparisons.control(built, model)
+        if control and not way and (other := built_otherwise(control, built)):
+            said = (
+                f"{built.variant.id}: measured beside an engine that was built otherwise: {other}"
+            )
+            self.recorder.lines.append(said)
         rig = self.prepare.rig(built, control, model, workload, self.rng)
         if control is None:
             name = named(built.variant, model, served=False).id

@@ -22,6 +22,7 @@ from enginegate.variants import Variant
 from enginegate.verdicts import GateLevel, Judgement, Refresh, Verdict
 
 _LIBRARIES = frozenset({"runtime", "versions"})  # of a recipe
+_DEMANDED = ("demand", "calibration")  # of a recipe: what an engine was built for, and by
 _SAME = ("workload_sha256", "seq_len", "threads")  # of the context of an identical engine
 _ROUNDING = 1e-5  # of a cosine, and of the largest component
 _MORE = 1.5
@@ -189,6 +190,12 @@ def recipe_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
     """What changed between two recipes, by key, in words."""
     keys = [key for key in {**then, **now} if then.get(key) != now.get(key)]
     return {key: _change(key, then.get(key), now.get(key)) for key in keys}
+
+
+def built_otherwise(control: Built, built: Built) -> str:
+    """The batches or calibration texts that an engine to measure beside has otherwise; or empty."""
+    then, now = ({k: b.entry.key.get(k) for k in _DEMANDED} for b in (control, built))
+    return ", ".join(recipe_changes(then, now).values())
 
 
 def _change(key: str, then: Any, now: Any) -> str:
