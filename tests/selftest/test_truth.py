@@ -265,6 +265,45 @@ def test_where_a_table_overrules_its_folder_the_truth_follows_and_says_so(small,
         assert other.judgement.verdict is Verdict.FAIL
 
 
+def other_tokenizer(small, place):
+    """The model's own but for two words that have each other's numbers."""
+    place.mkdir()
+    rules = json.loads((small.source / "tokenizer.json").read_text())
+    vocab = rules["model"]["vocab"]
+    vocab["the"], vocab["of"] = vocab["of"], vocab["the"]
+    (place / "tokenizer.json").write_text(json.dumps(rules))
+    config = (small.source / "tokenizer_config.json").read_text()
+    (place / "tokenizer_config.json").write_text(config)
+    return place / "tokenizer.json"
+
+
+@pytest.mark.parametrize("named", ["file", "folder"])
+@pytest.mark.parametrize("kind", [Kind.TRANSFORMERS, Kind.SENTENCE_TRANSFORMERS])
+def test_another_tokenizer_in_the_table_is_not_the_models(small, tmp_path, named, kind):
+    file = other_tokenizer(small, tmp_path / "other")
+    tokenizer = str(file if named == "file" else file.parent)
+    found = judged_with(small, tmp_path, tokenizer, kind)
+    assert found.judgement.verdict is Verdict.FAIL
+    assert "tokens are not those of the model's own tokenizer: look at `tokenizer`" in found.cause
+
+
+def test_a_copy_of_the_models_own_tokenizer_is_the_models(small, tmp_path):
+    file = str(small.source / "tokenizer.json")
+    found = judged_with(small, tmp_path, file, Kind.TRANSFORMERS)
+    assert found.judgement.verdict is Verdict.PASS
+    assert found.by == "its own tokenizer and model"
+
+
+def judged_with(small, place, tokenizer, kind):
+    source = small.source if kind is Kind.TRANSFORMERS else small.published("cls")
+    keys = {"tokenizer": tokenizer, "seq_len": LENGTH}
+    spec, store = ModelSpec("mine", kind, str(source), **keys), Store(place / "store")
+    model = export_model(spec, store, run_reference)
+    workload = make_workload("texts", TEXTS, tokenize_with(model), model.inputs)
+    vectors = run_reference(model.onnx, workload.evaluation)
+    return judged_by_truth(spec, store, workload, vectors, nothing)
+
+
 def test_other_widths_fail_by_both_numbers():
     found = against_truth(np.eye(3), np.eye(4)[:3], "encode()")
     assert found.faults == (

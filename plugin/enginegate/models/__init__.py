@@ -6,7 +6,7 @@ from enginegate.models.layers import Layer, grouped, matching, nodes_of, read_la
 from enginegate.models.onnx_file import beside, is_large_file, save_onnx, typed
 from enginegate.models.spec import DROPPED, OWN_CODE, Exported, Kind, ModelSpec, specs_from
 from enginegate.models.tokens import DOCUMENT, QUERY, ROLES, TEXT, Tokens
-from enginegate.models.truth import Truth, parts_of, truth_of
+from enginegate.models.truth import Truth, ids_and_mask, parts_of, truth_of
 from enginegate.models.workload import (
     Batch,
     Workload,
@@ -23,7 +23,7 @@ from enginegate.models.workload import (
 __all__ = [
     "DOCUMENT", "DROPPED", "OWN_CODE", "QUERY", "ROLES", "TEXT", "Batch", "Exported", "Kind",
     "Layer", "ModelSpec", "Say", "Tokens", "Truth", "Workload", "beside", "chunks", "export_model",
-    "find_cause", "grouped", "hash_of", "is_large_file", "make_batch", "make_workload", "matching",
-    "nodes_of", "parts_of", "probe_of", "read_layers", "read_texts", "save_onnx", "specs_from",
-    "take", "token_counts", "tokenize_with", "truth_of", "typed",
+    "find_cause", "grouped", "hash_of", "ids_and_mask", "is_large_file", "make_batch",
+    "make_workload", "matching", "nodes_of", "parts_of", "probe_of", "read_layers", "read_texts",
+    "save_onnx", "specs_from", "take", "token_counts", "tokenize_with", "truth_of", "typed",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from enginegate.models.pipeline import (
     Ways,
     lowers_case,
 )
+from enginegate.models.tokens import Tokens
 
 Distance = Callable[[Vectors, Vectors], float]
 
@@ -28,6 +29,10 @@ _POOLINGS = {
     "last place": "the last position, padding or not",
 }
 _LENGTHS = (8, 16, 32, 64, 128, 256, 512)
+_OTHER_TOKENS = (
+    "the reference's tokens are not those of the model's own tokenizer: look at `tokenizer` in its "
+    "table, and at the tokenizer.json beside the file"
+)
 _SHOWN = 40  # letters of a prompt
 _PROMPTS = "config_sentence_transformers.json"
 _TOKENIZER = "tokenizer_config.json"
@@ -60,10 +65,12 @@ def find_cause(
     truth: Vectors,
     reference: Vectors,
     distance: Distance,
+    tokens: Sequence[Tokens] = (),
 ) -> Cause:
     """The one change that makes the truth of some texts the reference.
 
-    `distance` is 0 for the same embeddings, up to 1 for rounding.
+    `distance` is 0 for the same embeddings, up to 1 for rounding. `tokens` are the ids and mask
+    that the reference was given of these texts, [texts, seq]; nothing where that is not known.
     """
     hidden = functools.cache(lambda ways: pipeline.hidden(texts, ways))
 
@@ -78,10 +85,16 @@ def find_cause(
         if apart <= 1:
             return Cause(change.text, found=True)
         tried.append((apart, change.text))
+    if tokens and distance(_embedded(pipeline, tokens), reference) <= 1:
+        return Cause(_OTHER_TOKENS, found=True)
     apart, text = min(tried)
     said = f"none of {len(tried)} single changes of the truth gives the reference"
     near = f"; nearest, {apart:.0f} times what rounding does: {text}" if apart < np.inf else ""
     return Cause(said + near, found=False)
+
+
+def _embedded(pipeline: Pipeline, tokens: Sequence[Tokens]) -> Vectors:
+    return _tried(lambda _ways: pipeline.on_tokens(*tokens), Ways())
 
 
 def _tried(embed: Callable[[Ways], Vectors], ways: Ways) -> Vectors:

@@ -17,7 +17,7 @@ from enginegate.files import parse_json, read_text
 from enginegate.models.export import load_backbone
 from enginegate.models.pooling import dimensions
 from enginegate.models.spec import DEFAULT_POOLING, ModelSpec
-from enginegate.models.tokens import TEXT, TokenSettings, first_position
+from enginegate.models.tokens import TEXT, Tokens, TokenSettings, first_position
 
 if TYPE_CHECKING:
     import torch
@@ -146,6 +146,14 @@ class Pipeline:
         if ways.attend:
             batch["attention_mask"] = mask.new_ones(mask.shape)
         return self._hidden(batch, mask if ways.attend == "attention" else batch["attention_mask"])
+
+    def on_tokens(self, ids: Tokens, mask: Tokens) -> Vectors:
+        """Embeddings, float32 [texts, dim], of tokens of somebody else, int64 [texts, seq]."""
+        import torch
+
+        kept = torch.from_numpy(np.ascontiguousarray(mask))
+        batch = {"input_ids": torch.from_numpy(np.ascontiguousarray(ids)), "attention_mask": kept}
+        return self.finish(self._hidden(batch, kept), Ways())
 
     def _hidden(self, batch: Features, mask: "torch.Tensor") -> Features:
         import torch

@@ -34,12 +34,12 @@ from enginegate.models.tokens import (
     settings_at,
     settings_from,
 )
-from enginegate.models.workload import Workload, chunks
+from enginegate.models.workload import Batch, Workload, chunks
 
 if TYPE_CHECKING:
     import torch
 
-_RECIPE = 2  # raise when the embeddings change for the same source
+_RECIPE = 3  # raise when the embeddings change for the same source
 _FILE = "embeddings.npy"
 _AT_ONCE = 32  # texts a batch
 ENCODE = "encode()"
@@ -164,10 +164,15 @@ def _cut_at(spec: ModelSpec, workload: Workload, own: int | None) -> int | None:
     return width if spec.seq_len == width else own
 
 
-def _tokenizer_of(spec: ModelSpec, source: Path | None) -> Path | None:
-    """The folder of a transformers model's own tokenizer; None if it has none."""
-    given = Path(spec.tokenizer) if spec.tokenizer else source
-    return given if given and given.is_dir() and holds_tokenizer(given) else None
+def _tokenizer_of(spec: ModelSpec, source: Path | None) -> str | None:
+    """The folder of a transformers model's own tokenizer, whatever the table names beside it.
+
+    The table's folder or hub id where it has none of its own; None if that is a file, or none.
+    """
+    if source and holds_tokenizer(source):
+        return str(source)
+    named = spec.tokenizer
+    return named if source and named and not Path(named).is_file() else None
 
 
 def _computed(spec: ModelSpec, source: "sources.Source", workload: Workload) -> Truth:
@@ -188,8 +193,8 @@ def _author(spec: ModelSpec, source: "sources.Source", workload: Workload) -> _A
     if isinstance(source, Path):
         if spec.kind is Kind.SENTENCE_TRANSFORMERS:
             return _by_encode(spec, source, workload)
-        if folder := _tokenizer_of(spec, source):
-            return _by_parts(spec, source, folder, workload)
+        if tokenizer := _tokenizer_of(spec, source):
+            return _by_parts(spec, source, tokenizer, workload)
     module = load_module(spec, source)
     notes = tuple(_other_vectors(spec, source)) if isinstance(source, Path) else ()
     return _Author(_BY_MODULE, lambda: _on_tokens(spec, module, workload), notes)
@@ -227,8 +232,8 @@ def _encoded(model: Any, spec: ModelSpec, texts: Sequence[str]) -> Vectors:
     return found
 
 
-def _by_parts(spec: ModelSpec, folder: Path, tokenizer: Path, workload: Workload) -> _Author:
-    opened = load_tokenizer(spec, str(tokenizer))
+def _by_parts(spec: ModelSpec, folder: Path, tokenizer: str, workload: Workload) -> _Author:
+    opened = load_tokenizer(spec, tokenizer)
     settings = settings_from(opened, folder)
     parts = pipeline_from_table(spec, opened, folder, workload.shape[1], settings)
     cut = replace(parts, length=_cut_at(spec, workload, parts.length))
@@ -273,12 +278,16 @@ def _embedded(module: "torch.nn.Module", ids: Tokens, mask: Tokens) -> Vectors:
 
 
 def _on_tokens(spec: ModelSpec, module: "torch.nn.Module", workload: Workload) -> Vectors:
-    given = {spec.inputs.get(name): name for name in workload.evaluation}
-    if not {"ids", "mask"} <= set(given):
+    parts = [ids_and_mask(spec, part) for part in chunks(workload.evaluation, _AT_ONCE)]
+    if not all(parts):
         raise ModelError(
             f"the truth of model {spec.name} has no tokenizer, and the file takes no attention "
             "mask that it could be given: put the tokenizer beside the truth"
         )
-    parts = chunks(workload.evaluation, _AT_ONCE)
-    ids, mask = given["ids"], given["mask"]
-    return np.concatenate([_embedded(module, part[ids], part[mask]) for part in parts])
+    return np.concatenate([_embedded(module, *part) for part in parts])
+
+
+def ids_and_mask(spec: ModelSpec, batch: Batch) -> tuple[Tokens, ...]:
+    """The tokens that a model's file is given, and their mask; nothing where it takes no mask."""
+    given = {spec.inputs.get(name): values.astype(np.int64) for name, values in batch.items()}
+    return (given["ids"], given["mask"]) if {"ids", "mask"} <= set(given) else ()

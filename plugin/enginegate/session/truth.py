@@ -24,7 +24,9 @@ from enginegate.models import (
     Truth,
     Workload,
     find_cause,
+    ids_and_mask,
     parts_of,
+    take,
     truth_of,
 )
 from enginegate.verdicts import Judgement, Verdict
@@ -73,4 +75,6 @@ def _cause(
         return "no cause was sought, as the model has no parts that could be done otherwise"
     rows = np.array(telling_rows(reference, truth.embeddings, _TEXTS))
     texts = [workload.texts[row] for row in rows]
-    return find_cause(pipeline, texts, truth.embeddings[rows], reference[rows], apart).text
+    tokens = ids_and_mask(spec, take(workload.evaluation, rows))
+    given = (truth.embeddings[rows], reference[rows], apart, tokens)
+    return find_cause(pipeline, texts, *given).text
