@@ -14,6 +14,7 @@ import pytest
 from enginegate.accuracy.truth import against_truth, apart
 from enginegate.cache import Store
 from enginegate.engines import run_reference
+from enginegate.engines.quantize import to_fp16
 from enginegate.errors import ModelError, OptionError
 from enginegate.models import (
     Kind,
@@ -29,6 +30,7 @@ from enginegate.models.causes import find_cause
 from enginegate.models.tokens import file_tokenizer
 from enginegate.models.truth import parts_of
 from enginegate.session.truth import judged_by_truth
+from enginegate.variants import Precision
 from enginegate.verdicts import Verdict
 
 pytestmark = pytest.mark.xdist_group("cases")
@@ -224,11 +226,11 @@ OVERRULING: dict[str, Any] = {
     "its own length": ({"seq_len": 64}, []),
     "prompt": (
         {"seq_len": 64, "prompt": "text: "},
-        [f'texts begin with "text: " by `prompt`, not with "{PROMPT}"'],
+        [f'the table says prompt "text: " of a text, where the model\'s own is "{PROMPT}"'],
     ),
     "dimensions": (
         {"seq_len": 64, "truncate_dim": 8},
-        ["8 dimensions kept by `truncate_dim`, not 24"],
+        ["the table says truncate_dim 8, where the model's own is 24"],
     ),
     "pooling": (
         {"seq_len": 64, "pooling": "last", "normalize": False},
@@ -263,6 +265,75 @@ def test_where_a_table_overrules_its_folder_the_truth_follows_and_says_so(small,
         plain = replace(plain, head=None, seq_len=64)
         other = judged_by_truth(plain, store, workload, vectors, nothing)
         assert other.judgement.verdict is Verdict.FAIL
+
+
+UNSTATED = {
+    "first": ("first", True, "pooled by the first token, normalised: not stated by its folder"),
+    "mean": ("mean", False, "pooled by mean: not stated by its folder, found by trying"),
+}
+
+
+@pytest.mark.parametrize("name", UNSTATED)
+def test_a_pooling_that_nobody_states_is_found_by_trying_and_said(small, tmp_path, name):
+    pooling, normalize, said = UNSTATED[name]
+    workload, store = small.workload(), Store(tmp_path)
+    vectors = small.embed(list(workload.texts), pooling, normalize)
+    found = judged_by_truth(small.spec(small.source), store, workload, vectors, nothing)
+    assert found.judgement.verdict is Verdict.PASS
+    assert said in found.text
+
+
+def test_no_pooling_makes_another_model_the_model(small, tmp_path):
+    workload, rng = small.workload(), np.random.default_rng(0)
+    other = rng.normal(size=(len(workload.texts), 32)).astype(np.float32)
+    spec = small.spec(small.source)
+    found = judged_by_truth(spec, Store(tmp_path), workload, other, nothing)
+    assert found.judgement.verdict is Verdict.FAIL
+    assert "and none of the first token, the last token, mean gives the reference" in found.text
+
+
+def test_a_stated_pooling_is_not_sought(small, tmp_path):
+    workload = small.workload()
+    vectors = small.embed(list(workload.texts), "mean")
+    spec = small.spec(small.published("cls"))
+    found = judged_by_truth(spec, Store(tmp_path), workload, vectors, nothing)
+    assert found.judgement.verdict is Verdict.FAIL
+
+
+def test_a_cause_is_sought_once(small, tmp_path, monkeypatch):
+    workload, store, spec = small.workload(), Store(tmp_path), small.spec(small.published("cls"))
+    vectors = small.embed(list(workload.texts), "mean")
+    first = judged_by_truth(spec, store, workload, vectors, nothing)
+    monkeypatch.setattr("enginegate.session.truth.find_cause", None)
+    assert judged_by_truth(spec, store, workload, vectors, nothing) == first
+    with pytest.raises(TypeError):  # another reference has another
+        judged_by_truth(spec, store, workload, 2 * vectors, nothing)
+
+
+def test_a_rounded_file_is_judged_by_the_limits_of_its_precision(small, tmp_path):
+    workload, rng = small.workload(), np.random.default_rng(0)
+    vectors = small.embed(list(workload.texts))
+    off = rng.uniform(-1, 1, vectors.shape).astype(np.float32) * np.abs(vectors).max()
+    spec = small.spec(small.published("cls"))
+
+    def judged(share, precision):
+        found = vectors + share * off
+        return judged_by_truth(spec, Store(tmp_path), workload, found, nothing, precision)
+
+    assert judged(1e-3, Precision.FP32).judgement.verdict is Verdict.FAIL
+    half = judged(1e-3, Precision.FP16)
+    assert half.judgement.verdict is Verdict.PASS
+    assert "by encode(), by the limits of fp16, as the file is" in half.text
+    assert judged(1e-2, Precision.FP16).judgement.verdict is Verdict.FAIL
+    assert judged(1e-2, Precision.INT8).judgement.verdict is Verdict.PASS
+
+
+def test_what_is_told_of_a_table_is_told_once(small):
+    notes = ("the table says pooling last, where x says cls", "texts cut at 8 tokens")
+    found = against_truth(np.eye(3), np.eye(3), "encode()", notes)
+    assert "pooling" not in found.beside(("pooling last, where x says cls",))
+    assert "texts cut at 8 tokens" in found.beside(("pooling last, where x says cls",))
+    assert "pooling" in found.beside(())
 
 
 def other_tokenizer(small, place):
@@ -317,7 +388,7 @@ def test_a_file_with_a_truth_that_is_not_there_says_which_key(small, tmp_path):
 
 
 def test_truth_is_for_files_only(tmp_path):
-    with pytest.raises(OptionError, match=r"for an \.onnx file only: any other model is its own"):
+    with pytest.raises(OptionError, match=r"truth is for onnx; remove it"):
         specs_from({"mine": {"transformers": "x", "truth": "y"}}, tmp_path)
 
 
@@ -325,7 +396,7 @@ def test_code_beside_a_truth_runs_only_where_it_may(tmp_path):
     table = {"onnx": "x.onnx", "truth": "y", "trust_remote_code": True}
     assert specs_from({"mine": table}, tmp_path)["mine"].trust_remote_code
     del table["truth"]
-    with pytest.raises(OptionError, match=r"false for an \.onnx file without `truth`"):
+    with pytest.raises(OptionError, match=r"of use for an \.onnx file without `truth`"):
         specs_from({"mine": table}, tmp_path)
 
 
@@ -422,6 +493,17 @@ def test_a_file_that_is_not_the_model_blocks_every_engine(judge, small, pytester
     markdown = (pytester.path / "report.md").read_text()
     assert "2 blocked" in markdown
     assert "the reference is not the model" in markdown
+
+
+def test_a_file_in_fp16_is_judged_as_one(judge, small, files, pytester):
+    half = pytester.path / "half.onnx"
+    to_fp16(files["first"], half)
+    files["half"] = half
+    asked = ("-k", "reference_is or same_embeddings")
+    result, report = judge("half", *asked, truth=str(small.published("cls")))
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*the reference is the model*by the limits of fp16, as the file*"])
+    assert {found["truth"]["judgement"]["verdict"] for found in report["results"]} == {"pass"}
 
 
 def test_it_fails_too_where_its_test_is_left_out(judge, small):

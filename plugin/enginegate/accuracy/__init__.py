@@ -8,8 +8,10 @@ from enginegate.accuracy.retrieval import Retrieval, WorstText, shortened
 from enginegate.accuracy.stability import Determinism, Invariance, Probe, probe_stability
 from enginegate.accuracy.truth import (
     AgainstTruth,
+    Nearness,
     against_truth,
     apart,
+    nearness_for,
     taken_as_model,
     telling_rows,
 )
@@ -17,7 +19,7 @@ from enginegate.accuracy.user_texts import UserData, UserTexts
 
 __all__ = [
     "Accuracy", "AgainstTruth", "Deltas", "Determinism", "EmbeddingJudge", "Invariance", "Limits",
-    "Probe", "Retrieval", "UserData", "UserTexts", "WorstText", "against_truth", "apart",
-    "check_sane", "limits_for", "probe_stability", "read_collection", "read_pairs", "shortened",
-    "taken_as_model", "telling_rows", "with_ranges",
+    "Nearness", "Probe", "Retrieval", "UserData", "UserTexts", "WorstText", "against_truth",
+    "apart", "check_sane", "limits_for", "nearness_for", "probe_stability", "read_collection",
+    "read_pairs", "shortened", "taken_as_model", "telling_rows", "with_ranges",
 ]  # fmt: skip

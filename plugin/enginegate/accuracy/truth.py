@@ -1,12 +1,15 @@
 """Is the reference the model? Its embeddings beside those that the model's own authors compute."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from enginegate.accuracy.deltas import Array, compare, cosines_of
+from enginegate.accuracy.limits import limits_for
 from enginegate.errors import EmbeddingError
+from enginegate.models import TABLE_SAYS
+from enginegate.variants import Precision
 from enginegate.verdicts import Judgement, Verdict
 
 NO_TRUTH = "the file is taken as the model: no `truth` in its table"
@@ -19,6 +22,37 @@ MAX_ABS_RELATIVE = 1e-4
 
 
 @dataclass(frozen=True)
+class Nearness:
+    """How near a reference must be to its truth.
+
+    Attributes:
+        cosine_worst: smallest allowed cosine of a text's two vectors.
+        max_abs_relative: largest allowed difference, as a share of the truth's largest value.
+        precision: that of a file which is rounded already, whose limits these are; None for fp32.
+    """
+
+    cosine_worst: float = COSINE_WORST
+    max_abs_relative: float = MAX_ABS_RELATIVE
+    precision: Precision | None = None
+
+    @property
+    def words(self) -> str:
+        """Whose limits they are; empty for those of two runtimes in fp32."""
+        return f", by the limits of {self.precision}, as the file is" if self.precision else ""
+
+
+_FP32 = Nearness()
+
+
+def nearness_for(precision: Precision, own: Mapping[str, Mapping[str, float]]) -> Nearness:
+    """How near a file of this precision must be; `own` are the limits of the model's table."""
+    if precision is Precision.FP32:
+        return _FP32
+    limits = limits_for(precision, own)
+    return Nearness(limits.cosine_worst, limits.max_abs_relative, precision)
+
+
+@dataclass(frozen=True)
 class AgainstTruth:
     """The reference of a model beside its truth.
 
@@ -28,7 +62,7 @@ class AgainstTruth:
         cosine_worst: smallest cosine of a text's two vectors; None where they have other widths.
         max_abs_relative: largest difference, as a share of the truth's largest value; likewise.
         cause: why it is not the model, found by trying; empty for none.
-        notes: where the table of the model overrules its own files.
+        notes: where the table of the model overrules its own files, and what they do not state.
     """
 
     judgement: Judgement
@@ -46,7 +80,12 @@ class AgainstTruth:
     @property
     def text(self) -> str:
         """All of it in a line."""
-        return "; ".join((*self.judgement.reasons, *self.notes))
+        return self.beside(())
+
+    def beside(self, overruled: Collection[str]) -> str:
+        """All of it in a line, but for what is told elsewhere of what the table overrules."""
+        notes = (n for n in self.notes if n.removeprefix(TABLE_SAYS) not in overruled)
+        return "; ".join((*self.judgement.reasons, *notes))
 
 
 def taken_as_model() -> AgainstTruth:
@@ -54,8 +93,8 @@ def taken_as_model() -> AgainstTruth:
     return AgainstTruth(Judgement(Verdict.NOT_MEASURED, (NO_TRUTH,)))
 
 
-def apart(found: Array, truth: Array) -> float:
-    """How far embeddings of the same texts are apart: 0 for the same, at most 1 for rounding.
+def apart(found: Array, truth: Array, near: Nearness = _FP32) -> float:
+    """How far embeddings of the same texts are apart: 0 for the same, at most 1 within `near`.
 
     The largest difference and the worst cosine, each as a multiple of its limit, whichever is
     more; infinite where they cannot be compared.
@@ -64,12 +103,12 @@ def apart(found: Array, truth: Array) -> float:
         deltas = compare(found, truth)
     except EmbeddingError:
         return float("inf")
-    turned = (1 - deltas.cosine_worst) / (1 - COSINE_WORST)
-    return max(deltas.max_abs_relative / MAX_ABS_RELATIVE, turned)
+    turned = (1 - deltas.cosine_worst) / (1 - near.cosine_worst)
+    return max(deltas.max_abs_relative / near.max_abs_relative, turned)
 
 
 def against_truth(
-    reference: Array, truth: Array, by: str, notes: Sequence[str] = ()
+    reference: Array, truth: Array, by: str, notes: Sequence[str] = (), near: Nearness = _FP32
 ) -> AgainstTruth:
     """Judge the reference's embeddings by the truth's, both [texts, dim] of the same texts."""
     if reference.shape != truth.shape:
@@ -77,12 +116,12 @@ def against_truth(
         said = f"the reference is not the model: {found} dimensions instead of {wanted}, by {by}"
         return AgainstTruth(Judgement(Verdict.FAIL, (said,)), by, notes=tuple(notes))
     deltas = compare(reference, truth)
-    passed = apart(reference, truth) <= 1
-    figures = f"worst cosine {deltas.cosine_worst:.6f}, by {by}"
+    passed = apart(reference, truth, near) <= 1
+    figures = f"worst cosine {deltas.cosine_worst:.6f}, by {by}{near.words}"
     if not passed:
         figures += (
             f", largest difference {deltas.max_abs_relative:.2g} of the largest value "
-            f"(limits {COSINE_WORST:g} and {MAX_ABS_RELATIVE:g})"
+            f"(limits {near.cosine_worst:g} and {near.max_abs_relative:g})"
         )
     verdict, word = (Verdict.PASS, "is") if passed else (Verdict.FAIL, "is not")
     return AgainstTruth(

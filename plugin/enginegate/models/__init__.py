@@ -1,12 +1,28 @@
 """What is deployed."""
 
-from enginegate.models.causes import find_cause
+from enginegate.models.causes import find_cause, find_pooling, pooling_words
 from enginegate.models.export import Say, export_model, tokenize_with
 from enginegate.models.layers import Layer, grouped, matching, nodes_of, read_layers
 from enginegate.models.onnx_file import beside, is_large_file, save_onnx, typed
-from enginegate.models.spec import DROPPED, OWN_CODE, Exported, Kind, ModelSpec, specs_from
+from enginegate.models.spec import (
+    DROPPED,
+    OWN_CODE,
+    POOLINGS,
+    Exported,
+    Kind,
+    ModelSpec,
+    specs_from,
+)
 from enginegate.models.tokens import DOCUMENT, QUERY, ROLES, TEXT, Tokens
-from enginegate.models.truth import Truth, ids_and_mask, parts_of, truth_of
+from enginegate.models.truth import (
+    TABLE_SAYS,
+    Truth,
+    ids_and_mask,
+    parts_of,
+    states_pooling,
+    truth_key,
+    truth_of,
+)
 from enginegate.models.workload import (
     Batch,
     Workload,
@@ -21,9 +37,10 @@ from enginegate.models.workload import (
 )
 
 __all__ = [
-    "DOCUMENT", "DROPPED", "OWN_CODE", "QUERY", "ROLES", "TEXT", "Batch", "Exported", "Kind",
-    "Layer", "ModelSpec", "Say", "Tokens", "Truth", "Workload", "beside", "chunks", "export_model",
-    "find_cause", "grouped", "hash_of", "ids_and_mask", "is_large_file", "make_batch",
-    "make_workload", "matching", "nodes_of", "parts_of", "probe_of", "read_layers", "read_texts",
-    "save_onnx", "specs_from", "take", "token_counts", "tokenize_with", "truth_of", "typed",
+    "DOCUMENT", "DROPPED", "OWN_CODE", "POOLINGS", "QUERY", "ROLES", "TABLE_SAYS", "TEXT", "Batch",
+    "Exported", "Kind", "Layer", "ModelSpec", "Say", "Tokens", "Truth", "Workload", "beside",
+    "chunks", "export_model", "find_cause", "find_pooling", "grouped", "hash_of", "ids_and_mask",
+    "is_large_file", "make_batch", "make_workload", "matching", "nodes_of", "parts_of",
+    "pooling_words", "probe_of", "read_layers", "read_texts", "save_onnx", "specs_from",
+    "states_pooling", "take", "token_counts", "tokenize_with", "truth_key", "truth_of", "typed",
 ]  # fmt: skip

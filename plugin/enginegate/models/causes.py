@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from enginegate.models.pipeline import (
     Ways,
     lowers_case,
 )
+from enginegate.models.spec import POOLINGS
 from enginegate.models.tokens import Tokens
 
 Distance = Callable[[Vectors, Vectors], float]
@@ -66,11 +68,15 @@ def find_cause(
     reference: Vectors,
     distance: Distance,
     tokens: Sequence[Tokens] = (),
+    *,
+    exact: bool = True,
 ) -> Cause:
     """The one change that makes the truth of some texts the reference.
 
-    `distance` is 0 for the same embeddings, up to 1 for rounding. `tokens` are the ids and mask
-    that the reference was given of these texts, [texts, seq]; nothing where that is not known.
+    `distance` is 0 for the same embeddings, up to 1 for rounding. Where that is coarse, not
+    `exact`, all changes are tried and the nearest is named, else the first that fits. `tokens` are
+    the ids and mask that the reference was given of these texts, [texts, seq]; nothing where that
+    is not known.
     """
     hidden = functools.cache(lambda ways: pipeline.hidden(texts, ways))
 
@@ -82,19 +88,44 @@ def find_cause(
     tried = []
     for change in changes(pipeline):
         apart = distance(_tried(embed, change.ways), reference)
-        if apart <= 1:
+        if exact and apart <= 1:
             return Cause(change.text, found=True)
         tried.append((apart, change.text))
-    if tokens and distance(_embedded(pipeline, tokens), reference) <= 1:
-        return Cause(_OTHER_TOKENS, found=True)
+    if tokens:
+        tried.append((distance(_embedded(pipeline, tokens), reference), _OTHER_TOKENS))
     apart, text = min(tried)
+    if apart <= 1:
+        return Cause(text, found=True)
     said = f"none of {len(tried)} single changes of the truth gives the reference"
     near = f"; nearest, {apart:.0f} times what rounding does: {text}" if apart < np.inf else ""
     return Cause(said + near, found=False)
 
 
+def find_pooling(
+    pipeline: Pipeline, texts: Sequence[str], reference: Vectors, distance: Distance
+) -> dict[str, Any]:
+    """The pooling and normalisation that give the reference, as keys of a table; empty for none.
+
+    Of several the nearest. What the pipeline normalises stays so.
+    """
+    hidden = pipeline.hidden(texts, Ways())
+    scaled = (True,) if pipeline.step(NORMALIZE) else (False, True)
+    ways = [Ways(pooling=mode, normalize=scale) for mode in POOLINGS for scale in scaled]
+    vectors = (pipeline.finish(hidden, way) for way in ways)
+    tried = [distance(found, reference) for found in vectors]
+    nearest = ways[int(np.argmin(tried))]
+    if not min(tried) <= 1:
+        return {}
+    return {"pooling": nearest.pooling, "normalize": nearest.normalize}
+
+
 def _embedded(pipeline: Pipeline, tokens: Sequence[Tokens]) -> Vectors:
     return _tried(lambda _ways: pipeline.on_tokens(*tokens), Ways())
+
+
+def pooling_words(pooling: str) -> str:
+    """A pooling in words."""
+    return _POOLINGS.get(pooling, pooling)
 
 
 def _tried(embed: Callable[[Ways], Vectors], ways: Ways) -> Vectors:
@@ -120,7 +151,7 @@ def _poolings(pipeline: Pipeline) -> Iterator[Change]:
     step = pipeline.step(POOLING)
     if step is None:
         return
-    own = _POOLINGS.get(step.mode, step.mode)
+    own = pooling_words(step.mode)
     for mode, word in _POOLINGS.items():
         if mode != step.mode:
             said = f"the file pools by {word}, the model by {own} ({step.place})"

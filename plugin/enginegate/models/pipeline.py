@@ -311,8 +311,8 @@ def pipeline_from_table(
 ) -> Pipeline:
     """The parts of a transformers model: its own tokenizer, the table's pooling and head."""
     backbone, head = load_backbone(spec, folder)
-    pooling = spec.pooling or DEFAULT_POOLING
-    steps = [Step(POOLING, lambda f: _pooled(f, pooling), pooling, "`pooling`")]
+    pooling, said = spec.pooling or DEFAULT_POOLING, "`pooling`" if spec.pooling else "by default"
+    steps = [Step(POOLING, lambda f: _pooled(f, pooling), pooling, said)]
     if spec.head is not None:
         steps.append(Step(DENSE, lambda f: _then(f, head), place="`head`"))
     if spec.normalize:

@@ -56,8 +56,8 @@ def otherwise(spec: ModelSpec, folder: Path) -> Iterator[str]:
     """Statements of what a table says otherwise than the folder does."""
     yield from other_modules(spec, folder)
     own = own_dimensions(folder)
-    if own and spec.truncate_dim and own != spec.truncate_dim:
-        yield f"truncate_dim {spec.truncate_dim}, where the model's own is {own}"
+    if spec.truncate_dim and own != spec.truncate_dim:
+        yield f"truncate_dim {spec.truncate_dim}, where the model's own is {own or 'all'}"
 
 
 def other_modules(spec: ModelSpec, folder: Path) -> Iterator[str]:

@@ -24,6 +24,13 @@ Prompts: TypeAlias = "str | Mapping[str, str] | None"
 TEXT, QUERY, DOCUMENT = "text", "query", "document"  # roles of texts; TEXT is any other
 ROLES = (TEXT, QUERY, DOCUMENT)
 SEQ_LEN = 32  # where neither a table nor a model's files say less
+TOKENIZER_SETTINGS = (  # what is read beside a tokenizer.json
+    "config.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+)
 _NAMES = {QUERY: ("query",), DOCUMENT: ("document", "passage")}  # of prompts, by role
 _UNLIMITED = 1 << 30  # transformers writes 1e30 for no limit
 _PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")  # these take the case from tokenizer.json
@@ -253,12 +260,22 @@ def file_tokenizer(path: Path, seq_len: int, settings: TokenSettings | None = No
 def overruled(settings: TokenSettings, seq_len: int | None, given: Prompts) -> Iterator[str]:
     """Statements of what a model's table says otherwise than its own files do."""
     if seq_len and settings.limit and seq_len > settings.limit:
-        yield f"seq_len {seq_len}, where the model's own files cut at {settings.limit} tokens"
+        yield longer(seq_len, settings.limit)
     now = settings.prompts_with(given)
     for role in ROLES:
         own, said = settings.prompts.get(role), now.get(role)
         if own and own != said:
-            yield f"prompt {quoted(said)} of a {role}, where the model's own is {quoted(own)}"
+            yield other_prompt(role, said, own)
+
+
+def longer(seq_len: int, limit: int) -> str:
+    """The statement that a table takes more tokens than the model's own files do."""
+    return f"seq_len {seq_len}, where the model's own files cut at {limit} tokens"
+
+
+def other_prompt(role: str, said: str | None, own: str | None) -> str:
+    """The statement that a table has another prompt than the model's own files."""
+    return f"prompt {quoted(said)} of a {role}, where the model's own is {quoted(own)}"
 
 
 def quoted(prompt: str | None) -> str:

@@ -24,13 +24,14 @@ from enginegate.models.pipeline import (
     pipeline_of,
     places_of,
 )
-from enginegate.models.pooling import as_table_says, other_modules, own_dimensions
+from enginegate.models.pooling import as_table_says, otherwise
 from enginegate.models.spec import Kind, ModelSpec
 from enginegate.models.tokens import (
     TEXT,
     Tokens,
     TokenSettings,
-    quoted,
+    longer,
+    other_prompt,
     settings_at,
     settings_from,
 )
@@ -43,6 +44,7 @@ _RECIPE = 3  # raise when the embeddings change for the same source
 _FILE = "embeddings.npy"
 _AT_ONCE = 32  # texts a batch
 ENCODE = "encode()"
+TABLE_SAYS = "the table says "  # before what a table overrules
 _BY_PARTS = "its own tokenizer and model"
 _BY_MODULE = "its module on the same tokens"
 
@@ -88,17 +90,34 @@ def truth_of(spec: ModelSpec, store: Store, workload: Workload) -> Truth | None:
     if spec.kind is Kind.ONNX and spec.truth is None:
         return None
     own, source = _located(spec, store)
+    key = _key(own, source, workload)
 
     def build(folder: Path) -> Mapping[str, Any]:
         found = _computed(own, source, workload)
         np.save(folder / _FILE, found.embeddings, allow_pickle=False)
         return {"by": found.by, "notes": found.notes}
 
-    if source is not None and not isinstance(source, Path):
+    if key is None:
         return _computed(own, source, workload)
-    entry = store.get_or_build("truth", _key(own, source, workload), build)
+    entry = store.get_or_build("truth", key, build)
     embeddings: Vectors = np.load(entry.folder / _FILE, allow_pickle=False)
     return Truth(embeddings, entry.properties["by"], tuple(entry.properties["notes"]))
+
+
+def truth_key(spec: ModelSpec, store: Store, workload: Workload) -> dict[str, Any] | None:
+    """All that the truth of a model depends on; None for a factory, of which not all is known."""
+    return _key(*_located(spec, store), workload)
+
+
+def states_pooling(spec: ModelSpec, store: Store) -> bool:
+    """Tell if it is known how the truth of a model is pooled; of a ready file it may not be.
+
+    Neither its table says so then, as the file has one vector a text, nor the folder that it was
+    exported from, as that has no `modules.json`.
+    """
+    if spec.kind is not Kind.ONNX or spec.truth is None or spec.pooling is not None:
+        return True
+    return _located(spec, store)[0].kind is not Kind.TRANSFORMERS
 
 
 def parts_of(spec: ModelSpec, store: Store, workload: Workload) -> Pipeline | None:
@@ -140,7 +159,9 @@ def _as_its_folder_says(
     return replace(spec, kind=Kind.SENTENCE_TRANSFORMERS), source
 
 
-def _key(spec: ModelSpec, source: Path | None, workload: Workload) -> dict[str, Any]:
+def _key(spec: ModelSpec, source: "sources.Source", workload: Workload) -> dict[str, Any] | None:
+    if source is not None and not isinstance(source, Path):
+        return None
     on_tokens = spec.kind is not Kind.SENTENCE_TRANSFORMERS and not _tokenizer_of(spec, source)
     return {
         "recipe": _RECIPE,
@@ -253,20 +274,19 @@ def _other_tokens(
     spec: ModelSpec, length: int | None, own: int | None, prompts: Mapping[str, str]
 ) -> Iterator[str]:
     """Statements of what a table says otherwise of tokens than the model's own files do."""
-    if length != own:
+    if spec.seq_len and own and spec.seq_len > own:
+        yield f"{TABLE_SAYS}{longer(spec.seq_len, own)}"
+    elif length != own:
         by = "by `seq_len`" if spec.seq_len else "by default"
         yield f"texts cut at {length} tokens {by}{f', not at {own}' if own else ''}"
     given, default = _prompt(spec, prompts), prompts.get(TEXT, "")
     if given != default:
-        yield f"texts begin with {quoted(given)} by `prompt`, not with {quoted(default)}"
+        yield f"{TABLE_SAYS}{other_prompt(TEXT, given, default)}"
 
 
 def _other_vectors(spec: ModelSpec, folder: Path) -> Iterator[str]:
     """Statements of what a table says otherwise of vectors than the model's own files do."""
-    yield from (f"the table says {said}" for said in other_modules(spec, folder))
-    own = own_dimensions(folder)
-    if spec.truncate_dim and spec.truncate_dim != own:
-        yield f"{spec.truncate_dim} dimensions kept by `truncate_dim`, not {own or 'all'}"
+    yield from (f"{TABLE_SAYS}{said}" for said in otherwise(spec, folder))
 
 
 def _embedded(module: "torch.nn.Module", ids: Tokens, mask: Tokens) -> Vectors:

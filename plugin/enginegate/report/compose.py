@@ -164,7 +164,7 @@ def _said(run: SavedRun) -> Iterator[str]:
     for model, _, members in run.by_model():
         context = members[0].context
         if members[0].truth:
-            yield f"{model}: {members[0].truth.text}"
+            yield f"{model}: {members[0].truth.beside(members[0].context.overruled)}"
         if OWN_CODE in context.weights or DROPPED in context.weights:
             yield f"{model}: weights {context.weights}"
         yield from (f"{model}: the table says {said}" for said in context.overruled)

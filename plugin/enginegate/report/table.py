@@ -97,7 +97,7 @@ def _facts(result: Result) -> tuple[str, ...]:
         f"workload: {workload} ({context.workload_sha256[:8]})",
         f"reference: {context.reference}",
         f"threads: {context.threads}",
-        *((result.truth.text,) if result.truth else ()),
+        *((result.truth.beside(context.overruled),) if result.truth else ()),
         *(f"{name}: {said}" for name, said in token_facts(context)),
     )
 

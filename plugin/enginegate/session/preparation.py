@@ -137,7 +137,9 @@ class Preparation:
         if self._options.save_engines:
             return Reference(engine, embeddings, None, doubts)
         given = (model.spec, self.store, workload, embeddings, self._progress)
-        return Reference(engine, embeddings, judged_by_truth(*given), doubts)
+        return Reference(
+            engine, embeddings, judged_by_truth(*given, model.nature.precision), doubts
+        )
 
     def own_texts(self, model: Exported, reference: Reference) -> UserTexts | None:
         """The user's own data, embedded by the reference; None if there is none."""
