@@ -17,6 +17,7 @@ from enginegate.errors import ModelError
 from enginegate.files import damage, reading, sha256_of, sha256_of_folder, sha256_of_json
 from enginegate.machine import installed_version
 from enginegate.models.spec import PACKAGE_PREFIX, SHIPPED, Kind, ModelSpec
+from enginegate.models.tokens import TOKENIZER_SETTINGS
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,7 @@ Source: TypeAlias = "Path | torch.nn.Module | None"
 _RECIPE = 3  # raise when the exported graph changes for the same source
 _ARCHIVE = "model.zip"
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
-_LIBRARIES = ("torch", "transformers", "onnxscript", "sentence-transformers")
+_LIBRARIES = ("torch", "transformers", "tokenizers", "onnxscript", "sentence-transformers")
 
 
 def locate(spec: ModelSpec, store: Store) -> "Source":
@@ -144,7 +145,7 @@ def content_key(spec: ModelSpec, source: "Source") -> dict[str, Any]:
     settings |= {"truncate_dim": spec.truncate_dim} if spec.truncate_dim else {}
     settings |= {"trust_remote_code": True} if spec.trust_remote_code else {}
     settings |= {"allow_dropped": list(spec.allow_dropped)} if spec.allow_dropped else {}
-    extra = {p: _content(Path(p)) for p in (spec.head_weights, spec.tokenizer) if p}
+    extra = {p: _content(Path(p)) for p in (spec.head_weights, *_tokenizer_files(spec)) if p}
     versions = {name: installed_version(name) for name in _LIBRARIES}
     return {
         "recipe": _RECIPE,
@@ -153,6 +154,15 @@ def content_key(spec: ModelSpec, source: "Source") -> dict[str, Any]:
         "extra": extra,
         "versions": versions,
     }
+
+
+def _tokenizer_files(spec: ModelSpec) -> list[str]:
+    """The tokenizer that a table names; of a single file also those beside it that are read."""
+    given = spec.tokenizer
+    if given is None or not Path(given).is_file():
+        return [given] if given else []
+    beside = (Path(given).parent / name for name in TOKENIZER_SETTINGS)
+    return [given, *(str(path) for path in beside if path.is_file())]
 
 
 def _content(source: "Path | torch.nn.Module") -> Any:
