@@ -533,9 +533,14 @@ def test_the_case_of_a_stale_factory(judge_case, make_case):
     [
         {"transformers": "x", "allow_dropped": "classifier.*"},
         {"transformers": "x", "allow_dropped": [1]},
-        {"onnx": "x", "allow_dropped": ["classifier.*"]},
     ],
 )
 def test_allow_dropped_is_a_list_of_names(tmp_path, table):
     with pytest.raises(OptionError, match=r"allow_dropped = .* is not a list of weights"):
         specs_from({"m": table}, tmp_path)
+
+
+def test_what_is_allowed_to_be_dropped_and_is_not_there_is_refused(bert):
+    """The whole model is taken: nothing is left out by that name."""
+    with pytest.raises(ModelError, match=r"allow_dropped names 2_Dense/\*, and no such weights"):
+        load(bert, "2_Dense/*")

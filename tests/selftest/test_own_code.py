@@ -178,7 +178,6 @@ def test_trust_is_part_of_the_key_only_where_it_is_given(tmp_path):
     [
         {"transformers": "x", "trust_remote_code": "yes"},
         {"transformers": "x", "trust_remote_code": 1},
-        {"onnx": "x", "trust_remote_code": True},
     ],
 )
 def test_trust_is_true_or_false(tmp_path, table):

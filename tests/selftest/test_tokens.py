@@ -1,6 +1,8 @@
 """Texts become tokens as the model's own files say; what a table says otherwise is said."""
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -10,6 +12,8 @@ from enginegate.accuracy.user_texts import UserData
 from enginegate.cache import Store
 from enginegate.errors import ModelError, OptionError
 from enginegate.models.export import export_model, tokenize_with
+from enginegate.models.ready import ready_onnx
+from enginegate.models.sources import content_key
 from enginegate.models.spec import Exported, Kind, ModelSpec, specs_from
 from enginegate.models.tokens import (
     TokenSettings,
@@ -255,7 +259,6 @@ def test_what_became_of_texts_is_said_in_one_line():
         ({"prompt": {"passage": "x"}}, "is not a text, or a table by query and document"),
         ({"normalize": "yes"}, "normalize = 'yes' is not true or false"),
         ({"pooling": "max"}, "pooling = 'max' is not one of first, last, mean"),
-        ({"truncate_dim": 8}, r"truncate_dim = 8 is not a whole number \(of a model in torch only"),
     ],
 )
 def test_keys_that_do_not_fit_are_refused(tmp_path, keys, message):
@@ -263,10 +266,70 @@ def test_keys_that_do_not_fit_are_refused(tmp_path, keys, message):
         specs_from({"mine": {"onnx": "model.onnx", **keys}}, tmp_path)
 
 
-@pytest.mark.parametrize("kind", [Kind.SENTENCE_TRANSFORMERS, Kind.FACTORY])
-def test_pooling_of_a_model_that_pools_by_itself_is_refused(tmp_path, kind):
-    with pytest.raises(OptionError, match=f"has pooling beside {kind}, which pools by itself"):
-        specs_from({"mine": {kind: "here:made", "pooling": "mean"}}, tmp_path)
+KEYS: dict[str, Any] = {
+    "allow_dropped": ["a.*"],
+    "architecture": {},
+    "head": 8,
+    "head_weights": "w.safetensors",
+    "inputs": {"a": "ids"},
+    "normalize": True,
+    "output": "y",
+    "pooling": "mean",
+    "truncate_dim": 8,
+    "truth": "folder",
+    "vocab_size": 99,
+}
+_HEADS = ("architecture", "head", "head_weights")
+_FILES = ("inputs", "output", "truth")
+FOREIGN = {
+    Kind.ONNX: ("allow_dropped", "truncate_dim", *_HEADS),
+    Kind.TRANSFORMERS: _FILES,
+    Kind.SENTENCE_TRANSFORMERS: ("normalize", "pooling", "vocab_size", *_HEADS, *_FILES),
+    Kind.FACTORY: ("allow_dropped", "normalize", "pooling", "truncate_dim", *_HEADS, *_FILES),
+}
+FOREIGN_KEYS = [(kind, key) for kind, keys in FOREIGN.items() for key in keys]
+
+
+@pytest.mark.parametrize(("kind", "key"), FOREIGN_KEYS)
+def test_a_key_without_effect_on_this_kind_is_refused(tmp_path, kind, key):
+    said = rf"mine.: {key} is for .*; remove it, as a model named by `{kind}` takes accept, "
+    with pytest.raises(OptionError, match=said):
+        specs_from({"mine": {kind: "here:made", key: KEYS[key]}}, tmp_path)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_all_keys_of_a_kind_are_taken_together(tmp_path, kind):
+    table = {key: value for key, value in KEYS.items() if key not in FOREIGN[kind]}
+    assert specs_from({"mine": {kind: "here:made", **table}}, tmp_path)["mine"].kind is kind
+
+
+def test_a_key_without_effect_beside_the_others_is_refused(tmp_path):
+    with pytest.raises(OptionError, match=r"head_weights = .* is not of use without `head`"):
+        specs_from({"mine": {"transformers": "x", "head_weights": "w.safetensors"}}, tmp_path)
+
+
+def test_an_input_that_the_file_does_not_have_is_refused(tiny_onnx, tmp_path):
+    inputs = {"input_ids": "ids", "attention_mask": "mask", "tokens": "ids"}
+    spec = ModelSpec("mine", Kind.ONNX, str(tiny_onnx), inputs=inputs)
+    with pytest.raises(ModelError, match=r"has no inputs \['tokens'\], which `inputs` in .* names"):
+        ready_onnx(spec, Store(tmp_path))
+    ready_onnx(
+        replace(spec, inputs={"input_ids": "ids", "attention_mask": "mask"}), Store(tmp_path)
+    )
+
+
+def keyed(tokenizer):
+    return content_key(ModelSpec("m", Kind.TRANSFORMERS, "x", tokenizer=str(tokenizer)), None)
+
+
+def test_an_export_depends_on_what_is_read_beside_a_tokenizers_file(folder, monkeypatch):
+    before = keyed(folder / "tokenizer.json")
+    assert keyed(folder / "tokenizer.json") == before
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": 7}')
+    after = keyed(folder / "tokenizer.json")
+    assert after != before
+    monkeypatch.setattr("enginegate.models.sources.installed_version", lambda name: f"{name} 0")
+    assert "tokenizers 0" in keyed(folder / "tokenizer.json")["versions"].values()
 
 
 def test_a_spec_keeps_the_length_of_its_table(tiny_onnx):

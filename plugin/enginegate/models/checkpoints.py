@@ -242,15 +242,35 @@ def _damage_of(path: Path) -> str:
 
 def _refuse_dropped_modules(spec: ModelSpec, folder: Path) -> None:
     """Refuse modules with weights that a head of the table replaces."""
-    if follows_modules(spec):
-        return
-    homes = [module.folder for module in _modules(folder) if module.folder != folder]
-    names = [f"{h.name}/{name}" for h in homes for name in weight_names(h)]
-    if left := [name for name in names if not _allowed(spec, name)]:
+    if left := [name for name in _replaced(spec, folder) if not _allowed(spec, name)]:
         raise ModelError(
             f"model {spec.name}: with `head` the module of {folder} with the weights "
             f"{_listed(left)} is not taken: leave `head` out to follow the folder's modules, or "
             f"say {_say(sorted({name.partition('/')[0] + '/*' for name in left}))}"
+        )
+
+
+def _replaced(spec: ModelSpec, folder: Path) -> list[str]:
+    """Weights of the modules that a head of the table replaces, `2_Dense/linear.weight`."""
+    if follows_modules(spec):
+        return []
+    homes = [module.folder for module in _modules(folder) if module.folder != folder]
+    return [f"{home.name}/{name}" for home in homes for name in weight_names(home)]
+
+
+def refuse_idle(spec: ModelSpec, folder: Path, taken: Taken) -> None:
+    """Raise ModelError where `allow_dropped` names weights that are not left out.
+
+    Not asked of a model with several backbones: each has weights of its own.
+    """
+    if len(backbones(spec, folder)) > 1:
+        return
+    names = (*taken.unexpected, *taken.hidden, *_replaced(spec, folder))
+    idle = [p for p in spec.allow_dropped if not any(fnmatchcase(name, p) for name in names)]
+    if idle:
+        raise ModelError(
+            f"model {spec.name}: allow_dropped names {_listed(idle)}, and no such weights of "
+            f"{folder} are left out: remove that from [tool.enginegate.models.{spec.name}]"
         )
 
 

@@ -24,6 +24,7 @@ from enginegate.models.checkpoints import (
     check_folder,
     follows_modules,
     read_json,
+    refuse_idle,
     said_of,
     weight_names,
 )
@@ -437,6 +438,7 @@ def _seeded_backbone(spec: ModelSpec) -> Any:
 def _stored_backbone(spec: ModelSpec, folder: Path, part: Path) -> tuple[Any, str]:
     """The model of transformers in a part of a folder, and what is to be said of its weights."""
     model, taken = _loaded(spec, folder, lambda: _taken(spec, part))
+    refuse_idle(spec, folder, taken)
     alone = " (its encoder)" if type(model).__name__.endswith("EncoderModel") else ""
     return model, alone + said_of(spec, taken)
 

@@ -11,7 +11,14 @@ from enginegate.errors import ModelError
 from enginegate.files import sha256_of, sha256_of_json
 from enginegate.models.nature import Nature, has_halves, messages, read_nature
 from enginegate.models.onnx_file import save_onnx
-from enginegate.models.spec import POOLINGS, TOKEN_ROLES, Exported, ModelSpec, hub_blobs
+from enginegate.models.spec import (
+    POOLINGS,
+    STANDARD_INPUTS,
+    TOKEN_ROLES,
+    Exported,
+    ModelSpec,
+    hub_blobs,
+)
 
 _RECIPE = 1  # raise when the same file is rewritten otherwise
 _TOKENIZER = "tokenizer.json"
@@ -177,6 +184,11 @@ def _roles(file: _File) -> dict[str, str]:
         raise ModelError(
             f"{file.path} has inputs {unknown} of unknown role: say {', '.join(TOKEN_ROLES)} for "
             f"each under `inputs` in {file.table}"
+        )
+    if lacking := sorted(set(known) - set(inputs) - set(STANDARD_INPUTS)):
+        raise ModelError(
+            f"{file.path} has no inputs {lacking}, which `inputs` in {file.table} names: remove "
+            f"them; its inputs are {sorted(inputs)}"
         )
     if others := [name for name, kind in inputs.items() if kind not in (_INT32, _INT64)]:
         raise ModelError(

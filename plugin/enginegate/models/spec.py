@@ -40,6 +40,25 @@ class Kind(StrEnum):
     ONNX = "onnx"
 
 
+# The kinds that a key has an effect on, where it is not all of them.
+_IN_TORCH = (Kind.TRANSFORMERS, Kind.SENTENCE_TRANSFORMERS)
+_KINDS_OF: Mapping[str, tuple[Kind, ...]] = MappingProxyType(
+    {
+        "allow_dropped": _IN_TORCH,
+        "architecture": (Kind.TRANSFORMERS,),
+        "head": (Kind.TRANSFORMERS,),
+        "head_weights": (Kind.TRANSFORMERS,),
+        "inputs": (Kind.ONNX,),
+        "normalize": (Kind.TRANSFORMERS, Kind.ONNX),
+        "output": (Kind.ONNX,),
+        "pooling": (Kind.TRANSFORMERS, Kind.ONNX),
+        "truncate_dim": _IN_TORCH,
+        "truth": (Kind.ONNX,),
+        "vocab_size": (Kind.TRANSFORMERS, Kind.FACTORY, Kind.ONNX),
+    }
+)
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """A model as the user defined it.
@@ -147,6 +166,7 @@ def _spec(name: str, table: Mapping[str, Any], root: Path) -> ModelSpec:
     settings |= {k: _named(f"{_where(name)}: {k}", settings[k], root, _local) for k in paths}
     base = SHIPPED.get(name) or ModelSpec(name=name, kind=Kind.ONNX, source="")
     spec = replace(base, **{**_source(name, table, base, root), **settings})
+    _refuse_foreign(name, table, spec)
     _refuse_bad_values(spec)
     return spec
 
@@ -155,12 +175,32 @@ def _refuse_unknown(name: str, table: Mapping[str, Any]) -> None:
     known = {f.name for f in fields(ModelSpec)} - {"name", "kind", "source"} | set(Kind)
     if unknown := sorted(set(table) - known):
         raise OptionError(f"{_where(name)} has unknown keys {unknown}: use {sorted(known)}")
-    whole = {Kind.SENTENCE_TRANSFORMERS, Kind.FACTORY} & set(table)
-    if whole and (pooled := sorted({"pooling", "normalize"} & set(table))):
+
+
+def _refuse_foreign(name: str, table: Mapping[str, Any], spec: ModelSpec) -> None:
+    """Raise OptionError for keys that have no effect on a model of this kind."""
+    own = {f.name for f in fields(ModelSpec) if spec.kind in _KINDS_OF.get(f.name, Kind)}
+    if foreign := sorted(set(table) - own - set(Kind)):
+        others = (f"{key} is for {' and '.join(_KINDS_OF[key])}" for key in foreign)
+        taken = sorted(own - {"name", "kind", "source"})
         raise OptionError(
-            f"{_where(name)} has {' and '.join(pooled)} beside {' and '.join(sorted(whole))}, "
-            "which pools by itself: leave that out, or name a `transformers` folder"
+            f"{_where(name)}: {', '.join(others)}; remove it, as a model named by `{spec.kind}` "
+            f"takes {', '.join(taken)}"
         )
+    _refuse_idle(spec)
+
+
+def _refuse_idle(spec: ModelSpec) -> None:
+    """Raise OptionError for keys that have an effect only beside others."""
+    headless = spec.head_weights is not None and spec.head is None
+    _require(spec, "head_weights", not headless, "of use without `head`, the width of it")
+    has_code = spec.kind is not Kind.ONNX or spec.truth is not None
+    _require(
+        spec,
+        "trust_remote_code",
+        has_code or not spec.trust_remote_code,
+        "of use for an .onnx file without `truth`: it runs no code",
+    )
 
 
 def _source(name: str, table: Mapping[str, Any], base: ModelSpec, root: Path) -> dict[str, Any]:
@@ -219,7 +259,8 @@ def _refuse_bad_values(spec: ModelSpec) -> None:
     _require(
         spec, "prompt", _is_prompt(spec.prompt), f"a text, or a table by {QUERY} and {DOCUMENT}"
     )
-    _require(spec, "truncate_dim", _truncates(spec), "a whole number (of a model in torch only)")
+    truncates = spec.truncate_dim is None or _is_count(spec.truncate_dim, 1)
+    _require(spec, "truncate_dim", truncates, "a whole number")
     _require(spec, "head", spec.head is None or _is_count(spec.head, 1), "a whole number")
     vocab_fits = spec.vocab_size is None or _is_count(spec.vocab_size, 2)
     _require(spec, "vocab_size", vocab_fits, "a whole number, 2 or more")
@@ -229,15 +270,9 @@ def _refuse_bad_values(spec: ModelSpec) -> None:
     _require(spec, "limits", limits_fit, "a table of numbers for each precision")
     accept_fits = _by_precision(spec.accept, _are_reasons)
     _require(spec, "accept", accept_fits, f"a table of {', '.join(ACCEPTED)} with why, a precision")
-    truth_fits = spec.truth is None or spec.kind is Kind.ONNX
-    _require(spec, "truth", truth_fits, "for an .onnx file only: any other model is its own truth")
-    trust, has_code = spec.trust_remote_code, spec.kind is not Kind.ONNX or spec.truth is not None
-    trust_fits = trust is False or (trust is True and has_code)
-    wanted = "true or false (false for an .onnx file without `truth`)"
-    _require(spec, "trust_remote_code", trust_fits, wanted)
-    drops = (Kind.TRANSFORMERS, Kind.SENTENCE_TRANSFORMERS)
-    drop_fits = _are_layers(spec.allow_dropped) and (spec.kind in drops or not spec.allow_dropped)
-    _require(spec, "allow_dropped", drop_fits, f"a list of weights (of {' and '.join(drops)} only)")
+    trust_fits = isinstance(spec.trust_remote_code, bool)
+    _require(spec, "trust_remote_code", trust_fits, "true or false")
+    _require(spec, "allow_dropped", _are_layers(spec.allow_dropped), "a list of weights")
     keep_fits = _by_precision(spec.keep, _are_layers)
     _require(spec, "keep", keep_fits, "a table with a list of layers a precision")
 
@@ -266,13 +301,6 @@ def _is_prompt(value: object) -> bool:
     if not isinstance(value, Mapping):
         return value is None or isinstance(value, str)
     return set(value) <= {QUERY, DOCUMENT} and all(isinstance(said, str) for said in value.values())
-
-
-def _truncates(spec: ModelSpec) -> bool:
-    if spec.truncate_dim is None:
-        return True
-    own = spec.kind in (Kind.TRANSFORMERS, Kind.SENTENCE_TRANSFORMERS)
-    return own and _is_count(spec.truncate_dim, 1)
 
 
 def _is_count(value: object, least: int) -> bool:
