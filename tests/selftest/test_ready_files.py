@@ -1,5 +1,6 @@
 """A ready file is read for what it is, and rewritten so that every runtime takes it."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,13 @@ from onnx import TensorProto, helper, numpy_helper
 from enginegate.cache import Store
 from enginegate.engines import Built, build_engine, keeping_of, run_reference
 from enginegate.errors import EngineError, ModelError
-from enginegate.models import make_batch, make_workload, specs_from
+from enginegate.models import (
+    export_model,
+    make_batch,
+    make_workload,
+    specs_from,
+    tokenize_with,
+)
 from enginegate.models.nature import read_nature
 from enginegate.models.ready import ready_onnx
 from enginegate.models.tokens import Encoded, file_tokenizer
@@ -231,6 +238,32 @@ def test_token_types_are_those_of_the_tokenizer(tmp_path):
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     types = file_tokenizer(tmp_path / "tokenizer.json", 4)(["a a"]).types
     assert types.tolist() == [[2, 1, 1, 0]]
+
+
+CONFIGS: dict[str, Any] = {
+    "bert": ({"model_type": "bert", "pad_token_id": 0}, [[0, 1, 2, 2], [0, 1, 1, 1]], 0),
+    "roberta": ({"model_type": "xlm-roberta", "pad_token_id": 1}, [[2, 3, 4, 1], [2, 3, 1, 1]], 2),
+    "mpnet": ({"model_type": "mpnet", "pad_token_id": 1}, [[2, 3, 4, 1], [2, 3, 1, 1]], 2),
+    "none": (None, [[0, 1, 2, 2], [0, 1, 1, 1]], 0),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_positions_begin_where_the_configuration_says(model, name):
+    """As transformers counts them: in RoBERTa and its kin behind padding, which has its own."""
+    config, positions, first = CONFIGS[name]
+    if config:
+        (model.path.parent / "config.json").write_text(json.dumps(config))
+    model.inputs = ("input_ids", "attention_mask", "position_ids")
+    table = {"onnx": str(model.write().path), "vocab_size": VOCABULARY, "pooling": "mean"}
+    spec = specs_from({"m": table}, model.path.parent)["m"]
+    found = export_model(spec, Store(model.path.parent / "cache"), run_reference)
+    assert found.first_position == first
+    assert ("positions begin at 0: no config.json" in found.note) == (config is None)
+    given = tokenize_with(found)(["one two three"])
+    assert given.first == first
+    batch = make_batch([], lambda _: Encoded(IDS[:2], MASK[:2], IDS[:2], 0, first), found.inputs)
+    assert batch["position_ids"].tolist() == positions
 
 
 @pytest.mark.parametrize("role", ["zeros", "ones", "token_types"])

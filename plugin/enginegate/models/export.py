@@ -43,11 +43,13 @@ from enginegate.models.tokens import (
     Tokenize,
     TokenSettings,
     file_tokenizer,
+    first_position,
     limit_of,
     lower_case,
     open_tokenizer,
     overruled,
     positions_of,
+    read_object,
     settings_at,
     settings_from,
     settings_of,
@@ -141,6 +143,8 @@ def _ready(model: Exported) -> Exported:
     """A ready file, with what the files beside its tokenizer say."""
     if model.spec.trust_remote_code:
         model = replace(model, weights=model.weights + OWN_CODE)
+    if "positions" in model.inputs.values():
+        model = _placed(model)
     if model.tokenizer is None:
         return model
     tokens = settings_of(model.tokenizer.parent, open_tokenizer(model.tokenizer))
@@ -152,6 +156,18 @@ def _ready(model: Exported) -> Exported:
     )
 
 
+def _placed(model: Exported) -> Exported:
+    """A ready file that is given positions, with the first that its configuration counts from."""
+    spec = model.spec
+    given = (spec.truth, model.tokenizer and model.tokenizer.parent, Path(spec.source).parent)
+    configs = (Path(home) / "config.json" for home in given if home)
+    config = next((path for path in configs if path.is_file()), None)
+    if config is not None:
+        return replace(model, first_position=first_position(read_object(config)))
+    said = "positions begin at 0: no config.json beside the file or its tokenizer says otherwise"
+    return replace(model, note="; ".join(filter(None, [model.note, said])))
+
+
 def tokenize_with(model: Exported, role: str = TEXT) -> Tokenize:
     """The model's own tokenizer, or hashed words where it has none but a vocabulary size.
 
@@ -159,7 +175,8 @@ def tokenize_with(model: Exported, role: str = TEXT) -> Tokenize:
     """
     prompt = model.prompts.get(role, "")
     tokenize = _tokenizer(model.spec, model.tokenizer, model.tokens)
-    return lambda texts: tokenize([prompt + text for text in texts])
+    first = model.first_position
+    return lambda texts: replace(tokenize([prompt + text for text in texts]), first=first)
 
 
 def _tokenizer(spec: ModelSpec, tokenizer: Path | None, tokens: TokenSettings) -> Tokenize:
@@ -438,9 +455,10 @@ def _seeded_backbone(spec: ModelSpec) -> Any:
 def _stored_backbone(spec: ModelSpec, folder: Path, part: Path) -> tuple[Any, str]:
     """The model of transformers in a part of a folder, and what is to be said of its weights."""
     model, taken = _loaded(spec, folder, lambda: _taken(spec, part))
-    refuse_idle(spec, folder, taken)
     alone = " (its encoder)" if type(model).__name__.endswith("EncoderModel") else ""
-    return model, alone + said_of(spec, taken)
+    said = said_of(spec, taken)
+    refuse_idle(spec, folder, taken)
+    return model, alone + said
 
 
 def _left_out(spec: ModelSpec, folder: Path) -> str:

@@ -330,11 +330,12 @@ class Exported:
         tokenizer: its `tokenizer.json`, or None where words are hashed.
         inputs: ONNX input name to role.
         output: the ONNX output that is the embedding, float [batch, dim].
-        note: what the store had to say; empty for nothing.
+        note: what the store had to say, or what was taken as usual; empty for nothing.
         int32: the inputs that take int32; all others take int64.
         nature: what the file was before anything was made of it.
         tokens: what the model's own files say of its tokens.
         overruled: what its table says otherwise of its embeddings than its own files do.
+        first_position: what an input of positions has for a first token.
     """
 
     spec: ModelSpec
@@ -349,6 +350,7 @@ class Exported:
     nature: Nature = field(default_factory=Nature)
     tokens: TokenSettings = field(default_factory=TokenSettings)
     overruled: tuple[str, ...] = ()
+    first_position: int = 0
 
     @property
     def seq_len(self) -> int:

@@ -49,12 +49,14 @@ class Encoded:
     Attributes:
         ids, mask, types: int64 [texts, seq_len]; types as the tokenizer gives them.
         cut: texts that were longer.
+        first: the position of a first token.
     """
 
     ids: Tokens
     mask: Tokens
     types: Tokens
     cut: int
+    first: int = 0
 
 
 Tokenize = Callable[[Sequence[str]], Encoded]

@@ -185,11 +185,16 @@ def _named(
 
 
 def _by_role(encoded: Encoded) -> dict[str, Tokens]:
-    """What an input of each of the TOKEN_ROLES is given. Positions count what is no padding."""
+    """What an input of each of the TOKEN_ROLES is given. Positions count what is no padding.
+
+    Where they begin behind padding's own position, that is what padding has.
+    """
+    places = encoded.mask.cumsum(axis=1) - 1
+    behind = places * encoded.mask + encoded.first + encoded.mask - 1
     return {
         "ids": encoded.ids,
         "mask": encoded.mask,
-        "positions": (encoded.mask.cumsum(axis=1) - 1).clip(min=0),
+        "positions": behind if encoded.first else places.clip(min=0),
         "token_types": encoded.types,
         "zeros": np.zeros_like(encoded.ids),
         "ones": np.ones_like(encoded.ids),
