@@ -12,6 +12,7 @@ from typing import Any
 
 from enginegate.errors import ModelError
 from enginegate.files import damage, parse_json, read_text, reading
+from enginegate.models.modules import Module, has_modules, read_modules
 from enginegate.models.spec import DROPPED, Kind, ModelSpec
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -49,14 +50,6 @@ _PRETRAINING = (
 _MASKED_LM = ("head.*", "decoder.*")  # names that are a pre-training head in such a class only
 # What is computed, not learned: old checkpoints hold it.
 _BUFFERS = ("*position_ids", "*token_type_ids", "*inv_freq", "*masked_bias", "*.attn.bias")
-
-
-@dataclass(frozen=True)
-class _Module:
-    """A module of a sentence-transformers pipeline: its folder and the name of its class."""
-
-    folder: Path
-    kind: str
 
 
 @dataclass(frozen=True)
@@ -107,12 +100,10 @@ def backbones(spec: ModelSpec, folder: Path) -> list[Path]:
     return [module.folder for module in modules if module.kind.endswith("Transformer")]
 
 
-def _modules(folder: Path) -> Iterator[_Module]:
-    for part in read_json(folder / "modules.json", []):
-        home = folder / part["path"]
-        yield _Module(home, part["type"].rpartition(".")[2])
-        routed = read_json(home / "router_config.json", {}).get("types", {})
-        yield from (_Module(home / n, kind.rpartition(".")[2]) for n, kind in routed.items())
+def _modules(folder: Path) -> Iterator[Module]:
+    """The modules of a folder, each with those that it routes texts to."""
+    for module in read_modules(folder):
+        yield from (module, *module.routed)
 
 
 def read_json(path: Path, default: Any) -> Any:
@@ -208,7 +199,7 @@ def _refuse_pickles(spec: ModelSpec, folder: Path) -> None:
 
 def _refuse_half(spec: ModelSpec, folder: Path) -> None:
     """Refuse a folder that lacks a file, or has one cut short."""
-    nested = not (folder / "config.json").exists() and (folder / "modules.json").exists()
+    nested = not (folder / "config.json").exists() and has_modules(folder)
     if nested and spec.kind is Kind.TRANSFORMERS:
         raise ModelError(
             f"model {spec.name}: {folder} is a pipeline of sentence-transformers: name it with "

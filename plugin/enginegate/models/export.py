@@ -28,6 +28,7 @@ from enginegate.models.checkpoints import (
     said_of,
     weight_names,
 )
+from enginegate.models.modules import LIBRARY, read_modules
 from enginegate.models.onnx_file import beside, is_large, sha256_of_files
 from enginegate.models.pooling import (
     dimensions,
@@ -354,10 +355,10 @@ def _refuse_foreign_modules(spec: ModelSpec, folder: Path) -> None:
     if not follows_modules(spec):
         return
     whole = spec.kind is Kind.SENTENCE_TRANSFORMERS  # else they are looked at as they are loaded
-    modules = [part["type"] for part in read_json(folder / "modules.json", []) if whole]
+    modules = [module.type for module in read_modules(folder) if whole]
     routed = [read_json(path, {}).get("types", {}) for path in folder.rglob("router_config.json")]
     named = [*modules, *(name for types in routed for name in types.values())]
-    foreign = [name for name in named if not name.startswith("sentence_transformers.")]
+    foreign = [name for name in named if not name.startswith(f"{LIBRARY}.")]
     if foreign and not spec.trust_remote_code:
         raise _own_code(spec, folder)
 

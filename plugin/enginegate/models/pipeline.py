@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from enginegate.files import parse_json, read_text
 from enginegate.models.export import load_backbone
+from enginegate.models.modules import MODULES, read_modules
 from enginegate.models.pooling import dimensions
 from enginegate.models.spec import DEFAULT_POOLING, ModelSpec
 from enginegate.models.tokens import TEXT, Tokens, TokenSettings, first_position
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 Vectors: TypeAlias = npt.NDArray[np.float32]
 Features: TypeAlias = dict[str, Any]
 
-MODULES = "modules.json"
 POOLING, DENSE, NORMALIZE = "Pooling", "Dense", "Normalize"
 _MODES = {"cls": "first", "lasttoken": "last"}  # sentence-transformers' words to ours
 _AT_ONCE = 32  # texts a batch
@@ -279,8 +278,7 @@ def pool(hidden: "torch.Tensor", mask: "torch.Tensor", mode: str) -> "torch.Tens
 
 def places_of(modules: Sequence[Any], folder: Path) -> dict[Any, str]:
     """The file that says so, of every module after the backbone as `folder` lists them."""
-    listed = parse_json(read_text(folder / MODULES))[1:]
-    configs = [f"{part['path']}/config.json" for part in listed]
+    configs = [f"{module.path}/config.json" for module in read_modules(folder)[1:]]
     places = [name if (folder / name).is_file() else MODULES for name in configs]
     return dict(zip(modules, places, strict=True))
 

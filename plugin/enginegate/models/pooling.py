@@ -7,22 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from enginegate.errors import ModelError
-from enginegate.files import reading
-from enginegate.models.checkpoints import read_json
+from enginegate.models.modules import LIBRARY, Module, read_modules
 from enginegate.models.spec import ModelSpec
 from enginegate.models.tokens import read_object
 
 if TYPE_CHECKING:
     import torch
 
-_LIBRARY = "sentence_transformers"
 _MODES = {"first": "cls", "last": "lasttoken", "mean": "mean"}  # our words to the library's
 _OLD_MODES = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
 
 
 def is_pipeline(spec: ModelSpec, folder: Path | None) -> bool:
     """Tell if the modules of a transformers folder are followed; a head replaces all of them."""
-    return folder is not None and spec.head is None and bool(_parts(folder))
+    return folder is not None and spec.head is None and bool(read_modules(folder))
 
 
 def own_modules(spec: ModelSpec, folder: Path) -> "list[torch.nn.Module]":
@@ -31,9 +29,9 @@ def own_modules(spec: ModelSpec, folder: Path) -> "list[torch.nn.Module]":
     `pooling` and `normalize` of the table replace the folder's. Raises ModelError for what is not
     sentence-transformers' own.
     """
-    body, *rest = _parts(folder)
-    _check_parts(spec, folder, body, rest)
-    return as_table_says(spec, [_load(folder, part) for part in rest])
+    body, *rest = read_modules(folder)
+    _check_modules(spec, folder, body, rest)
+    return as_table_says(spec, [_load(module) for module in rest])
 
 
 def as_table_says(spec: ModelSpec, modules: "Sequence[torch.nn.Module]") -> "list[torch.nn.Module]":
@@ -62,15 +60,15 @@ def otherwise(spec: ModelSpec, folder: Path) -> Iterator[str]:
 
 def other_modules(spec: ModelSpec, folder: Path) -> Iterator[str]:
     """Statements of what a table says otherwise than the folder's `modules.json` does."""
-    parts = _parts(folder)
-    if parts and spec.head is not None:
+    modules = read_modules(folder)
+    if modules and spec.head is not None:
         yield f"a head of width {spec.head}, where the model has a modules.json: it is not followed"
-    elif parts:
-        yield from _other_modules(spec, folder, parts)
+    elif modules:
+        yield from _other_modules(spec, folder, modules)
 
 
-def _other_modules(spec: ModelSpec, folder: Path, parts: list[Mapping[str, str]]) -> Iterator[str]:
-    found = {_name(part): part["path"] for part in parts}
+def _other_modules(spec: ModelSpec, folder: Path, modules: Sequence[Module]) -> Iterator[str]:
+    found = {module.kind: module.path for module in modules}
     if spec.pooling and "Pooling" in found:
         place = f"{found['Pooling']}/config.json"
         own = _mode(read_object(folder / place))
@@ -95,38 +93,25 @@ def own_dimensions(folder: Path) -> int | None:
     return said if isinstance(said, int) else None
 
 
-def _parts(folder: Path) -> list[Mapping[str, str]]:
-    """The modules of a folder, `type` and `path` each; none without a `modules.json`."""
-    path = folder / "modules.json"
-    with reading(path, "the model's file", "fetch it again", ModelError):
-        return [{"type": part["type"], "path": part["path"]} for part in read_json(path, [])]
-
-
-def _name(part: Mapping[str, str]) -> str:
-    return part["type"].rpartition(".")[2]
-
-
-def _check_parts(
-    spec: ModelSpec, folder: Path, body: Mapping[str, str], rest: list[Mapping[str, str]]
-) -> None:
-    if find_spec(_LIBRARY) is None:
+def _check_modules(spec: ModelSpec, folder: Path, body: Module, rest: Sequence[Module]) -> None:
+    if find_spec(LIBRARY) is None:
         raise ModelError(
             f"model {spec.name}: {folder} has a modules.json, and sentence-transformers, which "
             "reads it, is not installed: pip install sentence-transformers"
         )
-    foreign = [p["type"] for p in (body, *rest) if not p["type"].startswith(f"{_LIBRARY}.")]
-    if foreign or _name(body) != "Transformer" or body["path"]:
-        named = foreign[0] if foreign else f"{_name(body)} in {body['path'] or folder}"
+    foreign = [module.type for module in (body, *rest) if module.is_foreign]
+    if foreign or body.kind != "Transformer" or body.path:
+        named = foreign[0] if foreign else f"{body.kind} in {body.path or folder}"
         raise ModelError(
             f"model {spec.name}: modules.json of {folder} names {named}, which `transformers` "
             "cannot follow: name the folder with `sentence_transformers`"
         )
 
 
-def _load(folder: Path, part: Mapping[str, str]) -> "torch.nn.Module":
-    module, _, name = part["type"].rpartition(".")
-    kind = getattr(importlib.import_module(module), name)
-    return kind.load(str(folder / part["path"]))  # type: ignore[no-any-return]
+def _load(module: Module) -> "torch.nn.Module":
+    package, _, name = module.type.rpartition(".")
+    kind = getattr(importlib.import_module(package), name)
+    return kind.load(str(module.folder))  # type: ignore[no-any-return]
 
 
 def _is_kept(spec: ModelSpec, module: "torch.nn.Module") -> bool:
@@ -147,4 +132,4 @@ def _replaced(spec: ModelSpec, module: "torch.nn.Module") -> "torch.nn.Module":
 def _added(spec: ModelSpec, modules: "Sequence[torch.nn.Module]") -> "Iterator[torch.nn.Module]":
     """The normalisation that the table asks for where the folder has none."""
     if spec.normalize and not any(type(module).__name__ == "Normalize" for module in modules):
-        yield importlib.import_module(f"{_LIBRARY}.models").Normalize()
+        yield importlib.import_module(f"{LIBRARY}.models").Normalize()

@@ -16,8 +16,8 @@ from enginegate.errors import EngineGateError, ModelError
 from enginegate.files import sha256_of_json
 from enginegate.models import sources
 from enginegate.models.export import holds_tokenizer, load_module, load_pipeline, load_tokenizer
+from enginegate.models.modules import MODULES, has_modules
 from enginegate.models.pipeline import (
-    MODULES,
     Pipeline,
     Vectors,
     pipeline_from_table,
@@ -149,7 +149,7 @@ def _as_its_folder_says(
     spec: ModelSpec, source: "sources.Source"
 ) -> tuple[ModelSpec, "sources.Source"]:
     """A folder with `modules.json` is what sentence-transformers makes of it, but for a head."""
-    if not isinstance(source, Path) or not (source / MODULES).is_file() or spec.head is not None:
+    if not isinstance(source, Path) or not has_modules(source) or spec.head is not None:
         return spec, source
     if find_spec("sentence_transformers") is None:
         raise ModelError(
@@ -224,7 +224,7 @@ def _author(spec: ModelSpec, source: "sources.Source", workload: Workload) -> _A
 def _by_encode(spec: ModelSpec, folder: Path, workload: Workload) -> _Author:
     model = load_pipeline(spec, folder).float()
     own, prompts = model.max_seq_length, settings_at(folder, TokenSettings()).prompts
-    places = places_of(list(model)[1:], folder) if (folder / MODULES).is_file() else {}
+    places = places_of(list(model)[1:], folder) if has_modules(folder) else {}
     _follow_table(model, spec, _cut_at(spec, workload, own))
 
     def parts() -> Pipeline | None:
