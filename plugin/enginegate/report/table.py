@@ -126,7 +126,15 @@ def brief_row(result: Result, *, narrow: bool) -> Row:
     cells = dict(zip(HEADER, _row(result), strict=True))
     names = ("asked", "ran", "worst cos", "p50 ms", "texts/s", "x ref", "change")
     brief = dict(zip(BRIEF, (cells[name] for name in names), strict=True))
+    brief["speedup"] += _known_to(result) if brief["speedup"] != NOTHING else ""
     return tuple(brief[name] for name in (NARROW if narrow else BRIEF))
+
+
+def _known_to(result: Result) -> str:
+    """How far the speedup is known: ` ±3%`; nothing where that is not known."""
+    _, last = _ends(result)
+    low, ratio, high = last.speedup if last else (0.0, 1.0, math.inf)
+    return f" ±{max(high / ratio, ratio / low) - 1:.0%}" if low and math.isfinite(high) else ""
 
 
 def engine_name(variant: Variant) -> str:

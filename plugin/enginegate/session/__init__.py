@@ -39,6 +39,7 @@ from enginegate.session.recorder import Recorder
 from enginegate.session.served import load_engine, serve_engine, served_result
 from enginegate.session.truth import judged_reference
 from enginegate.speed import (
+    FEWEST_REPLICATES,
     Measured,
     Rig,
     Rules,
@@ -49,6 +50,10 @@ from enginegate.speed import (
 )
 from enginegate.verdicts import Refresh
 
+_BRIEFLY = (
+    "measured shortly, as there is nothing to compare with: each speedup is known as well as its "
+    "interval says; --gate-measure-s=8 measures longer"
+)
 _UNJUDGED = f"{DOUBT}the project's own `reference` was not compared with the model"
 
 __all__ = [
@@ -56,6 +61,7 @@ __all__ = [
     "load_engine", "open_session", "repaired_engine", "serve_engine", "served_result",
 ]  # fmt: skip
 
+_BRIEF_S = 0.5  # of each batch size in a replicate, where there is nothing to compare with
 _SERVED = 4  # replicates of the screening of a served engine: each loads all models anew
 
 
@@ -69,6 +75,7 @@ class Session:
         comparisons: what each variant is compared with.
         rules: of the gate.
         judge: times engines of this process.
+        brief: times those that there is nothing to compare with.
         served_judge: times served engines.
         server: serves engines; None without --gate-serve.
         costs: of the models, on demand.
@@ -84,6 +91,7 @@ class Session:
     comparisons: Comparisons
     rules: Rules
     judge: SpeedJudge
+    brief: SpeedJudge
     served_judge: SpeedJudge
     server: EngineServer | None
     costs: ModelCosts
@@ -155,11 +163,20 @@ class Session:
                 self.judge_speed(result, rig, batches, self.judge)
         return known[name, batch]
 
+    def _may_be_brief(self, result: Result) -> bool:
+        """Tell if nobody asked for a long measurement, nor for figures to be kept."""
+        options = self.options
+        asked = options.own_time or options.history or options.refresh is not Refresh.NONE
+        return not (asked or options.calibrate or result.variant.served)
+
     def judge_speed(
         self, result: Result, rig: Rig, batches: Sequence[int], judge: SpeedJudge
     ) -> None:
         """Measure batch sizes, or levels of a served engine, and record their speeds, judged."""
         comparison = self.comparisons.of(result, batches, rig.compared)
+        if not comparison.anchors and self._may_be_brief(result):
+            rig, judge = replace(rig, replicate_s=_BRIEF_S * len(batches), brief=True), self.brief
+            self.recorder.update(result, notes=(*self.recorder.latest(result).notes, _BRIEFLY))
         self.recorder.note_timed(result, rig, batches)
         key = self.comparisons.evidence_key(result, rig.compared)
         found = judge.judge(rig, batches, comparison, key)
@@ -230,6 +247,7 @@ def open_session(
         prepare=prepare,
         comparisons=Comparisons(options, Baselines(options.baselines, this_machine()), prepare),
         rules=rules,
+        brief=judge(FEWEST_REPLICATES),
         judge=judge(REPLICATES if options.calibrate else rules.replicates),
         served_judge=judge(_SERVED),
         server=EngineServer(options.serve, prepare.store, progress) if options.serve else None,
