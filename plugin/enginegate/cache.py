@@ -36,6 +36,7 @@ class Entry:
         folder: its files; never changed after it appeared.
         properties: what its builder returned, as JSON.
         key: what it was built from, as JSON; empty where that is not known.
+        files: hash of each file but the manifest, as it was verified; empty where it was not.
         built: whether this run built it.
         note: why it was built again although it was there; empty otherwise.
     """
@@ -45,6 +46,7 @@ class Entry:
     key: Mapping[str, Any] = field(default_factory=dict)
     built: bool = False
     note: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Store:
 def read_entry(folder: Path) -> Entry:
     """An entry that was copied elsewhere. Raises OSError, ValueError and others for all damage."""
     manifest = _whole(folder)
-    return Entry(folder, manifest["properties"], manifest["key"])
+    return Entry(folder, manifest["properties"], manifest["key"], files=manifest["files"])
 
 
 def _fill(folder: Path, key: Key, build: Build) -> None:

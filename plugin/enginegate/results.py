@@ -107,6 +107,8 @@ class Result:
             not, or was timed all the same.
         truth: whether the reference is the model; None in reports of older versions.
         ranges: the model's numbers in fp16; None for an engine of another precision.
+        same_as: precision of an earlier engine of the run whose files it has; empty for none.
+        dominated: by which fp32 it is beaten in speed and accuracy, and how far; empty for none.
     """
 
     variant: Variant
@@ -132,6 +134,8 @@ class Result:
     accepted: tuple[str, ...] = ()
     truth: AgainstTruth | None = None
     ranges: Ranges | None = None
+    same_as: str = ""
+    dominated: str = ""
 
     @property
     def faults(self) -> tuple[str, ...]:

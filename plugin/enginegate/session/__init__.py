@@ -38,6 +38,7 @@ from enginegate.session.preparation import Preparation, Progress, Reference, con
 from enginegate.session.recorder import Recorder
 from enginegate.session.served import load_engine, serve_engine, served_result
 from enginegate.session.truth import judged_reference
+from enginegate.session.worth import twin_of
 from enginegate.speed import (
     FEWEST_REPLICATES,
     Measured,
@@ -48,7 +49,8 @@ from enginegate.speed import (
     Unchanged,
     gating_rules,
 )
-from enginegate.verdicts import Refresh
+from enginegate.variants import Precision
+from enginegate.verdicts import Judgement, Refresh
 
 _BRIEFLY = (
     "measured shortly, as there is nothing to compare with: each speedup is known as well as its "
@@ -113,7 +115,10 @@ class Session:
         context = context_of(self.options, model, workload, deployment)
         ranges = self.prepare.ranges(built, model, workload)
         result = _begun(self, built, executed, model, context, ranges)
-        self.costs.note(result.variant.id, model, built.backend, built.precision, executed)
+        name, accepted = result.variant.id, model.spec.accept.get(result.variant.precision, {})
+        self.recorder.content[name] = built.files_sha256
+        self.recorder.worth[name] = accepted.get("dominated", "")
+        self.costs.note(name, model, built.backend, built.precision, executed)
         return self.recorder.open(built.variant, result)
 
     def judge_embeddings(
@@ -132,7 +137,10 @@ class Session:
             accuracy = with_ranges(judge.judge(found, engine), result.ranges)
             accuracy = judge.probed(accuracy, engine) if engine else accuracy
         accuracy = judge.rebuilt(accuracy, found, builds)
-        return self.recorder.keep(replace(result, accuracy=accuracy))
+        judged = replace(result, accuracy=accuracy)
+        known = list(self.recorder.results.values())
+        twin = "" if result.variant.served else twin_of(judged, known, self.recorder.content)
+        return self.recorder.keep(replace(judged, same_as=twin))
 
     def rig(self, built: Built, model: Exported, workload: Workload) -> Rig:
         """Time a variant beside its baseline's engine, or the reference where there is none."""
@@ -163,6 +171,19 @@ class Session:
                 self.judge_speed(result, rig, batches, self.judge)
         return known[name, batch]
 
+    def _measured_before(
+        self, result: Result, batches: Sequence[int], missing: Judgement
+    ) -> dict[int, Measured]:
+        """What was measured of an earlier engine that is this one; empty if not all of it was."""
+        known, other = self.recorder.measured, self.recorder.latest(result).same_as
+        twin = replace(result.variant, precision=Precision(other)).id if other else ""
+        if any((twin, batch) not in known for batch in batches):
+            return {}
+        found = {batch: known[twin, batch] for batch in batches}
+        if any(one.speed.change for one in found.values()):
+            return {}
+        return {b: replace(m, speed=replace(m.speed, judgement=missing)) for b, m in found.items()}
+
     def _may_be_brief(self, result: Result) -> bool:
         """Tell if nobody asked for a long measurement, nor for figures to be kept."""
         options = self.options
@@ -174,13 +195,15 @@ class Session:
     ) -> None:
         """Measure batch sizes, or levels of a served engine, and record their speeds, judged."""
         comparison = self.comparisons.of(result, batches, rig.compared)
+        name, found = result.variant.id, dict[int, Measured]()
         if not comparison.anchors and self._may_be_brief(result):
             rig, judge = replace(rig, replicate_s=_BRIEF_S * len(batches), brief=True), self.brief
-            self.recorder.update(result, notes=(*self.recorder.latest(result).notes, _BRIEFLY))
-        self.recorder.note_timed(result, rig, batches)
-        key = self.comparisons.evidence_key(result, rig.compared)
-        found = judge.judge(rig, batches, comparison, key)
-        name = result.variant.id
+            self.recorder.note(result, _BRIEFLY)
+            found = self._measured_before(result, batches, comparison.missing)
+        if not found:
+            self.recorder.note_timed(result, rig, batches)
+            key = self.comparisons.evidence_key(result, rig.compared)
+            found = judge.judge(rig, batches, comparison, key)
         self.recorder.measured |= {(name, batch): one for batch, one in found.items()}
         latest = self.recorder.latest(result)
         speeds = (*latest.speeds, *(one.speed for one in found.values()))

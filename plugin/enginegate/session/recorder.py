@@ -37,6 +37,8 @@ class Recorder:
         measured_s: seconds spent measuring.
         rigs: how the arms of a variant are opened here, and how in another process, by its id.
         tasks: the latter for what was timed so.
+        content: hash of the files of each engine, by its id.
+        worth: why an engine may ship though fp32 is better, by its id.
     """
 
     results: dict[str, Result] = field(default_factory=dict)
@@ -54,6 +56,8 @@ class Recorder:
     measured_s: float = 0.0
     rigs: dict[str, tuple[OpenArms, Task]] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
+    content: dict[str, str] = field(default_factory=dict)
+    worth: dict[str, str] = field(default_factory=dict)
     _asked: dict[str, Variant] = field(default_factory=dict)
     _started_s: float = field(init=False)
 
@@ -89,6 +93,12 @@ class Recorder:
     def update(self, result: Result, **parts: Any) -> Result:
         """Change parts of the latest record of a variant; `result` is it where there is none."""
         return self.keep(dataclasses.replace(self.latest(result), **parts))
+
+    def note(self, result: Result, text: str) -> None:
+        """Add to the notes of the latest record of a variant, once."""
+        notes = self.latest(result).notes
+        if text not in notes:
+            self.update(result, notes=(*notes, text))
 
     def latest(self, result: Result) -> Result:
         """The variant's record as it stands now."""

@@ -30,8 +30,8 @@ from enginegate.speed.worker import own_paths, remote_arm
 
 __all__ = [
     "CANDIDATE", "CONTROL", "FEWEST_REPLICATES", "FLOOR_S", "METHOD", "METRICS", "P50", "POWER",
-    "SECOND_CONTROL", "Anchor", "Arm", "Change", "Compared", "Comparison", "Errors", "LocalArm", "Measured",
-    "OpenArm", "OpenArms", "Question", "Rig", "Rules", "Samples", "SequentialTest", "Speed",
-    "SpeedJudge", "Turn", "Unchanged", "anchor_of", "bounds", "change_of", "describe",
+    "SECOND_CONTROL", "Anchor", "Arm", "Change", "Compared", "Comparison", "Errors", "LocalArm",
+    "Measured", "OpenArm", "OpenArms", "Question", "Rig", "Rules", "Samples", "SequentialTest",
+    "Speed", "SpeedJudge", "Turn", "Unchanged", "anchor_of", "bounds", "change_of", "describe",
     "gating_rules", "local_arm", "open_arms", "own_paths", "paired", "remote_arm",
 ]  # fmt: skip
