@@ -1,7 +1,7 @@
 """Is it slower?"""
 
 from enginegate.speed.arms import Arm, LocalArm, OpenArm, Turn, local_arm, open_arms
-from enginegate.speed.change import describe
+from enginegate.speed.change import describe, is_noise
 from enginegate.speed.judge import Comparison, SpeedJudge, paired
 from enginegate.speed.records import Measured, Speed, Unchanged
 from enginegate.speed.rules import FLOOR_S, METRICS, P50, Question, Rules, gating_rules
@@ -33,5 +33,5 @@ __all__ = [
     "SECOND_CONTROL", "Anchor", "Arm", "Change", "Compared", "Comparison", "Errors", "LocalArm",
     "Measured", "OpenArm", "OpenArms", "Question", "Rig", "Rules", "Samples", "SequentialTest",
     "Speed", "SpeedJudge", "Turn", "Unchanged", "anchor_of", "bounds", "change_of", "describe",
-    "gating_rules", "local_arm", "open_arms", "own_paths", "paired", "remote_arm",
+    "gating_rules", "is_noise", "local_arm", "open_arms", "own_paths", "paired", "remote_arm",
 ]  # fmt: skip
