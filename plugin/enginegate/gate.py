@@ -5,6 +5,7 @@ The hooks come with `enginegate.fixtures`, so only to a project that uses them.
 
 import contextlib
 import os
+import shlex
 import signal
 import threading
 import time
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 PROPERTY = "enginegate_verdict"
 ERROR = "error"
 SERVER = "enginegate_server"
+LABEL = "workload_sha256"  # of an engine's figures in files of pytest-benchmark
 SESSION = pytest.StashKey["Session"]()
 
 _COLOURS = {"ship": "green", "ship (new)": "green", "hold": "yellow", "block": "red"}
@@ -338,6 +340,19 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         run.recorder.plan(
             item.callspec.params for item in session.items if hasattr(item, "callspec")
         )
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)  # a hook of pytest-benchmark
+def pytest_benchmark_group_stats(config: pytest.Config, benchmarks: list[Any]) -> None:
+    """Leave engines out of pytest-benchmark's table, unless one of its options was given."""
+    if not _benchmark_options(config):
+        benchmarks[:] = [one for one in benchmarks if LABEL not in one.get("extra_info", ())]
+
+
+def _benchmark_options(config: pytest.Config) -> bool:
+    given = [*config.invocation_params.args, *config.getini("addopts")]
+    words = [*map(str, given), *shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))]
+    return any(word.startswith("--benchmark-") for word in words)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest writes JUnit's XML

@@ -16,7 +16,7 @@ def judge_change(
 
     The whole interval beyond the limit is REGRESSED, the whole interval short of it PASS (IMPROVED
     when it is as far on the fast side); an interval that contains the limit is UNDECIDED. `earlier`
-    is the e-value of an earlier run of the same engine: where both reach 1/`alarm` together, that is
+    is the e-value of an earlier run of the same engine: where together they reach 1/`alarm`, it is
     REGRESSED as well, and a rerun can only weigh it up, not throw the dice anew.
     """
     together = alarm > 0 and earlier > 1 and earlier * change.evidence >= 1 / alarm
