@@ -51,9 +51,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Store:
-    """The folder that holds all entries, one subfolder per kind."""
+    """The folder that holds all entries, one subfolder per kind; `making` hears of new ones."""
 
     root: Path
+    making: Callable[[str], None] = field(default=lambda _: None, compare=False, repr=False)
 
     def get_or_build(self, kind: str, key: Key, build: Build) -> Entry:
         """The entry of `key`, built by `build(folder)` unless a whole one is there.
@@ -68,8 +69,13 @@ class Store:
                 return _in_place(folder)
             except StoreError as error:
                 note = str(error)
+        self.making(kind)
         self._build(folder, key, build)
         return replace(_in_place(folder), built=True, note=note)
+
+    def has_any(self, kind: str) -> bool:
+        """Tell if there is any entry of a kind, whole or not."""
+        return any(not path.name.startswith(".") for path in self.root.glob(f"{kind}/*"))
 
     def find(self, kind: str, name: str) -> Entry | None:
         """The entry of that name; None if it is not there or damaged."""

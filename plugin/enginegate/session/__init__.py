@@ -1,9 +1,11 @@
 """One run: what it prepares once, what it found, and what it leaves behind. Knows no pytest."""
 
+import itertools
 import random
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,6 +34,7 @@ from enginegate.session.again import task_of
 from enginegate.session.comparison import Comparisons, compared, measured_beside, named
 from enginegate.session.costs import ModelCosts
 from enginegate.session.diagnosis import diagnosed, repaired_engine
+from enginegate.session.estimate import Plan, announced
 from enginegate.session.finish import finish_run
 from enginegate.session.leftovers import sweep_leftovers
 from enginegate.session.preparation import Preparation, Progress, Reference, context_of
@@ -41,6 +44,7 @@ from enginegate.session.truth import judged_reference
 from enginegate.session.worth import twin_of
 from enginegate.speed import (
     FEWEST_REPLICATES,
+    Arm,
     Measured,
     Rig,
     Rules,
@@ -49,7 +53,7 @@ from enginegate.speed import (
     Unchanged,
     gating_rules,
 )
-from enginegate.variants import Precision
+from enginegate.variants import Precision, Variant
 from enginegate.verdicts import Judgement, Refresh
 
 _BRIEFLY = (
@@ -59,9 +63,12 @@ _BRIEFLY = (
 _UNJUDGED = f"{DOUBT}the project's own `reference` was not compared with the model"
 
 __all__ = [
-    "Progress", "Recorder", "Reference", "Session", "diagnosed", "finish_run", "judged_reference",
-    "load_engine", "open_session", "repaired_engine", "serve_engine", "served_result",
+    "Progress", "Recorder", "Reference", "Session", "announced", "diagnosed", "finish_run",
+    "judged_reference", "load_engine", "open_session", "repaired_engine", "serve_engine",
+    "served_result",
 ]  # fmt: skip
+
+Arms = Mapping[str, Arm]
 
 _BRIEF_S = 0.5  # of each batch size in a replicate, where there is nothing to compare with
 _SERVED = 4  # replicates of the screening of a served engine: each loads all models anew
@@ -83,6 +90,7 @@ class Session:
         costs: of the models, on demand.
         recorder: what was found.
         progress: tells of long steps.
+        live: shows how far a step is, where that can be seen.
         seed: of all that is drawn.
         rng: order of loading, and placement in memory.
         condition: of the machine at the start.
@@ -99,6 +107,7 @@ class Session:
     costs: ModelCosts
     recorder: Recorder
     progress: Progress
+    live: Callable[[str], None]
     seed: int
     rng: random.Random
     condition: Mapping[str, Any] = field(default_factory=describe_machine)
@@ -166,10 +175,36 @@ class Session:
         """
         known, name = self.recorder.measured, result.variant.id
         if (name, batch) not in known:
-            with self.recorder.measuring():
+            with self.recorder.measuring(), self.progress(f"speed of {name}") as say:
                 batches = self.recorder.batches_with(result, batch)
+                if say:
+                    say(f"batch {', '.join(map(str, batches))}")
                 self.judge_speed(result, rig, batches, self.judge)
         return known[name, batch]
+
+    def _shown(self, rig: Rig) -> Rig:
+        """The rig, each of its replicates shown."""
+        numbers = itertools.count(1)
+
+        def opened(sizes: Sequence[int], rng: random.Random) -> AbstractContextManager[Arms]:
+            self.live(f"replicate {next(numbers)}, batch {', '.join(map(str, sizes))}")
+            return rig.open_arms(sizes, rng)
+
+        return replace(rig, open_arms=opened)
+
+    def plan(self, variants: Collection[Variant]) -> Plan:
+        """What is about to be done for these variants, the batch sizes of tests noted before."""
+        known = bool(self.comparisons.baselines.models())
+        short = not (known or self.options.beside or self._wants_long)
+        full_s = self.options.measure_s / self.options.replicates
+        timed = [self.recorder.planned[v] for v in variants if v in self.recorder.planned]
+        return Plan(
+            variants,
+            timed,
+            FEWEST_REPLICATES if short else self.options.replicates,
+            _BRIEF_S if short else full_s,
+            self.prepare.store.has_any("engine"),
+        )
 
     def _measured_before(
         self, result: Result, batches: Sequence[int], missing: Judgement
@@ -185,10 +220,14 @@ class Session:
         return {b: replace(m, speed=replace(m.speed, judgement=missing)) for b, m in found.items()}
 
     def _may_be_brief(self, result: Result) -> bool:
-        """Tell if nobody asked for a long measurement, nor for figures to be kept."""
+        return not (self._wants_long or result.variant.served)
+
+    @property
+    def _wants_long(self) -> bool:
+        """Tell if somebody asked for a long measurement, or for figures to be kept."""
         options = self.options
         asked = options.own_time or options.history or options.refresh is not Refresh.NONE
-        return not (asked or options.calibrate or result.variant.served)
+        return asked or options.calibrate
 
     def judge_speed(
         self, result: Result, rig: Rig, batches: Sequence[int], judge: SpeedJudge
@@ -203,7 +242,7 @@ class Session:
         if not found:
             self.recorder.note_timed(result, rig, batches)
             key = self.comparisons.evidence_key(result, rig.compared)
-            found = judge.judge(rig, batches, comparison, key)
+            found = judge.judge(self._shown(rig), batches, comparison, key)
         self.recorder.measured |= {(name, batch): one for batch, one in found.items()}
         latest = self.recorder.latest(result)
         speeds = (*latest.speeds, *(one.speed for one in found.values()))
@@ -245,7 +284,10 @@ def _begun(
 
 
 def open_session(
-    options: Options, progress: Progress, evidence: Mapping[str, float] | None = None
+    options: Options,
+    progress: Progress,
+    evidence: Mapping[str, float] | None = None,
+    live: Callable[[str], None] = lambda _: None,
 ) -> Session:
     """Begin a run; `evidence` is what earlier runs left. Raises errors of the family."""
     backend, why = resolve(options.backend)
@@ -277,6 +319,7 @@ def open_session(
         costs=ModelCosts(options),
         recorder=recorder,
         progress=progress,
+        live=live,
         seed=seed,
         rng=random.Random(seed),  # noqa: S311 - placement, not secrets
     )
