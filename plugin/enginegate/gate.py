@@ -389,9 +389,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def _announce(run: "Session", progress: _Progress, variants: "list[Variant]") -> None:
-    from enginegate.session import announced
+    from enginegate.session import announced, plan_of
 
-    said = announced(run.plan(variants), run.options)
+    said = announced(plan_of(run, variants), run.options)
     progress.whole = said.partition(":")[0]
     progress.say(said)
 

@@ -9,6 +9,7 @@ from enginegate.accuracy.bootstrap import Interval
 from enginegate.report.decision import decide
 from enginegate.report.page import Decision
 from enginegate.report.text import summary
+from enginegate.session.recorder import Recorder
 from enginegate.session.worth import twin_of, weighed
 from enginegate.verdicts import Judgement, Verdict
 
@@ -84,7 +85,9 @@ def test_an_accepted_one_ships_with_its_reason_and_an_idle_reason_is_told():
 def twin(*others, content=None):
     mine = engine("best", FAST)
     hashes = {x.variant.id: "same" for x in (mine, *others)}
-    return twin_of(mine, others, hashes if content is None else content)
+    known = Recorder(results={x.variant.id: x for x in others})
+    known.content = hashes if content is None else content
+    return twin_of(mine, known)
 
 
 def test_a_twin_has_the_same_files_ran_alike_and_gave_the_same():

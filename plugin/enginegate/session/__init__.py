@@ -1,11 +1,9 @@
 """One run: what it prepares once, what it found, and what it leaves behind. Knows no pytest."""
 
-import itertools
 import random
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,10 +29,11 @@ from enginegate.models import Exported, Workload
 from enginegate.results import DOUBT, Context, Result
 from enginegate.serving import EngineServer
 from enginegate.session.again import task_of
+from enginegate.session.brief import BRIEFLY, brief_rig, measured_before, shown, tell, wants_long
 from enginegate.session.comparison import Comparisons, compared, measured_beside, named
 from enginegate.session.costs import ModelCosts
 from enginegate.session.diagnosis import diagnosed, repaired_engine
-from enginegate.session.estimate import Plan, announced
+from enginegate.session.estimate import announced, plan_of
 from enginegate.session.finish import finish_run
 from enginegate.session.leftovers import sweep_leftovers
 from enginegate.session.preparation import Preparation, Progress, Reference, context_of
@@ -44,7 +43,6 @@ from enginegate.session.truth import judged_reference
 from enginegate.session.worth import twin_of
 from enginegate.speed import (
     FEWEST_REPLICATES,
-    Arm,
     Measured,
     Rig,
     Rules,
@@ -53,24 +51,16 @@ from enginegate.speed import (
     Unchanged,
     gating_rules,
 )
-from enginegate.variants import Precision, Variant
-from enginegate.verdicts import Judgement, Refresh
+from enginegate.verdicts import Refresh
 
-_BRIEFLY = (
-    "measured shortly, as there is nothing to compare with: each speedup is known as well as its "
-    "interval says; --gate-measure-s=8 measures longer"
-)
 _UNJUDGED = f"{DOUBT}the project's own `reference` was not compared with the model"
 
 __all__ = [
     "Progress", "Recorder", "Reference", "Session", "announced", "diagnosed", "finish_run",
-    "judged_reference", "load_engine", "open_session", "repaired_engine", "serve_engine",
-    "served_result",
+    "judged_reference", "load_engine", "open_session", "plan_of", "repaired_engine",
+    "serve_engine", "served_result",
 ]  # fmt: skip
 
-Arms = Mapping[str, Arm]
-
-_BRIEF_S = 0.5  # of each batch size in a replicate, where there is nothing to compare with
 _SERVED = 4  # replicates of the screening of a served engine: each loads all models anew
 
 
@@ -89,8 +79,7 @@ class Session:
         server: serves engines; None without --gate-serve.
         costs: of the models, on demand.
         recorder: what was found.
-        progress: tells of long steps.
-        live: shows how far a step is, where that can be seen.
+        progress, live: tell of long steps, and how far one is where that can be seen.
         seed: of all that is drawn.
         rng: order of loading, and placement in memory.
         condition: of the machine at the start.
@@ -124,10 +113,8 @@ class Session:
         context = context_of(self.options, model, workload, deployment)
         ranges = self.prepare.ranges(built, model, workload)
         result = _begun(self, built, executed, model, context, ranges)
-        name, accepted = result.variant.id, model.spec.accept.get(result.variant.precision, {})
-        self.recorder.content[name] = built.files_sha256
-        self.recorder.worth[name] = accepted.get("dominated", "")
-        self.costs.note(name, model, built.backend, built.precision, executed)
+        self.recorder.note_engine(result, built, model.spec)
+        self.costs.note(result.variant.id, model, built.backend, built.precision, executed)
         return self.recorder.open(built.variant, result)
 
     def judge_embeddings(
@@ -147,9 +134,7 @@ class Session:
             accuracy = judge.probed(accuracy, engine) if engine else accuracy
         accuracy = judge.rebuilt(accuracy, found, builds)
         judged = replace(result, accuracy=accuracy)
-        known = list(self.recorder.results.values())
-        twin = "" if result.variant.served else twin_of(judged, known, self.recorder.content)
-        return self.recorder.keep(replace(judged, same_as=twin))
+        return self.recorder.keep(replace(judged, same_as=twin_of(judged, self.recorder)))
 
     def rig(self, built: Built, model: Exported, workload: Workload) -> Rig:
         """Time a variant beside its baseline's engine, or the reference where there is none."""
@@ -177,57 +162,9 @@ class Session:
         if (name, batch) not in known:
             with self.recorder.measuring(), self.progress(f"speed of {name}") as say:
                 batches = self.recorder.batches_with(result, batch)
-                if say:
-                    say(f"batch {', '.join(map(str, batches))}")
+                tell(say, f"batch {', '.join(map(str, batches))}")
                 self.judge_speed(result, rig, batches, self.judge)
         return known[name, batch]
-
-    def _shown(self, rig: Rig) -> Rig:
-        """The rig, each of its replicates shown."""
-        numbers = itertools.count(1)
-
-        def opened(sizes: Sequence[int], rng: random.Random) -> AbstractContextManager[Arms]:
-            self.live(f"replicate {next(numbers)}, batch {', '.join(map(str, sizes))}")
-            return rig.open_arms(sizes, rng)
-
-        return replace(rig, open_arms=opened)
-
-    def plan(self, variants: Collection[Variant]) -> Plan:
-        """What is about to be done for these variants, the batch sizes of tests noted before."""
-        known = bool(self.comparisons.baselines.models())
-        short = not (known or self.options.beside or self._wants_long)
-        full_s = self.options.measure_s / self.options.replicates
-        timed = [self.recorder.planned[v] for v in variants if v in self.recorder.planned]
-        return Plan(
-            variants,
-            timed,
-            FEWEST_REPLICATES if short else self.options.replicates,
-            _BRIEF_S if short else full_s,
-            self.prepare.store.has_any("engine"),
-        )
-
-    def _measured_before(
-        self, result: Result, batches: Sequence[int], missing: Judgement
-    ) -> dict[int, Measured]:
-        """What was measured of an earlier engine that is this one; empty if not all of it was."""
-        known, other = self.recorder.measured, self.recorder.latest(result).same_as
-        twin = replace(result.variant, precision=Precision(other)).id if other else ""
-        if any((twin, batch) not in known for batch in batches):
-            return {}
-        found = {batch: known[twin, batch] for batch in batches}
-        if any(one.speed.change for one in found.values()):
-            return {}
-        return {b: replace(m, speed=replace(m.speed, judgement=missing)) for b, m in found.items()}
-
-    def _may_be_brief(self, result: Result) -> bool:
-        return not (self._wants_long or result.variant.served)
-
-    @property
-    def _wants_long(self) -> bool:
-        """Tell if somebody asked for a long measurement, or for figures to be kept."""
-        options = self.options
-        asked = options.own_time or options.history or options.refresh is not Refresh.NONE
-        return asked or options.calibrate
 
     def judge_speed(
         self, result: Result, rig: Rig, batches: Sequence[int], judge: SpeedJudge
@@ -235,14 +172,14 @@ class Session:
         """Measure batch sizes, or levels of a served engine, and record their speeds, judged."""
         comparison = self.comparisons.of(result, batches, rig.compared)
         name, found = result.variant.id, dict[int, Measured]()
-        if not comparison.anchors and self._may_be_brief(result):
-            rig, judge = replace(rig, replicate_s=_BRIEF_S * len(batches), brief=True), self.brief
-            self.recorder.note(result, _BRIEFLY)
-            found = self._measured_before(result, batches, comparison.missing)
+        if not (comparison.anchors or result.variant.served or wants_long(self.options)):
+            rig, judge = brief_rig(rig, batches), self.brief
+            self.recorder.note(result, BRIEFLY)
+            found = measured_before(self.recorder, result, batches, comparison.missing)
         if not found:
             self.recorder.note_timed(result, rig, batches)
             key = self.comparisons.evidence_key(result, rig.compared)
-            found = judge.judge(self._shown(rig), batches, comparison, key)
+            found = judge.judge(shown(rig, self.live), batches, comparison, key)
         self.recorder.measured |= {(name, batch): one for batch, one in found.items()}
         latest = self.recorder.latest(result)
         speeds = (*latest.speeds, *(one.speed for one in found.values()))

@@ -2,9 +2,15 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from enginegate.config import Options
+from enginegate.session.brief import BRIEF_S, wants_long
+from enginegate.speed import FEWEST_REPLICATES
 from enginegate.variants import Precision, Variant
+
+if TYPE_CHECKING:
+    from enginegate.session import Session
 
 # Seconds on two cores, of the shipped models: measured between MiniLM, the smaller, and DistilBERT.
 _MODEL_S, _EXPORT_S = 5.0, 50.0
@@ -30,6 +36,20 @@ class Plan:
     replicates: int
     cell_s: float
     built: bool
+
+
+def plan_of(session: "Session", variants: Sequence[Variant]) -> Plan:
+    """The plan of a run for these variants, the batch sizes of its tests noted before."""
+    options, planned = session.options, session.recorder.planned
+    known = bool(session.comparisons.baselines.models())
+    short = not (known or options.beside or wants_long(options))
+    return Plan(
+        variants,
+        [planned[variant] for variant in variants if variant in planned],
+        FEWEST_REPLICATES if short else options.replicates,
+        BRIEF_S if short else options.measure_s / options.replicates,
+        session.prepare.store.has_any("engine"),
+    )
 
 
 def announced(plan: Plan, options: Options) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 
 from enginegate.accuracy import AgainstTruth
 from enginegate.diagnostics import Repair
+from enginegate.engines import Built
 from enginegate.errors import ModelError
+from enginegate.models import ModelSpec
 from enginegate.results import Result
 from enginegate.session.again import Task
 from enginegate.speed import Measured, OpenArms, Rig
@@ -93,6 +95,12 @@ class Recorder:
     def update(self, result: Result, **parts: Any) -> Result:
         """Change parts of the latest record of a variant; `result` is it where there is none."""
         return self.keep(dataclasses.replace(self.latest(result), **parts))
+
+    def note_engine(self, result: Result, built: Built, spec: ModelSpec) -> None:
+        """Keep what a variant's engine is told by from others, and why it may ship all the same."""
+        self.content[result.variant.id] = built.files_sha256
+        accepted = spec.accept.get(result.variant.precision, {})
+        self.worth[result.variant.id] = accepted.get("dominated", "")
 
     def note(self, result: Result, text: str) -> None:
         """Add to the notes of the latest record of a variant, once."""

@@ -4,18 +4,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from enginegate.results import Result
+from enginegate.session.recorder import Recorder
 from enginegate.variants import Precision
 from enginegate.verdicts import Verdict
 
 
-def twin_of(result: Result, others: Sequence[Result], content: Mapping[str, str]) -> str:
+def twin_of(result: Result, known: Recorder) -> str:
     """The precision of an earlier engine with the same files that gave the same; empty for none.
 
-    `content` is the hash of each engine's files by its id. A file does not say by itself in which
-    type it runs, so what ran and what came of it must agree too.
+    A file does not say by itself in which type it runs, so what ran and what came of it must agree
+    too. A served engine has none.
     """
-    mine = content.get(result.variant.id)
-    for other in others:
+    content = known.content
+    mine = "" if result.variant.served else content.get(result.variant.id)
+    for other in known.results.values():
         if other.variant.model != result.variant.model or other.variant.served:
             continue
         same_files = mine and content.get(other.variant.id) == mine
