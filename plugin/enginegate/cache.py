@@ -36,6 +36,7 @@ class Entry:
         folder: its files; never changed after it appeared.
         properties: what its builder returned, as JSON.
         key: what it was built from, as JSON; empty where that is not known.
+        files: hash of each file but the manifest, as it was verified; empty where it was not.
         built: whether this run built it.
         note: why it was built again although it was there; empty otherwise.
     """
@@ -45,13 +46,15 @@ class Entry:
     key: Mapping[str, Any] = field(default_factory=dict)
     built: bool = False
     note: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Store:
-    """The folder that holds all entries, one subfolder per kind."""
+    """The folder that holds all entries, one subfolder per kind; `making` hears of new ones."""
 
     root: Path
+    making: Callable[[str], None] = field(default=lambda _: None, compare=False, repr=False)
 
     def get_or_build(self, kind: str, key: Key, build: Build) -> Entry:
         """The entry of `key`, built by `build(folder)` unless a whole one is there.
@@ -66,8 +69,13 @@ class Store:
                 return _in_place(folder)
             except StoreError as error:
                 note = str(error)
+        self.making(kind)
         self._build(folder, key, build)
         return replace(_in_place(folder), built=True, note=note)
+
+    def has_any(self, kind: str) -> bool:
+        """Tell if there is any entry of a kind, whole or not."""
+        return any(not path.name.startswith(".") for path in self.root.glob(f"{kind}/*"))
 
     def find(self, kind: str, name: str) -> Entry | None:
         """The entry of that name; None if it is not there or damaged."""
@@ -98,7 +106,7 @@ class Store:
 def read_entry(folder: Path) -> Entry:
     """An entry that was copied elsewhere. Raises OSError, ValueError and others for all damage."""
     manifest = _whole(folder)
-    return Entry(folder, manifest["properties"], manifest["key"])
+    return Entry(folder, manifest["properties"], manifest["key"], files=manifest["files"])
 
 
 def _fill(folder: Path, key: Key, build: Build) -> None:

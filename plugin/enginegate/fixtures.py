@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from enginegate.files import for_terminal
-from enginegate.gate import SESSION, Gate, ModelGate
+from enginegate.gate import LABEL, SESSION, Gate, ModelGate
 
 if TYPE_CHECKING:
     from enginegate.accuracy import EmbeddingJudge, Limits, UserTexts
@@ -294,5 +294,5 @@ def _labels(result: "Result") -> dict[str, str]:
         "variant": result.variant.id,
         "ran": result.ran,
         "weights": result.context.weights,
-        "workload_sha256": result.context.workload_sha256,
+        LABEL: result.context.workload_sha256,
     }

@@ -5,6 +5,7 @@ The hooks come with `enginegate.fixtures`, so only to a project that uses them.
 
 import contextlib
 import os
+import shlex
 import signal
 import threading
 import time
@@ -23,11 +24,14 @@ if TYPE_CHECKING:
     from enginegate.results import Result
     from enginegate.session import Recorder, Session
     from enginegate.speed import Measured, Speed, Unchanged
+    from enginegate.variants import Variant
 
 PROPERTY = "enginegate_verdict"
 ERROR = "error"
 SERVER = "enginegate_server"
+LABEL = "workload_sha256"  # of an engine's figures in files of pytest-benchmark
 SESSION = pytest.StashKey["Session"]()
+_PROGRESS = pytest.StashKey["_Progress"]()
 
 _COLOURS = {"ship": "green", "ship (new)": "green", "hold": "yellow", "block": "red"}
 _MODEL, _VARIANT = "enginegate_model", "enginegate_variant"
@@ -188,7 +192,9 @@ def start(config: pytest.Config) -> None:
         check_drawable()
     cache = getattr(config, "cache", None)
     evidence = cache.get(_EVIDENCE, {}) if cache else {}
-    config.stash[SESSION] = open_session(options, lambda what: _progress(config, what), evidence)
+    progress = _Progress(config)
+    config.stash[_PROGRESS] = progress
+    config.stash[SESSION] = open_session(options, progress.step, evidence, progress.show)
     _end_orderly(config)
 
 
@@ -210,29 +216,69 @@ def _terminated(config: pytest.Config) -> None:
     pytest.exit("SIGTERM")
 
 
-@contextlib.contextmanager
-def _progress(config: pytest.Config, what: str) -> Iterator[Callable[[str], None]]:
-    """Say how long a step took, but of quick steps; inside, whatever the step has to say."""
+class _Progress:
+    """Tells of a run's steps past pytest's capturing; nothing with -q or without a terminal report.
 
-    def say(text: str) -> None:
-        _say(config, f"{what}: {text}")
+    A line where a step has something to say, and one at the end of what took a second or more; on
+    a terminal also a line that changes, with the step, how far it is, and how long the run takes.
+    """
 
-    start = time.monotonic()
-    yield say
-    elapsed_s = time.monotonic() - start
-    if elapsed_s >= 1:
-        say(f"{elapsed_s:.1f} s")
+    def __init__(self, config: pytest.Config) -> None:
+        self._config, self._start_s = config, time.monotonic()
+        self._steps: list[str] = []
+        self._is_live = False
+        self.whole = ""
 
+    @contextlib.contextmanager
+    def step(self, what: str) -> Iterator[Callable[[str], None]]:
+        """A step; inside, whatever it has to say."""
+        start_s = time.monotonic()
+        self._steps.append(what)
+        self.show("")
+        try:
+            yield lambda text: self.say(f"{what}: {text}")
+        finally:
+            self._steps.pop()
+            self._clear()
+        if (elapsed_s := time.monotonic() - start_s) >= 1:
+            self.say(f"{what}: {elapsed_s:.1f} s")
 
-def _say(config: pytest.Config, text: str) -> None:
-    """Write a line past pytest's capturing; nothing with -q."""
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    capture = config.pluginmanager.get_plugin("capturemanager")
-    if reporter is None or config.get_verbosity() < 0:
-        return
-    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-        reporter.ensure_newline()
-        reporter.write_line(for_terminal(f"enginegate: {text}"))
+    def say(self, text: str) -> None:
+        """Write a line that stays."""
+        self._clear()
+        with self._reporter() as reporter:
+            if reporter:
+                reporter.ensure_newline()
+                reporter.write_line(for_terminal(f"enginegate: {text}"))
+
+    def show(self, text: str) -> None:
+        """Rewrite the line that changes."""
+        passed = f"{time.monotonic() - self._start_s:.0f} s" + (self.whole and f" of {self.whole}")
+        said = ": ".join(filter(None, ["enginegate", *self._steps[-1:], text]))
+        with self._reporter() as reporter:
+            if reporter and reporter.isatty:
+                if not self._is_live:
+                    reporter.ensure_newline()
+                width = max(0, reporter._tw.fullwidth - 1)
+                reporter.rewrite(for_terminal(f"{said} ({passed})")[:width], erase=True)
+                reporter._tw.flush()
+                self._is_live = True
+
+    def _clear(self) -> None:
+        if self._is_live:
+            with self._reporter() as reporter:
+                reporter.rewrite("", erase=True)
+                reporter.rewrite("")
+            self._is_live = False
+
+    @contextlib.contextmanager
+    def _reporter(self) -> Iterator[Any]:
+        """What writes to the terminal, uncaptured; None where nothing is to be written."""
+        manager = self._config.pluginmanager
+        capture = manager.get_plugin("capturemanager")
+        quiet = self._config.get_verbosity() < 0
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+            yield None if quiet else manager.get_plugin("terminalreporter")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -340,9 +386,32 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Note which batch sizes of each variant will be timed, to time them in one go."""
     run = session.config.stash.get(SESSION, None)
     if run is not None:
-        run.recorder.plan(
-            item.callspec.params for item in session.items if hasattr(item, "callspec")
-        )
+        found = [_params(item) for item in session.items]
+        run.recorder.plan(found)
+        variants = dict.fromkeys(p[_VARIANT] for p in found if p.get(_VARIANT))
+        if variants and not session.config.option.collectonly:
+            _announce(run, session.config.stash[_PROGRESS], list(variants))
+
+
+def _announce(run: "Session", progress: _Progress, variants: "list[Variant]") -> None:
+    from enginegate.session import announced, plan_of
+
+    said = announced(plan_of(run, variants), run.options)
+    progress.whole = said.partition(":")[0]
+    progress.say(said)
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)  # a hook of pytest-benchmark
+def pytest_benchmark_group_stats(config: pytest.Config, benchmarks: list[Any]) -> None:
+    """Leave engines out of pytest-benchmark's table, unless one of its options was given."""
+    if not _benchmark_options(config):
+        benchmarks[:] = [one for one in benchmarks if LABEL not in one.get("extra_info", ())]
+
+
+def _benchmark_options(config: pytest.Config) -> bool:
+    given = [*config.invocation_params.args, *config.getini("addopts")]
+    words = [*map(str, given), *shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))]
+    return any(word.startswith("--benchmark-") for word in words)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest writes JUnit's XML

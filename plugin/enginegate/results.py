@@ -108,6 +108,8 @@ class Result:
             not, or was timed all the same.
         truth: whether the reference is the model; None in reports of older versions.
         ranges: the model's numbers in fp16; None for an engine that has none in it.
+        same_as: precision of an earlier engine of the run whose files it has; empty for none.
+        dominated: by which fp32 it is beaten in speed and accuracy, and how far; empty for none.
     """
 
     variant: Variant
@@ -133,6 +135,8 @@ class Result:
     accepted: tuple[str, ...] = ()
     truth: AgainstTruth | None = None
     ranges: Ranges | None = None
+    same_as: str = ""
+    dominated: str = ""
 
     @property
     def faults(self) -> tuple[str, ...]:

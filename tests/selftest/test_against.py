@@ -177,5 +177,5 @@ def test_two_yardsticks_that_differ_make_the_run_invalid(project):
     project.plant_sentinel("slow")
     result = project.judge("--gate-replicates=8")
     assert result.ret == Exit.INVALID
-    result.stdout.fnmatch_lines(["*invalid: two copies of the yardstick differ: *"])
+    result.stdout.fnmatch_lines(["*invalid: two copies of the control differ: *"])
     assert "regressed" not in result.stdout.str()

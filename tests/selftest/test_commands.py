@@ -132,7 +132,7 @@ def test_calibration_is_stored_beside_the_baselines(project):
     result = project.judge("--gate-calibrate", "--gate-measure-seed=1")
     assert result.ret == 0
     result.stdout.fnmatch_lines(
-        ["calibration: tiny-faulty-fp32 batch 1: bias *% of 300 played runs are *; sees *"]
+        ["calibration: tiny-faulty-fp32 batch 1: bias *% of 300 played runs are *; detectable: *"]
     )
     (path,) = project.path.glob("baselines/*/calibration.json")
     cells = json.loads(path.read_text())["cells"]

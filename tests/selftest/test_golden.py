@@ -452,7 +452,7 @@ def pytest_help(place):
     asked = [sys.executable, "-m", "pytest", "--help"]
     found = subprocess.run(asked, cwd=place, env=told, capture_output=True, text=True, check=True)
     groups = re.split(r"^(?=\S.*:$)", found.stdout, flags=re.MULTILINE)
-    return "".join(group for group in groups if group.startswith(("may this", "what load")))
+    return "".join(group for group in groups if group.startswith("enginegate: "))
 
 
 CASES = {

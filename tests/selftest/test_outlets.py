@@ -34,7 +34,7 @@ CLEAN = (
 )
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200b\u202e\ud800-\udfff]")
 RAW_WRITER = re.compile(
-    r"print|.*\.write_line|pytest\.(fail|skip|UsageError|fail\.Exception)|.*sections\.append"
+    r"print|.*\.write_line|.*\.rewrite|pytest\.(fail|skip|UsageError|fail\.Exception)|.*sections\.append"
 )
 
 

@@ -353,3 +353,14 @@ def test_further_builds_are_compared_and_judged(project, fault):
         result.stdout.fnmatch_lines(
             ["fp32: the same input twice: the same bits; builds differ by *"]
         )
+
+
+def test_the_table_of_pytest_benchmark_is_shown_where_it_is_asked_for(project):
+    project.write("test_own.py", "def test_own(benchmark):\n    benchmark(int)\n")
+    quiet = project.judge().stdout.str()
+    assert "test_own " in quiet
+    assert "test_not_slower[tiny-faulty-fp32-1] " not in quiet
+    asked = project.judge("--benchmark-columns=min").stdout.str()
+    assert "test_not_slower[tiny-faulty-fp32-1] " in asked
+    monkey = project.judge("-p", "no:benchmark", "--ignore=test_own.py")
+    monkey.assert_outcomes(passed=2, skipped=2)

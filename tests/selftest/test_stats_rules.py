@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from enginegate.speed.change import describe, judge_change
+from enginegate.speed.change import TOO_NOISY, describe, judge_change
 from enginegate.speed.stats import (
     FEWEST_FOR_P99,
     Anchor,
@@ -236,3 +236,25 @@ def test_a_rerun_multiplies_the_evidence():
 def test_a_change_in_words():
     assert describe(Change(1.123, 1.098, 1.149, 9, 0.1)) == "12.3 % slower (+9.8 … +14.9 %)"
     assert describe(Change(0.9, 0.8, 0.95, 0, 0.1)) == "10.0 % faster (-20.0 … -5.0 %)"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (Change(1.1, 1.05, 1.2, 1.0, 0.07), "10.0 % slower (+5.0 … +20.0 %)"),
+        (Change(3.0, 2.5, 3.5, 1.0, 1.5), "200.0 % slower (+150.0 … +250.0 %)"),
+        (Change(1.1, 0.6, 12.5, 1.0, 1.5), TOO_NOISY),
+        (Change(1.1, 1.05, math.inf, 1.0, 0.07), TOO_NOISY),
+        (Change(1.1, 0.0, 1.2, 1.0, 0.07), TOO_NOISY),
+        (Change(1.1, 0.9, 1.2, 1.0, math.nan), TOO_NOISY),
+    ],
+)
+def test_noise_is_said_as_noise(changed, words):
+    assert describe(changed) == words
+
+
+def test_noise_contains_no_limit_and_other_intervals_do():
+    noise = judge_change(Change(1.1, 0.6, 12.5, 1.0, 1.5), 0.05)
+    assert (noise.verdict, noise.reasons) == (Verdict.UNDECIDED, (TOO_NOISY,))
+    unsure = judge_change(Change(1.1, 0.9, 1.2, 1.0, 0.2), 0.05)
+    assert unsure.reasons == ("10.0 % slower (-10.0 … +20.0 %) contains the limit of 5.0%",)

@@ -172,7 +172,7 @@ def judge_accuracy(
     """FAIL beyond `limits`, FLAGGED within them but beyond the `tight` ones, else PASS.
 
     A limit on rankings or on labelled pairs is broken where the whole interval says so, or by a
-    single text; one that the interval holds is given as a reason, and decides nothing.
+    single text; one that the interval contains is given as a reason, and decides nothing.
     """
     held = unsure(retrieval, limits) if retrieval else ()
     if broken := _broken(deltas, retrieval, sts, limits):

@@ -243,15 +243,15 @@ def rank_violations(retrieval: Retrieval, limits: Limits) -> tuple[str, ...]:
 
 
 def unsure(retrieval: Retrieval, limits: Limits) -> tuple[str, ...]:
-    """Every limit that the figure misses and its interval holds: more texts would decide."""
+    """Every limit that the figure misses and its interval contains: more texts would decide."""
     held = [
-        f"{name} {getattr(retrieval, name).words} holds the limit of {getattr(limits, name):g}"
+        f"{name} {getattr(retrieval, name).words} contains the limit of {getattr(limits, name):g}"
         for name in _RANKED
         if getattr(retrieval, name).value < getattr(limits, name) <= getattr(retrieval, name).high
     ]
     change = retrieval.ndcg_at_10.change if retrieval.ndcg_at_10 else None
     if change and change.value < -limits.ndcg_loss <= change.high:
-        held.append(f"ndcg_loss: {change.words} holds the limit of {-limits.ndcg_loss:g}")
+        held.append(f"ndcg_loss: {change.words} contains the limit of {-limits.ndcg_loss:g}")
     return tuple(held)
 
 

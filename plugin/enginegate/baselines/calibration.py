@@ -172,8 +172,8 @@ def calibration_lines(found: Mapping[str, Calibration]) -> list[str]:
 
 
 def _words(found: Calibration) -> str:
-    sees = f"sees {found.visible:.1%} or more" if found.visible else "sees nothing under 100 %"
+    least = f"{found.visible:.1%} or more" if found.visible else "nothing under 100 %"
     return (
         f"bias {found.bias:+.2%}, spread {found.spread:.2%} over {found.replicates} replicates; "
-        f"{found.false_alarm_rate:.1%} of {_RUNS} played runs are false alarms; {sees}"
+        f"{found.false_alarm_rate:.1%} of {_RUNS} played runs are false alarms; detectable: {least}"
     )

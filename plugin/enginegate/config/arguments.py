@@ -93,8 +93,8 @@ SERVING = (
 )
 # fmt: on
 _GROUPS = (
-    ("enginegate", "may this engine ship?", GATE),
-    ("enginegate serving", "what load does this engine carry?", SERVING),
+    ("enginegate", "enginegate: may this engine ship?", GATE),
+    ("enginegate serving", "enginegate: what load does this engine carry?", SERVING),
 )
 _SWITCH = {"action": "store_true", "default": None}  # None: not given, the table is asked
 _VALUED = {option.flag for option in (*GATE, *SERVING) if option.metavar}

@@ -12,6 +12,7 @@ from enginegate.config.settings import (
     flag_of,
     given,
     mapping,
+    raw,
     read_table,
     refuse_unknown,
 )
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from enginegate.models import ModelSpec
 
+_TIME = ("replicates", "measure_s", "max_time_per_variant")
 UNNAMED_MODEL = "model"  # the plan's name for a model that only a `model` fixture defines
 
 
@@ -37,6 +39,7 @@ class Options:
     Attributes:
         models_narrowed: whether --gate-model named the models.
         specs: every model definition by name.
+        own_time: whether an option of time was given: it holds also where nothing is compared.
         strict: pytest's own; a flag fails its test.
         rootpath: pytest's root folder.
         selection: arguments that name the tests of this run, paths absolute.
@@ -58,6 +61,7 @@ class Options:
     replicates: int
     measure_s: float
     max_time_s: float
+    own_time: bool
     max_slowdown: float
     max_slowdown_p99: float
     gate: GateLevel
@@ -160,6 +164,7 @@ class Options:
         serving = Settings(config, SERVING, mapping(table, "serve"))
         return cls(
             **values,
+            own_time=any(raw(get, row) is not None for row in GATE if row.name in _TIME),
             models_narrowed=bool(given(config, "model")),
             specs=specs,
             strict=_strict(config),

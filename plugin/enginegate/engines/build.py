@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enginegate.cache import Entry, Store
+from enginegate.cache import MANIFEST, Entry, Store
 from enginegate.engines.api import (
     EXPECTED_TYPES,
     ONNX_FILE,
@@ -23,7 +23,7 @@ from enginegate.engines.api import (
 from enginegate.engines.measure import median_call_s
 from enginegate.engines.registry import get_backend, is_shipped
 from enginegate.errors import EngineError
-from enginegate.files import sha256_of_folder, sha256_of_json
+from enginegate.files import sha256_of, sha256_of_folder, sha256_of_json
 from enginegate.machine import library_versions, this_machine
 from enginegate.models import (
     Batch,
@@ -74,8 +74,16 @@ class Built:
 
     @property
     def content_sha256(self) -> str:
-        """Hash of the engine's files."""
-        return sha256_of_json(sha256_of_folder(self.entry.folder))
+        """Hash of the engine's files, the manifest among them."""
+        if not self.entry.files:
+            return sha256_of_json(sha256_of_folder(self.entry.folder))
+        manifest = sha256_of(self.entry.folder / MANIFEST)
+        return sha256_of_json({**self.entry.files, MANIFEST: manifest})
+
+    @property
+    def files_sha256(self) -> str:
+        """Hash of what was built, without how; empty where that was not verified."""
+        return sha256_of_json(dict(self.entry.files)) if self.entry.files else ""
 
     @property
     def recipe(self) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from enginegate.variants import Precision, checked_name
 OWN_CODE = " (may run code of its own: trust_remote_code)"  # after the origin of weights
 DROPPED = ": allow_dropped)"  # after the weights that were left out on purpose
 TOKEN_ROLES = ("ids", "mask", "positions", "token_types", "zeros", "ones")
-ACCEPTED = ("executed",)
+ACCEPTED = ("executed", "dominated")
 POOLINGS = ("first", "last", "mean")
 DEFAULT_POOLING = "mean"  # of a transformers folder that says nothing of it
 PACKAGE_PREFIX = "package:"

@@ -99,7 +99,7 @@ def compose_history(model: str, series: Sequence[Series]) -> Page:
             latency_chart(f"{found.title}, latency", [found]),
         )
     )
-    lead = ("A step is one of the time beside the yardstick's: + is slower.",)
+    lead = ("A step is one of the time beside the control's: + is slower.",)
     return Page(
         title="How has its speed developed?",
         headline=f"{model}: {counted(changes, 'change')} of speed",

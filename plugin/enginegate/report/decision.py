@@ -131,6 +131,10 @@ def _flags(result: Result) -> Iterator[Finding]:
     step = f"look at it, then accept it in [tool.enginegate.models.{variant.model}]: {place}"
     for flag in result.flags:
         yield Finding(Decision.HOLD, "not exactly what was requested ran", flag, step)
+    if result.dominated:
+        place = f'accept.{variant.precision} = {{ dominated = "why" }}'
+        step = f"ship fp32; or accept it in [tool.enginegate.models.{variant.model}]: {place}"
+        yield Finding(Decision.HOLD, "not worth shipping", result.dominated, step)
     for flag in result.accepted:
         yield Finding(Decision.SHIP, "accepted", flag)
 

@@ -19,22 +19,22 @@ from enginegate.report.wording.sweeps import analysis_lines, level_line
 from enginegate.report.wording.tokens import token_facts, tokens_line
 from enginegate.results import Result
 from enginegate.serving import Capacity, Load, OpenLevel
-from enginegate.speed import Speed, describe
+from enginegate.speed import Speed, describe, is_noise
 from enginegate.variants import Precision, Variant
 from enginegate.verdicts import Judgement, Verdict
 
 HEADER = (
-    "asked",
-    "ran",
+    "requested",
+    "executed",
     "max |delta|",
-    "worst cos",
+    "min cosine",
     "recall@10",
     "p50 ms",
     "p99 ms",
     "texts/s",
-    "x ref",
+    "speedup",
     "change",
-    "sees",
+    "detectable",
     "embeddings",
     "speed",
 )
@@ -115,7 +115,7 @@ def _row(result: Result) -> Row:
         *(_loaded(result.load) if result.load else _timed(result)),
         f"{last.yardstick_ratio:.2f}" if last and not result.context.against else NOTHING,
         worst_change(result),
-        _sees(result),
+        _detectable(result),
         str(result.embedding_verdict),
         str(result.speed_verdict),
     )
@@ -123,10 +123,16 @@ def _row(result: Result) -> Row:
 
 def brief_row(result: Result, *, narrow: bool) -> Row:
     """Its figures as BRIEF names them, or as NARROW does."""
-    cells = dict(zip(HEADER, _row(result), strict=True))
-    names = ("asked", "ran", "worst cos", "p50 ms", "texts/s", "x ref", "change")
-    brief = dict(zip(BRIEF, (cells[name] for name in names), strict=True))
+    brief = dict(zip(HEADER, _row(result), strict=True))
+    brief["speedup"] += _known_to(result) if brief["speedup"] != NOTHING else ""
     return tuple(brief[name] for name in (NARROW if narrow else BRIEF))
+
+
+def _known_to(result: Result) -> str:
+    """How far the speedup is known: ` ±3%`; nothing where that is not known."""
+    _, last = _ends(result)
+    low, ratio, high = last.speedup if last else (0.0, 1.0, math.inf)
+    return f" ±{max(high / ratio, ratio / low) - 1:.0%}" if low and math.isfinite(high) else ""
 
 
 def engine_name(variant: Variant) -> str:
@@ -172,16 +178,20 @@ def _ends(result: Result) -> tuple[Speed | None, Speed | None]:
 
 
 def worst_change(result: Result) -> str:
-    """The change that is slowest over the batch sizes."""
+    """The change that is slowest over the batch sizes, of those that tell anything."""
     changes = [speed.change for speed in result.speeds if speed.change]
-    return describe(max(changes, key=lambda change: change.ratio)) if changes else NOTHING
+    telling = [change for change in changes if not is_noise(change)]
+    worst = max(telling or changes, key=lambda change: change.ratio, default=None)
+    return describe(worst) if worst else NOTHING
 
 
-def _sees(result: Result) -> str:
-    """The smallest slowdown that would have been found at every batch size."""
+def _detectable(result: Result) -> str:
+    """The smallest slowdown that would have been found at every batch size, if under 100 %."""
     changes = [speed.change for speed in result.speeds if speed.change]
     visible = max((change.visible for change in changes), default=math.inf)
-    return f"{visible:.1%}" if changes and math.isfinite(visible) else NOTHING
+    if not changes:
+        return NOTHING
+    return f"{visible:.1%}" if visible < 1 else "nothing < 100%"
 
 
 def merged(notes: Iterable[tuple[str, str]]) -> Iterator[str]:

@@ -45,15 +45,21 @@ def summary(results: Iterable[Result], columns: int, interrupted: str = "") -> l
 def _told(section: ModelTable, interrupted: str, *, narrow: bool) -> list[Line]:
     found = [decided(result, interrupted) for result in section.results]
     header = ("decision", *(NARROW if narrow else BRIEF))
-    rows = [
-        (one.decision, *brief_row(result, narrow=narrow))
-        for one, result in zip(found, section.results, strict=True)
-    ]
+    drawn = [(r, one) for r, one in zip(section.results, found, strict=True) if not r.same_as]
+    rows = [(one.decision, *brief_row(result, narrow=narrow)) for result, one in drawn]
     first, *lines = aligned([header, *rows])
-    table = [Line(text, one.decision) for text, one in zip(lines, found, strict=True)]
-    told = [*_reasons(section.results, found), *section.notes, *_layers(section)]
+    table = [Line(text, one.decision) for text, (_, one) in zip(lines, drawn, strict=True)]
+    reasons = [*_twins(section.results, found), *_reasons(section.results, found)]
+    told = [*reasons, *section.notes, *_layers(section)]
     head = (section.title, "; ".join(section.facts), first)
     return [*map(Line, head), *table, *map(Line, told)]
+
+
+def _twins(results: Sequence[Result], found: Sequence[Decided]) -> Iterator[str]:
+    """Engines that are another's, each once; their rows would say the same again."""
+    for result, one in zip(results, found, strict=True):
+        if result.same_as:
+            yield f"{engine_name(result.variant)} is {result.same_as}'s engine: {one.decision}"
 
 
 def _reasons(results: Sequence[Result], found: Sequence[Decided]) -> Iterator[str]:

@@ -119,7 +119,7 @@ class ServedEngine:
     def started(self) -> Server:
         """The server; ServingError for one that ran already: there is no yardstick on it."""
         if self.server is None:
-            raise ServingError("a server that ran already has no yardstick to compare with")
+            raise ServingError("a server that ran already has no control to compare with")
         return self.server
 
 

@@ -3,7 +3,7 @@
 import random
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from enginegate.models import Exported, Workload
 from enginegate.results import DOUBT, Context, Result
 from enginegate.serving import EngineServer
 from enginegate.session.again import task_of
+from enginegate.session.brief import BRIEFLY, brief_rig, measured_before, shown, tell, wants_long
 from enginegate.session.comparison import (
     Comparisons,
     built_otherwise,
@@ -38,13 +39,16 @@ from enginegate.session.comparison import (
 )
 from enginegate.session.costs import ModelCosts
 from enginegate.session.diagnosis import diagnosed, repaired_engine
+from enginegate.session.estimate import announced, plan_of
 from enginegate.session.finish import finish_run
 from enginegate.session.leftovers import sweep_leftovers
 from enginegate.session.preparation import Preparation, Progress, Reference, context_of
 from enginegate.session.recorder import Recorder
 from enginegate.session.served import load_engine, serve_engine, served_result
 from enginegate.session.truth import judged_reference
+from enginegate.session.worth import twin_of
 from enginegate.speed import (
+    FEWEST_REPLICATES,
     Measured,
     Rig,
     Rules,
@@ -59,8 +63,9 @@ from enginegate.verdicts import Refresh
 _UNJUDGED = f"{DOUBT}the project's own `reference` was not compared with the model"
 
 __all__ = [
-    "Progress", "Recorder", "Reference", "Session", "diagnosed", "finish_run", "judged_reference",
-    "load_engine", "open_session", "repaired_engine", "serve_engine", "served_result",
+    "Progress", "Recorder", "Reference", "Session", "announced", "diagnosed", "finish_run",
+    "judged_reference", "load_engine", "open_session", "plan_of", "repaired_engine",
+    "serve_engine", "served_result",
 ]  # fmt: skip
 
 _SERVED = 4  # replicates of the screening of a served engine: each loads all models anew
@@ -76,11 +81,12 @@ class Session:
         comparisons: what each variant is compared with.
         rules: of the gate.
         judge: times engines of this process.
+        brief: times those that there is nothing to compare with.
         served_judge: times served engines.
         server: serves engines; None without --gate-serve.
         costs: of the models, on demand.
         recorder: what was found.
-        progress: tells of long steps.
+        progress, live: tell of long steps, and how far one is where that can be seen.
         seed: of all that is drawn.
         rng: order of loading, and placement in memory.
         condition: of the machine at the start.
@@ -91,11 +97,13 @@ class Session:
     comparisons: Comparisons
     rules: Rules
     judge: SpeedJudge
+    brief: SpeedJudge
     served_judge: SpeedJudge
     server: EngineServer | None
     costs: ModelCosts
     recorder: Recorder
     progress: Progress
+    live: Callable[[str], None]
     seed: int
     rng: random.Random
     condition: Mapping[str, Any] = field(default_factory=describe_machine)
@@ -112,6 +120,7 @@ class Session:
         context = context_of(self.options, model, workload, deployment)
         ranges = self.prepare.ranges(built, model, workload)
         result = _begun(self, built, executed, model, context, ranges)
+        self.recorder.note_engine(result, built, model.spec)
         self.costs.note(result.variant.id, model, built.backend, built.precision, executed)
         return self.recorder.open(built.variant, result)
 
@@ -131,7 +140,8 @@ class Session:
             accuracy = with_ranges(judge.judge(found, engine), result.ranges)
             accuracy = judge.probed(accuracy, engine) if engine else accuracy
         accuracy = judge.rebuilt(accuracy, found, builds)
-        return self.recorder.keep(replace(result, accuracy=accuracy))
+        judged = replace(result, accuracy=accuracy)
+        return self.recorder.keep(replace(judged, same_as=twin_of(judged, self.recorder)))
 
     def rig(self, built: Built, model: Exported, workload: Workload) -> Rig:
         """Time a variant beside its baseline's engine, or the reference where there is none."""
@@ -162,8 +172,9 @@ class Session:
         """
         known, name = self.recorder.measured, result.variant.id
         if (name, batch) not in known:
-            with self.recorder.measuring():
+            with self.recorder.measuring(), self.progress(f"speed of {name}") as say:
                 batches = self.recorder.batches_with(result, batch)
+                tell(say, f"batch {', '.join(map(str, batches))}")
                 self.judge_speed(result, rig, batches, self.judge)
         return known[name, batch]
 
@@ -172,10 +183,15 @@ class Session:
     ) -> None:
         """Measure batch sizes, or levels of a served engine, and record their speeds, judged."""
         comparison = self.comparisons.of(result, batches, rig.compared)
-        self.recorder.note_timed(result, rig, batches)
-        key = self.comparisons.evidence_key(result, rig.compared)
-        found = judge.judge(rig, batches, comparison, key)
-        name = result.variant.id
+        name, found = result.variant.id, dict[int, Measured]()
+        if not (comparison.anchors or result.variant.served or wants_long(self.options)):
+            rig, judge = brief_rig(rig, batches), self.brief
+            self.recorder.note(result, BRIEFLY)
+            found = measured_before(self.recorder, result, batches, comparison.missing)
+        if not found:
+            self.recorder.note_timed(result, rig, batches)
+            key = self.comparisons.evidence_key(result, rig.compared)
+            found = judge.judge(shown(rig, self.live), batches, comparison, key)
         self.recorder.measured |= {(name, batch): one for batch, one in found.items()}
         latest = self.recorder.latest(result)
         speeds = (*latest.speeds, *(one.speed for one in found.values()))
@@ -225,7 +241,10 @@ def _doubts(session: Session, variant: Variant) -> tuple[str, ...]:
 
 
 def open_session(
-    options: Options, progress: Progress, evidence: Mapping[str, float] | None = None
+    options: Options,
+    progress: Progress,
+    evidence: Mapping[str, float] | None = None,
+    live: Callable[[str], None] = lambda _: None,
 ) -> Session:
     """Begin a run; `evidence` is what earlier runs left. Raises errors of the family."""
     backend, why = resolve(options.backend)
@@ -250,12 +269,14 @@ def open_session(
         prepare=prepare,
         comparisons=Comparisons(options, Baselines(options.baselines, this_machine()), prepare),
         rules=rules,
+        brief=judge(FEWEST_REPLICATES),
         judge=judge(REPLICATES if options.calibrate else rules.replicates),
         served_judge=judge(_SERVED),
         server=EngineServer(options.serve, prepare.store, progress) if options.serve else None,
         costs=ModelCosts(options),
         recorder=recorder,
         progress=progress,
+        live=live,
         seed=seed,
         rng=random.Random(seed),  # noqa: S311 - placement, not secrets
     )

@@ -37,6 +37,7 @@ from enginegate.results import Result
 from enginegate.session.again import Speeds, measure_again
 from enginegate.session.costs import ModelCosts
 from enginegate.session.recorder import Recorder
+from enginegate.session.worth import weighed
 from enginegate.speed import Rules
 from enginegate.verdicts import GateLevel, Refresh, Verdict
 
@@ -55,6 +56,8 @@ def finish_run(session: "Session", *, interrupted: str, narrowed: str) -> None:
     recorder, costs = session.recorder, session.costs
     recorder.interrupted = interrupted
     recorder.lines += [interrupted_line(interrupted)] if interrupted else []
+    for result in weighed(list(recorder.results.values()), recorder.worth):
+        recorder.keep(result)
     results = list(recorder.results.values())
     output = RunOutput(session.options, session.comparisons.baselines, recorder)
     again = functools.partial(_measured_again, session)

@@ -102,8 +102,9 @@ class Preparation:
 
     def __init__(self, options: Options, progress: Progress) -> None:
         self._options = options
-        self._progress = progress
-        self.store = Store(options.engine_cache)
+        self._given_progress = progress
+        self._saying: list[tuple[Say, set[str]]] = []
+        self.store = Store(options.engine_cache, self._tell)
         self._texts = read_texts(options.workload)
         self._own = UserData(
             read_collection(options.workload) if options.workload else None,
@@ -111,6 +112,22 @@ class Preparation:
         )
         self._closing = contextlib.ExitStack()
         self._at: dict[str, Path] = {}
+
+    @contextlib.contextmanager
+    def _progress(self, what: str) -> Iterator[Say]:
+        """A step; what the store has to make inside is told of."""
+        with self._given_progress(what) as say:
+            self._saying.append((say, set()))
+            try:
+                yield say
+            finally:
+                self._saying.pop()
+
+    def _tell(self, kind: str) -> None:
+        say, told = self._saying[-1] if self._saying else (None, set[str]())
+        if say and not told:
+            say("not in the cache, so it is made now")
+        told.add(kind)
 
     def export(self, spec: ModelSpec) -> Exported:
         """The model's checked ONNX file."""

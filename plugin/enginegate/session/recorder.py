@@ -9,7 +9,9 @@ from typing import Any
 
 from enginegate.accuracy import AgainstTruth
 from enginegate.diagnostics import Repair
+from enginegate.engines import Built
 from enginegate.errors import ModelError
+from enginegate.models import ModelSpec
 from enginegate.results import Result
 from enginegate.session.again import Task
 from enginegate.speed import Measured, OpenArms, Rig
@@ -37,6 +39,8 @@ class Recorder:
         measured_s: seconds spent measuring.
         rigs: how the arms of a variant are opened here, and how in another process, by its id.
         tasks: the latter for what was timed so.
+        content: hash of the files of each engine, by its id.
+        worth: why an engine may ship though fp32 is better, by its id.
     """
 
     results: dict[str, Result] = field(default_factory=dict)
@@ -54,6 +58,8 @@ class Recorder:
     measured_s: float = 0.0
     rigs: dict[str, tuple[OpenArms, Task]] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
+    content: dict[str, str] = field(default_factory=dict)
+    worth: dict[str, str] = field(default_factory=dict)
     _asked: dict[str, Variant] = field(default_factory=dict)
     _started_s: float = field(init=False)
 
@@ -89,6 +95,18 @@ class Recorder:
     def update(self, result: Result, **parts: Any) -> Result:
         """Change parts of the latest record of a variant; `result` is it where there is none."""
         return self.keep(dataclasses.replace(self.latest(result), **parts))
+
+    def note_engine(self, result: Result, built: Built, spec: ModelSpec) -> None:
+        """Keep what a variant's engine is told by from others, and why it may ship all the same."""
+        self.content[result.variant.id] = built.files_sha256
+        accepted = spec.accept.get(result.variant.precision, {})
+        self.worth[result.variant.id] = accepted.get("dominated", "")
+
+    def note(self, result: Result, text: str) -> None:
+        """Add to the notes of the latest record of a variant, once."""
+        notes = self.latest(result).notes
+        if text not in notes:
+            self.update(result, notes=(*notes, text))
 
     def latest(self, result: Result) -> Result:
         """The variant's record as it stands now."""

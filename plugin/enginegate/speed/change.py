@@ -5,6 +5,9 @@ import math
 from enginegate.speed.stats import Change
 from enginegate.verdicts import Judgement, Verdict
 
+NOT_SEEN = "cannot detect less than 100 %"
+TOO_NOISY = f"too noisy to tell ({NOT_SEEN})"
+
 
 def judge_change(
     change: Change, limit: float, *, alarm: float = 0.0, earlier: float = 1.0
@@ -12,8 +15,8 @@ def judge_change(
     """Compare a change of time with the largest slowdown allowed (0.05 for 5 %).
 
     The whole interval beyond the limit is REGRESSED, the whole interval short of it PASS (IMPROVED
-    when it is as far on the fast side); an interval that holds the limit is UNDECIDED. `earlier` is
-    the e-value of an earlier run of the same engine: where both together reach 1/`alarm`, that is
+    when it is as far on the fast side); an interval that contains the limit is UNDECIDED. `earlier`
+    is the e-value of an earlier run of the same engine: where together they reach 1/`alarm`, it is
     REGRESSED as well, and a rerun can only weigh it up, not throw the dice anew.
     """
     together = alarm > 0 and earlier > 1 and earlier * change.evidence >= 1 / alarm
@@ -27,16 +30,23 @@ def judge_change(
         return Judgement(Verdict.IMPROVED, (describe(change),))
     if change.high < 1 + limit:
         return Judgement(Verdict.PASS)
-    return Judgement(Verdict.UNDECIDED, (f"{describe(change)} holds the limit of {limit:.1%}",))
+    said = describe(change)
+    if not is_noise(change):
+        said += f" contains the limit of {limit:.1%}"
+    return Judgement(Verdict.UNDECIDED, (said,))
+
+
+def is_noise(change: Change) -> bool:
+    """Tell if nothing can be read from it: open on a side, or not even a doubling would be seen."""
+    bounded = change.low > 0 and change.high < math.inf
+    tells = change.visible < 1 or change.low > 1 or change.high < 1
+    return not (bounded and tells)
 
 
 def describe(change: Change) -> str:
-    """`12.3 % slower (+9.8 … +14.9 %)`."""
+    """`12.3 % slower (+9.8 … +14.9 %)`, or that nothing can be told."""
+    if is_noise(change):
+        return TOO_NOISY
     word = "slower" if change.ratio >= 1 else "faster"
-    interval = f"{_percent(change.low)} … {_percent(change.high)} %"
-    return f"{abs(100 * (change.ratio - 1)):.1f} % {word} ({interval})"
-
-
-def _percent(ratio: float) -> str:
-    """A ratio as a signed change in per cent; `?` where nothing is known."""
-    return f"{100 * (ratio - 1):+.1f}" if 0 < ratio < math.inf else "?"
+    low, high = (f"{100 * (ratio - 1):+.1f}" for ratio in (change.low, change.high))
+    return f"{abs(100 * (change.ratio - 1)):.1f} % {word} ({low} … {high} %)"

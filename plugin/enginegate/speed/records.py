@@ -1,9 +1,10 @@
 """Timings of a variant, judged."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from enginegate.speed.stats import Change
+from enginegate.speed.stats import Change, ratio_of
 from enginegate.speed.timing import Samples
 from enginegate.verdicts import Judgement, Verdict
 
@@ -44,7 +45,13 @@ class Speed:
     @property
     def yardstick_ratio(self) -> float:
         """Time of the yardstick / time of the engine; above 1 is faster."""
-        return self.yardstick_p50_s / self.p50_s
+        return self.speedup[1]
+
+    @property
+    def speedup(self) -> tuple[float, float, float]:
+        """The same with its interval of 95 %: low end, estimate, high end."""
+        logs = self.log_ratios.get("p50") or [math.log(self.p50_s / self.yardstick_p50_s)]
+        return ratio_of([-log for log in logs])
 
     @property
     def verdict(self) -> Verdict:

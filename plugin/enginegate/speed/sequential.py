@@ -6,11 +6,10 @@ Suspects are measured one replicate at a time until their interval is wholly on 
 limit, or until the time is over; those that the time cannot decide are not measured on.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from enginegate.speed.change import describe, judge_change
+from enginegate.speed.change import NOT_SEEN, describe, is_noise, judge_change
 from enginegate.speed.looks import decidable, looks
 from enginegate.speed.rules import (
     P50,
@@ -201,14 +200,14 @@ class SequentialTest:
         values, anchor = values_of(replicates, metric), question.anchor
         needed = replicates_to_decide(values, anchor, question.limit, finding.errors)
         whole_s = ((needed or 0) + found.rounds) * found.each_s
-        said = f"{_not_seen(finding.change.visible)} here: {_way_out(needed, whole_s, anchor)}"
+        said = _way_out(needed, whole_s, anchor)
+        if not is_noise(finding.change):
+            said = f"{_not_seen(finding.change.visible)} here: {said}"
         return replace(finding, judgement=Judgement(Verdict.UNDECIDED, (*judgement.reasons, said)))
 
 
 def _not_seen(visible: float) -> str:
-    if not math.isfinite(visible):
-        return "cannot detect any slowdown"
-    return f"cannot detect less than {visible:.1%}"
+    return f"cannot detect less than {visible:.1%}" if visible < 1 else NOT_SEEN
 
 
 def _way_out(needed: int | None, whole_s: float, anchor: Anchor) -> str:
@@ -275,6 +274,6 @@ def judge_second_control(log_ratios: Sequence[float], limit: float) -> str:
     if change.low <= 1 + limit / 2 and change.high >= 1 - limit / 2:
         return ""
     return (
-        f"two copies of the yardstick differ: the second is {describe(change)}; something other "
+        f"two copies of the control differ: the second is {describe(change)}; something other "
         "than the engines sets their speed, so run again on a quieter machine"
     )

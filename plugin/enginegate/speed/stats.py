@@ -231,6 +231,12 @@ def change_of(
     )
 
 
+def ratio_of(values: Sequence[float], error: float = 0.025) -> tuple[float, float, float]:
+    """Low end, estimate and high end of a ratio from its logs, each end wrong with `error`."""
+    low, high = bounds(values, Errors(error, error), once=True)
+    return math.exp(low), math.exp(float(np.mean(values))), _exp(high)
+
+
 def _exp(value: float) -> float:
     return math.exp(value) if value < 700 else math.inf  # noqa: PLR2004 - the range of a float
 

@@ -30,22 +30,21 @@ Centre = Callable[[Turn], Any]
 
 @dataclass(frozen=True)
 class Block:
-    """One mirrored block: two turns of every arm.
+    """One mirrored block: two turns of every arm, there and back.
 
     Attributes:
-        turns: seconds of each call, of both turns, by arm.
+        turns: seconds of each call, turn by turn, by arm; one turn each where the rig was brief.
         disturbance: what else the machine did meanwhile; empty if nothing.
         centre: what one turn is worth, of its calls.
     """
 
-    turns: Mapping[str, tuple[Turn, Turn]]
+    turns: Mapping[str, tuple[Turn, ...]]
     disturbance: str = ""
     centre: Centre = np.median
 
     def seconds(self, arm: str) -> float:
-        """Mean of the centres of both turns."""
-        first, second = self.turns[arm]
-        return float(self.centre(first) + self.centre(second)) / 2
+        """Mean of the centres of its turns."""
+        return float(np.mean([self.centre(turn) for turn in self.turns[arm]]))
 
     @cached_property
     def log_ratio(self) -> float:
@@ -164,6 +163,7 @@ class Rig:
         centre: what one turn is worth, of its calls: the median call, of a served engine the mean
             request, which by Little's law is concurrency / throughput.
         compared: which engines those are; None where the rig does not say.
+        brief: a batch size whose mirrored block is longer than its time gets one turn of each arm.
     """
 
     open_arms: OpenArms
@@ -173,6 +173,7 @@ class Rig:
     watch_gpu: bool = False
     centre: Centre = np.median
     compared: Compared | None = None
+    brief: bool = False
 
     def replicate(self, batches: Sequence[int]) -> dict[int, Replicate]:
         """One replicate of each batch size; the smallest also watches the sentinel."""
@@ -189,6 +190,8 @@ class Rig:
         order = [name for name in arms if name != SECOND_CONTROL or watched]
         self.rng.shuffle(order)
         call_s = {name: min(arms[name].run(batch, SETTLE_S)) for name in order}
+        if self.brief and 2 * sum(call_s.values()) > cell_s:
+            return Replicate((self._block(arms, order, batch, call_s, mirrored=False),))
         start = time.perf_counter()
         blocks = [self._block(arms, order, batch, call_s)]
         block_s = time.perf_counter() - start
@@ -197,15 +200,21 @@ class Rig:
         return Replicate(tuple(blocks))
 
     def _block(
-        self, arms: Mapping[str, Arm], order: Sequence[str], batch: int, call_s: Mapping[str, float]
+        self,
+        arms: Mapping[str, Arm],
+        order: Sequence[str],
+        batch: int,
+        call_s: Mapping[str, float],
+        *,
+        mirrored: bool = True,
     ) -> Block:
         before = Condition.now(gpu=self.watch_gpu)
         settle = min(call_s.values()) < SETTLE_BELOW_S
-        turns = [_turn(arms[name], batch, settle=settle) for name in [*order, *reversed(order)]]
+        turns: dict[str, tuple[Turn, ...]] = dict.fromkeys(arms, ())
+        for name in [*order, *(reversed(order) if mirrored else ())]:
+            turns[name] += (_turn(arms[name], batch, settle=settle),)
         disturbed = disturbance(before, Condition.now(gpu=self.watch_gpu), own=self.watch_self)
-        pairs = zip(order, turns[: len(order)], reversed(turns[len(order) :]), strict=True)
-        both = {name: (first, second) for name, first, second in pairs}
-        return Block(both, disturbed, self.centre)
+        return Block({name: turns[name] for name in order}, disturbed, self.centre)
 
 
 def _turn(arm: Arm, batch: int, *, settle: bool) -> Turn:

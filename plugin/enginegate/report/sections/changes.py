@@ -41,7 +41,7 @@ def _compared(result: Result, speed: Speed, change: Change) -> Compared:
     return Compared(label, str(result.variant.precision), change, told)
 
 
-_COLUMNS = ("date", "commit", "engine", "batch", "p50 ms", "texts/s", "speed to yardstick")
+_COLUMNS = ("date", "commit", "engine", "batch", "p50 ms", "texts/s", "speedup")
 
 
 def over_time(run: SavedRun, baselines: Path) -> Iterator[Chart]:
