@@ -24,17 +24,17 @@ from enginegate.variants import Precision, Variant
 from enginegate.verdicts import Judgement, Verdict
 
 HEADER = (
-    "asked",
-    "ran",
+    "requested",
+    "executed",
     "max |delta|",
-    "worst cos",
+    "min cosine",
     "recall@10",
     "p50 ms",
     "p99 ms",
     "texts/s",
-    "x ref",
+    "speedup",
     "change",
-    "sees",
+    "detectable",
     "embeddings",
     "speed",
 )
@@ -121,12 +121,10 @@ def _row(result: Result) -> Row:
     )
 
 
-def brief_row(result: Result, *, narrow: bool) -> Row:
-    """Its figures as BRIEF names them, or as NARROW does."""
-    cells = dict(zip(HEADER, _row(result), strict=True))
-    names = ("asked", "ran", "worst cos", "p50 ms", "texts/s", "x ref", "change")
-    brief = dict(zip(BRIEF, (cells[name] for name in names), strict=True))
-    return tuple(brief[name] for name in (NARROW if narrow else BRIEF))
+def columns_of(row: Row, names: Row) -> Row:
+    """The cells of these columns of a row that has all of HEADER."""
+    cells = dict(zip(HEADER, row, strict=True))
+    return tuple(cells[name] for name in names)
 
 
 def engine_name(variant: Variant) -> str:

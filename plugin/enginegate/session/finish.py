@@ -170,7 +170,7 @@ class RunOutput:
         )
         makers: dict[Path | None, Callable[[], str]] = {
             self.options.report_text: lambda: (
-                render_text(results, [*costs.lines(), *self._stopped_lines()]) + "\n"
+                render_text(results, [*costs.lines(), *self._stopped_lines()], stopped) + "\n"
             ),
             self.options.report_json: report,
             self.options.report_html: lambda: run_html(report(), self.options.baselines),

@@ -56,7 +56,7 @@ class Axes:
     even: float | None = None
 
 
-_AXES = Axes("1 - cosine of the worst text", "times as fast as the reference", 1.0)
+_AXES = Axes("1 - min cosine", "times as fast as the reference", 1.0)
 
 
 def speed_against_quality(run: SavedRun) -> Iterator[Chart]:
@@ -77,7 +77,7 @@ def _measured(result: Result) -> Iterator[tuple[Result, Deltas, Speed]]:
 
 def _point(result: Result, deltas: Deltas, speed: Speed) -> Point:
     name, (estimate, low, high) = str(result.variant.precision), relative_speed(speed)
-    said = f"{name}: {times(estimate)}, 1 - worst cosine {loss(deltas.cosine_worst)}"
+    said = f"{name}: {times(estimate)}, 1 - min cosine {loss(deltas.cosine_worst)}"
     return Point(name, max(1 - deltas.cosine_worst, _LEAST_LOSS), estimate, said, low, high)
 
 
@@ -88,7 +88,7 @@ def _table(model: str, found: Sequence[tuple[Result, Deltas, Speed]]) -> Table:
         told = (loss(deltas.cosine_worst), times(estimate), span(low, high))
         measured = (whole(speed.texts_per_s), str(speed.batch))
         rows.append((str(result.variant.precision), *told, *measured))
-    header = ("engine", "1 - worst cosine", "speed to reference", "95 % interval", "texts/s")
+    header = ("engine", "1 - min cosine", "speed to reference", "95 % interval", "texts/s")
     return Table(titled(model, "speed against quality"), (*header, "batch"), tuple(rows))
 
 
