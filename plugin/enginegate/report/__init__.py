@@ -10,7 +10,7 @@ from enginegate.report.output import (
     run_markdown,
 )
 from enginegate.report.render.html import check_drawable
-from enginegate.report.saved_run import render_json
+from enginegate.report.saved_run import origin_of, render_json
 from enginegate.report.table import described, interrupted_line, spent_line
 from enginegate.report.text import aligned, render_text, summary
 from enginegate.report.wording.roofline import (
@@ -30,7 +30,7 @@ from enginegate.report.wording.sweeps import (
 __all__ = [
     "CSV_COLUMNS", "TRAFFIC", "aligned", "analysis_lines", "annotations", "append_summary",
     "check_drawable", "compare_engines", "cost_line", "decided", "described", "device_line",
-    "interrupted_line", "plot_history", "read_sweep_csv", "render_json", "render_text",
+    "interrupted_line", "origin_of", "plot_history", "read_sweep_csv", "render_json", "render_text",
     "report_files", "roofline_line", "roofline_rows", "run_html", "run_markdown", "spent_line",
     "summary",
 ]  # fmt: skip

@@ -8,14 +8,23 @@ from enginegate.baselines import Series, change_points, describe_history
 from enginegate.models import DROPPED, OWN_CODE
 from enginegate.report.decision import decide, held
 from enginegate.report.numbers import counted, listed
-from enginegate.report.page import Chart, Decision, Matrix, Page, Section, Table
-from enginegate.report.saved_run import SavedRun
+from enginegate.report.page import (
+    Chart,
+    Commit,
+    Decision,
+    Matrix,
+    Page,
+    Section,
+    Table,
+)
+from enginegate.report.saved_run import DISTRIBUTION, SavedRun, shown_commit
 from enginegate.report.sections.changes import (
     against_baseline,
     history_chart,
     latency_chart,
     over_time,
 )
+from enginegate.report.sections.choices import best_under_limits
 from enginegate.report.sections.embeddings import distributions, ranges, rankings, worst_texts
 from enginegate.report.sections.hardware import bound_tables, cost_tables, rooflines
 from enginegate.report.sections.layers import blame_charts, repairs
@@ -23,7 +32,6 @@ from enginegate.report.sections.proof import proof
 from enginegate.report.sections.sweeps import Sweep, load_charts, what_sweeps_say
 from enginegate.report.sections.tradeoff import speed_against_quality
 from enginegate.report.table import HEADER, interrupted_line, sections
-from enginegate.report.wording.sweeps import cliff_lines
 from enginegate.results import Result
 from enginegate.variants import Precision
 from enginegate.verdicts import Verdict
@@ -48,7 +56,12 @@ def compose(run: SavedRun, baselines: Path | None) -> Page:
     by, matrix = run.whole.get("interrupted"), matrix_of(run)
     parts = (
         proof(run),
-        Section("speed", "Speed against quality", charts=tuple(speed_against_quality(run))),
+        Section(
+            anchor="speed",
+            title="Speed against quality",
+            charts=tuple(speed_against_quality(run)),
+            tables=tuple(best_under_limits(run)),
+        ),
         _load(run),
         Section(
             anchor="hardware",
@@ -80,6 +93,8 @@ def compose(run: SavedRun, baselines: Path | None) -> Page:
         subtitle=_subtitle(run),
         matrix=matrix,
         sections=tuple(part for part in parts if not part.is_empty),
+        origin=tuple(_origin(run)),
+        commits=tuple(_commits(run)),
         said=(*_interrupted(run), *_said(run)),
         changed=tuple(_changed_rows(run.results)),
         unchanged="No engine is called slower, faster or wrong.",
@@ -136,6 +151,30 @@ def _subtitle(run: SavedRun) -> str:
     return f"{listed(run.models)} on {run.machine.cpu}, {processors}"
 
 
+def _origin(run: SavedRun) -> Iterator[tuple[str, str]]:
+    """When the run was, of which commit, and by which versions."""
+    origin, versions = run.whole.get("origin", {}), run.whole["versions"]
+    if date := origin.get("date"):
+        yield "date", date.replace("T", " ").replace("+00:00", " UTC")
+    if commit := origin.get("commit"):
+        changed = ", with changes that are in none" if origin["changed"] else ""
+        yield "commit", f"{shown_commit(commit)}{changed}"
+    yield from [("branch", origin["branch"])] if origin.get("branch") else []
+    if base := origin.get("base"):
+        yield "measured beside", shown_commit(base)
+    own = [f"{DISTRIBUTION} {origin['enginegate']}"] if origin.get("enginegate") else []
+    backends = dict.fromkeys(result.backend for result in run.results)
+    yield "versions", ", ".join([*own, *backends, f"python {versions['python']}"])
+
+
+def _commits(run: SavedRun) -> Iterator[Commit]:
+    origin = run.whole.get("origin", {})
+    for role, name in (("head", "commit"), ("base", "base")):
+        if found := origin.get(name):
+            url = origin["commits_url"]
+            yield Commit(role, found, f"{url}{found}" if url else "")
+
+
 def _interrupted(run: SavedRun) -> Iterator[str]:
     if by := run.whole.get("interrupted"):
         yield interrupted_line(by)
@@ -160,7 +199,7 @@ def _sweeps(run: SavedRun) -> Iterator[tuple[str, str, list[Sweep]]]:
 
 
 def _said(run: SavedRun) -> Iterator[str]:
-    """Whether references are models, what their weights and tables are, cliffs with causes."""
+    """Whether references are models, and what their weights and tables are."""
     for model, _, members in run.by_model():
         context = members[0].context
         if members[0].truth:
@@ -168,10 +207,6 @@ def _said(run: SavedRun) -> Iterator[str]:
         if OWN_CODE in context.weights or DROPPED in context.weights:
             yield f"{model}: weights {context.weights}"
         yield from (f"{model}: the table says {said}" for said in context.overruled)
-    for model, _, sweeps in _sweeps(run):
-        for sweep in sweeps:
-            for cliff in sweep.analysis.cliffs:
-                yield f"{model} {sweep.name}: {'; '.join(cliff_lines(cliff))}"
 
 
 def _all_rows(results: Sequence[Result]) -> Iterator[Table]:

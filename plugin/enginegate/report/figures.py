@@ -147,7 +147,7 @@ def compose_figures(figures: Figures) -> Page:
         subtitle=figures.source,
         matrix=matrix,
         sections=tuple(section for section in sections if not section.is_empty),
-        said=(*findings(figures), *what_sweeps_say(figures.sweeps)),
+        said=tuple(findings(figures)),
     )
 
 
@@ -211,4 +211,5 @@ def _chart(figures: Figures, points: list[Point]) -> Chart:
 
 def _load(figures: Figures) -> Section:
     charts = tuple(load_charts("", figures.sweeps))
-    return Section("load", "What load they carry", charts=charts)
+    said = tuple(what_sweeps_say(figures.sweeps))
+    return Section("load", "What load they carry", findings=said, charts=charts)

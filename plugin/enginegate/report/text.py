@@ -77,9 +77,7 @@ def render_text(results: Sequence[Result], costs: Sequence[str], interrupted: st
     """
     lines = (accuracy_details, latency_lines)
     details = [line for said in lines for result in results for line in said(result)]
-    blocks = [
-        line for section in sections(results) for line in [*_block(section, interrupted), ""]
-    ]
+    blocks = [line for section in sections(results) for line in [*_block(section, interrupted), ""]]
     return "\n".join(map(for_terminal, [*blocks, *details, *costs]))
 
 
@@ -107,6 +105,7 @@ def render_page_text(page: Page) -> Iterator[str]:
     """The decisions, what is said of them, and every table."""
     page = translated(page, for_terminal)
     yield from (page.headline, page.subtitle)
+    yield from (f"{name}: {value}" for name, value in page.origin)
     yield from page.said
     for model, precision, cell in page.matrix.decisions:
         yield from ("", f"{model} {precision}: {cell.decision}: {cell.reason}")

@@ -22,7 +22,7 @@ _EXECUTED = (
 
 
 def proof(run: SavedRun) -> Section:
-    """Requested against executed precision, origins, hashes, the machine and its state, versions."""
+    """Requested and executed precision, origins, hashes, the machine and its state, versions."""
     return Section(
         anchor="proof",
         title="Proof",
