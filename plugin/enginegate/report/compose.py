@@ -1,21 +1,23 @@
 """From saved runs to a page: which sections there are, and in which order."""
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 
 from enginegate.baselines import Series, change_points, describe_history
 from enginegate.models import DROPPED, OWN_CODE
 from enginegate.report.decision import decide, held
-from enginegate.report.numbers import counted, listed
+from enginegate.report.numbers import NOTHING, counted, listed
 from enginegate.report.page import (
     Chart,
     Commit,
+    Decided,
     Decision,
     Matrix,
     Page,
+    Row,
     Section,
     Table,
+    named,
 )
 from enginegate.report.saved_run import DISTRIBUTION, SavedRun, shown_commit
 from enginegate.report.sections.changes import (
@@ -31,18 +33,13 @@ from enginegate.report.sections.layers import blame_charts, repairs
 from enginegate.report.sections.proof import proof
 from enginegate.report.sections.sweeps import Sweep, load_charts, what_sweeps_say
 from enginegate.report.sections.tradeoff import speed_against_quality
-from enginegate.report.table import HEADER, interrupted_line, sections
+from enginegate.report.table import interrupted_line, speedup
 from enginegate.results import Result
+from enginegate.speed import describe
 from enginegate.variants import Precision
 from enginegate.verdicts import Verdict
 
-_QUIET = (
-    Verdict.PASS,
-    Verdict.IDENTICAL,
-    Verdict.NO_BASELINE,
-    Verdict.INCOMPARABLE,
-    Verdict.NOT_MEASURED,
-)
+_CHANGED = ("engine", "decision", "min cosine", "speedup", "change", "why")
 _WORDS = {
     Decision.SHIP: "may ship",
     Decision.NEW: "may ship without a predecessor",
@@ -95,10 +92,10 @@ def compose(run: SavedRun, baselines: Path | None) -> Page:
         sections=tuple(part for part in parts if not part.is_empty),
         origin=tuple(_origin(run)),
         commits=tuple(_commits(run)),
-        said=(*_interrupted(run), *_said(run)),
-        changed=tuple(_changed_rows(run.results)),
-        unchanged="No engine is called slower, faster or wrong.",
-        details=tuple(_all_rows(run.results)),
+        warning=interrupted_line(by) if by else "",
+        said=tuple(_said(run)),
+        changed=_changed(run, matrix),
+        unchanged=_unchanged(run, matrix),
     )
 
 
@@ -175,11 +172,6 @@ def _commits(run: SavedRun) -> Iterator[Commit]:
             yield Commit(role, found, f"{url}{found}" if url else "")
 
 
-def _interrupted(run: SavedRun) -> Iterator[str]:
-    if by := run.whole.get("interrupted"):
-        yield interrupted_line(by)
-
-
 def _load(run: SavedRun) -> Section:
     charts: list[Chart] = []
     said: list[str] = []
@@ -209,24 +201,39 @@ def _said(run: SavedRun) -> Iterator[str]:
         yield from (f"{model}: the table says {said}" for said in context.overruled)
 
 
-def _all_rows(results: Sequence[Result]) -> Iterator[Table]:
-    """A table per model, as the terminal shows it, and its notes."""
-    for section in sections(results):
-        yield Table(section.caption("all figures"), HEADER, section.rows)
-        if section.notes:
-            yield Table(
-                f"{section.title}: notes", ("note",), tuple((note,) for note in section.notes)
-            )
+def _changed(run: SavedRun, matrix: Matrix) -> Table | None:
+    """A row for each engine that is not plainly to be shipped as before."""
+    changed = [one for one in matrix.decisions if not _is_plain(run, *one)]
+    rows = ((*_figures(run, *one), one[2].reason) for one in changed)
+    return Table("what changed", _CHANGED, tuple(rows)) if changed else None
 
 
-def _changed_rows(results: Sequence[Result]) -> Iterator[Table]:
-    """The rows of engines that are called slower, faster, undecided or wrong."""
-    for _, members in groupby(results, key=lambda result: result.variant.model):
-        changed = [result for result in members if _has_changed(result)]
-        for section in sections(changed):
-            yield Table(section.caption("what changed"), HEADER, section.rows)
+def _unchanged(run: SavedRun, matrix: Matrix) -> str:
+    plain = [one for one in matrix.decisions if _is_plain(run, *one)]
+    return f"As before, and may ship: {named(plain)}." if plain else ""
 
 
-def _has_changed(result: Result) -> bool:
-    wrong = result.embedding_verdict is Verdict.FAIL
-    return wrong or result.speed_verdict not in _QUIET
+def _is_plain(run: SavedRun, model: str, precision: str, cell: Decided) -> bool:
+    """Tell if an engine may ship, and nothing of it is new."""
+    verdicts = {result.speed_verdict for result in _members(run, model, precision)}
+    return cell.decision is Decision.SHIP and verdicts <= {Verdict.PASS, Verdict.IDENTICAL}
+
+
+def _members(run: SavedRun, model: str, precision: str) -> list[Result]:
+    """An engine in process and served."""
+    wanted = (model, precision)
+    return [r for r in run.results if (r.variant.model, str(r.variant.precision)) == wanted]
+
+
+def _figures(run: SavedRun, model: str, precision: str, cell: Decided) -> Row:
+    members = _members(run, model, precision)
+    deltas = [result.accuracy.deltas for result in members if result.accuracy]
+    cosines = [found.cosine_worst for found in deltas if found]
+    changes = [speed.change for result in members for speed in result.speeds if speed.change]
+    return (
+        f"{model} {precision}",
+        cell.decision,
+        f"{min(cosines):.6f}" if cosines else NOTHING,
+        speedup(members[0]),
+        describe(max(changes, key=lambda change: change.ratio)) if changes else NOTHING,
+    )

@@ -148,7 +148,13 @@ def compose_figures(figures: Figures) -> Page:
         matrix=matrix,
         sections=tuple(section for section in sections if not section.is_empty),
         said=tuple(findings(figures)),
+        changed=_table(decided),
     )
+
+
+def _table(found: Mapping[str, Decided | None]) -> Table:
+    rows = ((name, one.decision, one.reason) for name, one in found.items() if one)
+    return Table("decisions", ("engine", "decision", "why"), tuple(rows))
 
 
 def _headline(figures: Figures) -> str:

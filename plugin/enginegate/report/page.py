@@ -163,18 +163,19 @@ class Matrix:
 
 def _reasons(found: Sequence[tuple[str, str, Decided]]) -> Iterator[Reason]:
     """What is said of several engines is said once."""
-    alike: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for model, precision, cell in found:
+    alike: dict[tuple[str, str], list[tuple[str, str, Decided]]] = {}
+    for one in found:
+        cell = one[2]
         new = f"{cell.decision}: " if cell.decision is Decision.NEW else ""
-        alike.setdefault((f"{new}{cell.reason}", cell.next), []).append((model, precision))
+        alike.setdefault((f"{new}{cell.reason}", cell.next), []).append(one)
     for (said, step), engines in alike.items():
-        yield Reason(_named(engines), said, step)
+        yield Reason(named(engines), said, step)
 
 
-def _named(engines: Sequence[tuple[str, str]]) -> str:
+def named(engines: Sequence[tuple[str, str, Decided]]) -> str:
     """`minilm fp16, int8; other bf16`."""
     groups = groupby(engines, key=lambda engine: engine[0])
-    return "; ".join(f"{model} {', '.join(p for _, p in group)}" for model, group in groups)
+    return "; ".join(f"{model} {', '.join(p for _, p, _ in group)}" for model, group in groups)
 
 
 @dataclass(frozen=True)
@@ -203,10 +204,10 @@ class Page:
         sections: the rest, in order.
         origin: `(name, value)`: when the run was, and of what.
         commits: that were judged and measured beside.
+        warning: what is to be known before all else; empty for nothing.
         said: what matters most beside the decisions, a statement each.
-        changed: the rows that say something new.
-        unchanged: what to say where there are none.
-        details: every row.
+        changed: a row for each engine that is not plainly to be shipped as before.
+        unchanged: what to say of the others; empty where there are none.
         source: what it was made from.
     """
 
@@ -217,8 +218,8 @@ class Page:
     sections: tuple[Section, ...]
     origin: tuple[tuple[str, str], ...] = ()
     commits: tuple[Commit, ...] = ()
+    warning: str = ""
     said: tuple[str, ...] = ()
-    changed: tuple[Table, ...] = ()
+    changed: Table | None = None
     unchanged: str = ""
-    details: tuple[Table, ...] = ()
     source: str = "the JSON report of the run"

@@ -104,7 +104,6 @@ def _facts(result: Result) -> tuple[str, ...]:
 
 def _row(result: Result) -> Row:
     deltas = result.accuracy.deltas if result.accuracy else None
-    _, last = _ends(result)
     asked = result.variant.precision
     return (
         engine_name(result.variant),
@@ -113,12 +112,18 @@ def _row(result: Result) -> Row:
         f"{deltas.cosine_worst:.6f}" if deltas else NOTHING,
         _recall(result),
         *(_loaded(result.load) if result.load else _timed(result)),
-        f"{last.yardstick_ratio:.2f}" if last and not result.context.against else NOTHING,
+        speedup(result),
         worst_change(result),
         _sees(result),
         str(result.embedding_verdict),
         str(result.speed_verdict),
     )
+
+
+def speedup(result: Result) -> str:
+    """The speed at the largest batch size relative to the reference, where it ran beside that."""
+    _, last = _ends(result)
+    return NOTHING if last is None or result.context.against else f"{last.yardstick_ratio:.2f}"
 
 
 def columns_of(row: Row, names: Row) -> Row:

@@ -106,6 +106,7 @@ def render_page_text(page: Page) -> Iterator[str]:
     page = translated(page, for_terminal)
     yield from (page.headline, page.subtitle)
     yield from (f"{name}: {value}" for name, value in page.origin)
+    yield from [page.warning] if page.warning else []
     yield from page.said
     for model, precision, cell in page.matrix.decisions:
         yield from ("", f"{model} {precision}: {cell.decision}: {cell.reason}")
