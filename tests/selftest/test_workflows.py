@@ -253,14 +253,16 @@ def test_a_job_for_a_pull_request(reader, number, comments, monkeypatch):
     assert bodies == ([MARKER] if number == 0 else [])
 
 
-def test_a_job_that_lets_noise_pass(reader):
+def test_a_job_that_lets_noise_pass_and_exports_its_report(reader):
     reader.type(*typed("docs/ci.md"))
+    for name in ("report.csv", "report.txt", "badge.json"):
+        assert (reader.project.path / name).read_text()
 
 
 @pytest.mark.parametrize(("status", "ends"), [(0, 0), (13, 0), (15, 0), (11, 1), (4, 1)])
 def test_a_job_lets_noise_pass_and_nothing_else(status, ends):
     """By the shell itself; `pytest` is a function that ends with a status."""
-    (line,) = typed("docs/ci.md")
+    line, _ = typed("docs/ci.md")
     script = f"pytest() {{ return {status}; }}\n{line}"
     found = subprocess.run(["bash", "-ec", script], check=False, capture_output=True, text=True)
     assert found.returncode == ends

@@ -1,6 +1,7 @@
 """A run's JSON report to something people look at: a page of records, then HTML, Markdown, text."""
 
 from enginegate.report.decision import decided
+from enginegate.report.export import export_files
 from enginegate.report.output import (
     annotations,
     append_summary,
@@ -30,7 +31,7 @@ from enginegate.report.wording.sweeps import (
 __all__ = [
     "CSV_COLUMNS", "TRAFFIC", "aligned", "analysis_lines", "annotations", "append_summary",
     "check_drawable", "compare_engines", "cost_line", "decided", "described", "device_line",
-    "interrupted_line", "origin_of", "plot_history", "read_sweep_csv", "render_json", "render_text",
-    "report_files", "roofline_line", "roofline_rows", "run_html", "run_markdown", "spent_line",
-    "summary",
+    "export_files", "interrupted_line", "origin_of", "plot_history", "read_sweep_csv",
+    "render_json", "render_text", "report_files", "roofline_line", "roofline_rows", "run_html",
+    "run_markdown", "spent_line", "summary",
 ]  # fmt: skip
