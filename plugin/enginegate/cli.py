@@ -38,6 +38,7 @@ from enginegate.report import (
     compare_engines,
     cost_line,
     device_line,
+    export_files,
     plot_history,
     read_sweep_csv,
     report_files,
@@ -111,6 +112,12 @@ def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     report.add_argument("--markdown", type=Path, help="write a pull-request comment")
     report.add_argument("--text", action="store_true", help="print it, also beside files")
     report.set_defaults(run=_report)
+    export = commands.add_parser("export", help="a saved run for other programs")
+    export.add_argument("file", type=Path, help="what --gate-report-json wrote")
+    export.add_argument("--csv", type=Path, metavar="FILE", help="a line per batch size")
+    export.add_argument("--openmetrics", type=Path, metavar="FILE", help="gauges for Prometheus")
+    export.add_argument("--badge", type=Path, metavar="FILE", help="endpoint JSON for shields.io")
+    export.set_defaults(run=_export)
 
 
 def _prune(given: argparse.Namespace) -> Iterator[str]:
@@ -132,6 +139,10 @@ def _doctor(_given: argparse.Namespace) -> Iterator[str]:
 
 def _report(given: argparse.Namespace) -> Iterator[str]:
     return report_files(given.files, given.html, given.markdown, given.root, text=given.text)
+
+
+def _export(given: argparse.Namespace) -> Iterator[str]:
+    return export_files(given.file, given.csv, given.openmetrics, given.badge)
 
 
 def _history(given: argparse.Namespace) -> Iterator[str]:

@@ -26,6 +26,15 @@ CONDITION = {
     "governor": None,
     "affinity": [0, 1],
 }
+ORIGIN = {
+    "date": "2026-01-02T03:04:05+00:00",
+    "enginegate": "0.1.0",
+    "commit": "c0ffee" + 34 * "0",
+    "branch": "faster-int8",
+    "changed": False,
+    "base": "ba5e" + 36 * "0",
+    "commits_url": "https://github.com/acme/engines/commit/",
+}
 PASS = Judgement(Verdict.PASS)
 LOGS = (-0.5, -0.52, -0.49, -0.51)
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from enginegate.models import Batch
-from enginegate.report.table import BRIEF, brief_row
+from enginegate.report.table import speedup
 from enginegate.speed import LocalArm
 from enginegate.speed.timing import Rig
 
@@ -87,8 +87,7 @@ def test_a_long_call_of_a_brief_rig_is_not_made_there_and_back(monkeypatch, cell
 
 
 def shown(**speeds):
-    row = brief_row(result(speeds=(speed(8, **speeds),)), narrow=False)
-    return row[BRIEF.index("speedup")]
+    return speedup(result(speeds=(speed(8, **speeds),)))
 
 
 def test_a_speedup_is_shown_with_how_far_it_is_known():

@@ -13,6 +13,7 @@ import enginegate
 from enginegate.cli import main
 from enginegate.files import for_markdown, for_page, for_terminal, log_command, translated
 from enginegate.report.output import annotations, run_markdown
+from enginegate.report.render.markdown import MARKER
 from enginegate.report.text import render_text, summary
 from enginegate.verdicts import Verdict
 
@@ -51,7 +52,7 @@ def read(text):
 
 def acted_upon(comment):
     """What GitHub would find in a comment that is shown."""
-    shown = re.sub(r"</?(details|summary)>", "", comment)
+    shown = re.sub(r"</?(details|summary)>", "", comment.removeprefix(f"{MARKER}\n"))
     assert "<" not in shown
     return re.findall(r"(?<!\w)@\w+|\w@\w+\.\w+|www\.\S+|\w+://\S*|#\d+|GH-\d+", read(shown), re.I)
 

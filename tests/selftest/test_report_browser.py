@@ -1,12 +1,15 @@
 """The page in a real browser: it renders, nothing is too wide, nothing keeps anyone out."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
 from enginegate.cli import main
 
-from .reports import write_report
+from .reports import ORIGIN, write_report
+
+EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 
 WIDTHS = (360, 768, 1440)
 FLAGS = [
@@ -20,6 +23,16 @@ FLAGS = [
 ]
 UNFOLD = "document.querySelectorAll('details').forEach(found => { found.open = true })"
 TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+TOUCHING = """() => [...document.querySelectorAll('svg')].flatMap(svg => {
+  const texts = [...svg.querySelectorAll('text')].filter(text => text.textContent.trim()
+    && getComputedStyle(text).opacity > 0)
+  const seen = texts.map(text => [text.textContent, text.getBoundingClientRect()])
+  const shown = seen.filter(([_, box]) => box.width)
+  return shown.flatMap(([one, a], i) => shown.slice(i + 1)
+    .filter(([_, b]) => a.left < b.right - 1 && b.left < a.right - 1
+                     && a.top < b.bottom - 1 && b.top < a.bottom - 1)
+    .map(([other]) => `${one} and ${other}`))
+})"""
 GRAVE = ("serious", "critical")
 
 
@@ -38,9 +51,13 @@ def browser():
 @pytest.fixture(scope="module")
 def page_url(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    saved = write_report(folder / "run.json")
-    assert main(["report", str(saved), "--html", str(folder / "run.html")]) == 0
-    return (folder / "run.html").as_uri()
+    return drawn(write_report(folder / "run.json", origin=ORIGIN), folder / "run.html")
+
+
+def drawn(saved, page):
+    """The address of the page of a saved report."""
+    assert main(["report", str(saved), "--html", str(page)]) == 0
+    return page.as_uri()
 
 
 @pytest.fixture
@@ -73,6 +90,40 @@ def test_it_fits_and_says_nothing_on_the_console(show, page_url, width):
     page.evaluate(UNFOLD)
     assert page.evaluate(TOO_WIDE) <= 0
     assert page.locator("svg:visible").count() >= 8
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("example", ["report.json", "reference/figures.json"])
+def test_no_two_labels_of_a_picture_touch(show, tmp_path, example, width):
+    page = show(width, url=drawn(EXAMPLES / example, tmp_path / "page.html"))
+    assert page.evaluate(TOUCHING) == []
+
+
+def test_labels_that_touch_would_be_found(show, tmp_path):
+    path = tmp_path / "bad.html"
+    texts = '<text x="9" y="20">one</text><text x="12" y="20">other</text>'
+    path.write_text(f"<!doctype html><title>x</title><svg>{texts}</svg>")
+    assert show(360, url=path.as_uri()).evaluate(TOUCHING) == ["one and other"]
+
+
+def test_decisions_and_reasons_are_on_the_first_screen(show):
+    page = show(1440)
+    assert page.locator(".origin").bounding_box()["y"] < 200
+    for part in (".matrix", ".why"):
+        box = page.locator(part).bounding_box()
+        assert box["y"] + box["height"] < 900
+    assert page.locator(".why h3").all_text_contents() == [
+        "✓ Why ship",
+        "! Why hold",
+        "✕ Why block",
+    ]
+
+
+def test_the_width_of_a_large_screen_is_used(show):
+    page = show(1440)
+    assert page.locator("main").bounding_box()["width"] > 1300
+    tops = [figure.bounding_box()["y"] for figure in page.locator("figure.small").all()[:3]]
+    assert len(set(tops)) == 1  # three beside each other
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

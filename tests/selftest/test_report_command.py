@@ -4,13 +4,15 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from xml.etree import ElementTree
 
 import pytest
 
 from enginegate.cli import main
 from enginegate.verdicts import Judgement, Verdict
 
-from .reports import accuracy, renamed, report, result, run, speed, write_report
+from .reports import ORIGIN, accuracy, renamed, report, result, run, speed, write_report
 
 HOSTILE = "<script>alert(1)</script>|`x` @everyone [a](http://b) *c*"
 
@@ -52,28 +54,83 @@ def test_the_page_loads_nothing_and_runs_nothing(saved, tmp_path):
 def test_the_comment_has_changed_rows_only_the_rest_is_folded(saved, tmp_path):
     render(saved, "--markdown", "run.md")
     comment = (tmp_path / "run.md").read_text()
-    shown = comment.partition("all figures")[0]
-    assert "other: what changed" in shown
-    assert "small: what changed" in shown  # its int8
-    assert shown.count("\n| fp32 |") == 1  # the regressed one of `other`
-    assert comment.count("<details>") == comment.count("</details>") >= 3
+    shown = comment.partition("<details>")[0]
+    rows = [line.split(" | ")[0] for line in shown.splitlines() if line.startswith("| ")]
+    assert rows[2:] == ["| small bf16", "| small int8", "| other fp32", "| other bf16"]
+    assert "As before, and may ship: small fp32." in shown
+    assert comment.count("<details>") == comment.count("</details>") == 2
 
 
 def test_a_comment_of_a_run_without_changes_says_so(tmp_path):
     saved = write_report(tmp_path / "run.json", [result("fp32")])
     render(saved, "--markdown", str(tmp_path / "run.md"))
-    comment = (tmp_path / "run.md").read_text()
-    assert comment.startswith("### 1 engine: 1 may ship\n")
-    assert "No engine is called slower, faster or wrong." in comment
+    marker, headline, *rest = (tmp_path / "run.md").read_text().splitlines()
+    assert (marker, headline) == ("<!-- pytest-enginegate -->", "### 1 engine: 1 may ship")
+    assert rest[-1] == "As before, and may ship: small fp32."
+    assert not any(line.startswith("|") for line in rest)
+
+
+def rendered(comment):
+    """The elements of a comment as a CommonMark renderer with tables makes them."""
+    from markdown_it import MarkdownIt
+
+    page = MarkdownIt("commonmark").enable("table").render(comment)
+    return ElementTree.fromstring(f"<body>{page}</body>")  # noqa: S314 - of our own making
+
+
+def ten():
+    """Ten engines of four models, of each kind of decision some."""
+    others = [renamed([found], f"{found.variant.model}-with-a-longer-name") for found in run()]
+    return [*run(), *(found for (found,) in others)]
+
+
+def test_a_comment_is_rendered_as_one_heading_one_table_and_folded_parts(tmp_path):
+    saved = write_report(tmp_path / "run.json", origin=ORIGIN)
+    render(saved, "--markdown", str(tmp_path / "run.md"))
+    body = rendered((tmp_path / "run.md").read_text())
+    assert [found.text for found in body.iter("h3")] == [
+        "5 engines: 1 may ship, 2 on hold and 2 blocked"
+    ]
+    (table,) = body.iter("table")
+    assert {len(row) for row in table.iter("tr")} == {6}
+    assert next(table.iter("th")).text == "engine"
+    assert len(list(body.iter("details"))) == 2
+    assert "pytest-enginegate -->" not in "".join(body.itertext())  # the marker is not seen
+    assert [link.get("href") for link in body.iter("a")] == [
+        f"{ORIGIN['commits_url']}{ORIGIN[name]}" for name in ("commit", "base")
+    ]
+
+
+@pytest.mark.parametrize(
+    "address", ["javascript:alert(1)//commit/", "https://x.org/a>)[b](https://y.org/commit/", ""]
+)
+def test_an_address_that_is_none_of_a_commit_is_no_link(tmp_path, address):
+    saved = write_report(tmp_path / "run.json", origin={**ORIGIN, "commits_url": address})
+    render(saved, "--markdown", str(tmp_path / "run.md"))
+    body = rendered((tmp_path / "run.md").read_text())
+    assert not list(body.iter("a"))
+    assert "c0ffee0000" in [found.text for found in body.iter("code")]
+
+
+def test_a_comment_on_ten_engines_is_short(tmp_path):
+    results = ten()
+    wrong = accuracy(0.8, Verdict.FAIL, tuple(f"{'too far ' * 9}{n}" for n in range(9)))
+    results[2] = replace(results[2], accuracy=wrong)
+    saved = write_report(tmp_path / "run.json", results, origin=ORIGIN)
+    render(saved, "--markdown", str(tmp_path / "run.md"))
+    comment = (tmp_path / "run.md").read_bytes()
+    assert comment.startswith(b"<!-- pytest-enginegate -->\n### 10 engines: ")
+    assert len(comment) < 5_000
+    assert b"No room here, but in the reports: " in comment
 
 
 def test_a_comment_is_never_longer_than_github_takes(tmp_path):
-    many = [found for n in range(40) for found in renamed(run(), f"model-{n}-{'x' * 200}")]
+    many = [found for n in range(90) for found in renamed(run(), f"model-{n}-{'x' * 200}")]
     saved = write_report(tmp_path / "run.json", many)
     render(saved, "--markdown", str(tmp_path / "run.md"))
     comment = (tmp_path / "run.md").read_text()
     assert len(comment) < 65_536
-    assert comment.endswith("The rest is too long for a comment: see the JSON report.\n")
+    assert "\n\nNo room here, but in the reports: what changed, " in comment
     assert comment.count("<details>") == comment.count("</details>")
 
 
@@ -174,7 +231,7 @@ def test_a_file_that_cannot_be_written_does_not_keep_the_others(saved, tmp_path,
     given = ["--html", "file/run.html", "--markdown", "run.md"]
     assert main(["report", str(saved), *given]) == 1
     assert "cannot write file/run.html: " in capsys.readouterr().err
-    assert (tmp_path / "run.md").read_text().startswith("### 5 engines")
+    assert (tmp_path / "run.md").read_text().startswith("<!-- pytest-enginegate -->\n### 5 engines")
 
 
 def test_a_missing_library_is_named_with_what_installs_it(saved, monkeypatch, capsys):

@@ -7,7 +7,7 @@ import pytest
 
 from enginegate.cli import main
 
-from .reports import LOGS, context, report, result, speed, write_report
+from .reports import LOGS, ORIGIN, context, report, result, speed, write_report
 
 EXAMPLE = Path(__file__).parents[2] / "docs/examples/reference/figures.json"
 
@@ -51,6 +51,37 @@ def test_another_machine_is_not_compared(tmp_path, capsys):
     old.write_text(json.dumps(whole))
     shown = said(capsys, old, write_report(tmp_path / "new.json", [slower(0.2)]))
     assert "machine was test-cpu-1-2-3-64c-" in shown
+
+
+def of_commit(commit):
+    return {"origin": {**ORIGIN, "commit": commit}}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ({}, {}, ("old/run.json", "new/run.json")),
+        (of_commit("a" * 40), of_commit("b" * 40), ("run (aaaaaaaaaa)", "run (bbbbbbbbbb)")),
+        (of_commit("a" * 40), of_commit("a" * 40), ("old/run.json", "new/run.json")),
+        (of_commit("a" * 40), {}, ("run (aaaaaaaaaa)", "run")),
+    ],
+    ids=["folders", "commits", "one commit", "one known"],
+)
+def test_two_files_of_one_name_are_told_apart(tmp_path, capsys, old, new, told):
+    files = []
+    for name, origin, by in (("old", old, 0.0), ("new", new, 0.2)):
+        (tmp_path / name).mkdir()
+        files.append(write_report(tmp_path / name / "run.json", [slower(by)], **origin))
+    shown = said(capsys, *files)
+    assert f"{told[1]} against {told[0]}" in shown
+
+
+def test_files_of_one_name_in_folders_of_one_name_are_told_by_their_paths(tmp_path, capsys):
+    files = []
+    for place in ("a/run", "b/run"):
+        (tmp_path / place).mkdir(parents=True)
+        files.append(write_report(tmp_path / place / "run.json", [slower(0.0)]))
+    assert f"{files[1]} against {files[0]}" in said(capsys, *files)
 
 
 def test_the_reference_report_in_words(capsys):

@@ -1,6 +1,10 @@
 """Reports of whole runs: the page, the comment, the summary of a GitHub job."""
 
+import datetime
 import json
+import subprocess
+
+from tests.selftest.test_docs import clone
 
 
 def test_a_run_writes_the_page_of_its_own_json(project):
@@ -15,7 +19,19 @@ def test_a_run_writes_the_page_of_its_own_json(project):
     assert "no predecessor to compare with" in page
     model = json.loads((project.path / "run.json").read_text())["results"][0]
     assert model["context"]["model_sha256"][:12] in page
-    assert (project.path / "run.md").read_text().startswith("### 1 engine: 1 on hold\n")
+    comment = (project.path / "run.md").read_text().splitlines()
+    assert comment[:2] == ["<!-- pytest-enginegate -->", "### 1 engine: 1 on hold"]
+
+
+def test_a_run_notes_when_it_was_and_of_which_commit(project):
+    clone(project.path)
+    assert project.judge("--gate-report-json=run.json", "--gate-against=HEAD").ret == 0
+    origin = json.loads((project.path / "run.json").read_text())["origin"]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    assert origin["commit"] == origin["base"] == head.stdout.strip()
+    written = datetime.datetime.fromisoformat(origin["date"])
+    assert written.utcoffset() == datetime.timedelta(0)
+    assert written <= datetime.datetime.now(datetime.UTC)
 
 
 def test_a_report_that_cannot_be_written_does_not_keep_the_others(project):
@@ -38,7 +54,9 @@ def test_the_summary_of_a_github_step_is_appended_to(project, monkeypatch):
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     project.judge()
     said = summary.read_text()
-    assert said.startswith("what another step said\n### 1 engine: 1 on hold\n")
+    assert said.startswith(
+        "what another step said\n<!-- pytest-enginegate -->\n### 1 engine: 1 on hold\n"
+    )
 
 
 def test_a_summary_that_cannot_be_written_is_told(project, monkeypatch):

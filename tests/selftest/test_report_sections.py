@@ -2,15 +2,18 @@
 
 import copy
 import dataclasses
+import math
 
 import pytest
 
 from enginegate.report.compose import compose
 from enginegate.report.render.html import draw_both
 from enginegate.report.saved_run import decode_run
+from enginegate.report.sections.vega import apart, decades
 from enginegate.speed.stats import Change
+from enginegate.verdicts import Verdict
 
-from .reports import change, report, result, speed
+from .reports import ORIGIN, accuracy, change, report, result, speed
 
 ROUNDED = {"value": 0.98, "low": 0.97, "high": 0.99}
 RETRIEVAL = {
@@ -165,3 +168,56 @@ def test_a_change_in_the_forest_is_what_the_run_said(tmp_path):
     run = decode_run(report([result("fp32", speeds=(speed(1, change=change(1.25)),))]), "r", "h")
     (chart,) = section(run, "change").charts
     assert chart.spec["data"]["values"][0]["change"] == pytest.approx(25)
+
+
+def test_losses_below_the_least_one_are_marked_on_the_axis_and_said(rich):
+    (chart,) = section(rich, "embeddings").charts
+    assert "≤" in chart.reading  # one of its texts has a cosine of 1
+    assert "≤" in chart.spec["encoding"]["x"]["axis"]["labelExpr"]
+    near = decode_run(report([result("fp32"), result("int8", accuracy=accuracy(0.9))]), "r", "h")
+    (chart,) = section(near, "speed").charts
+    assert "≤" not in chart.reading
+    assert "labelExpr" not in chart.spec["encoding"]["x"]["axis"]
+
+
+def test_the_best_engine_under_each_limit_is_named():
+    def engine(precision, cosine, ratio, size_bytes):
+        logs = {"p50": [-math.log(ratio)] * 4}
+        found = result(precision, accuracy=accuracy(cosine), speeds=(speed(8, log_ratios=logs),))
+        return dataclasses.replace(found, size_bytes=size_bytes)
+
+    wrong = accuracy(0.5, Verdict.FAIL, ("cosine_worst 0.5 < 0.9",))
+    blocked = dataclasses.replace(engine("best", 0.5, 9.0, 10), accuracy=wrong)
+    found = [engine("fp32", 1.0, 1.1, 1000), engine("bf16", 0.9995, 2.1, 1000)]
+    found += [engine("int8", 0.993, 3.2, 500), blocked]
+    (table,) = section(decode_run(report(found), "r", "h"), "speed").tables
+    assert [row[1] for row in table.rows] == [
+        *("fp32", "bf16", "int8"),  # by min cosine
+        *("fp32", "bf16", "none"),  # by speed
+        *("int8", "int8"),  # by size
+    ]
+
+
+def test_findings_of_load_are_said_once():
+    page = compose(decode_run(report(), "run", "here"), None)
+    every = [*page.said, *(line for part in page.sections for line in part.findings)]
+    assert sum("cliff at concurrency" in line for line in every) == 1
+    assert len(set(every)) == len(every)
+
+
+def test_the_page_says_when_of_which_commit_and_by_which_versions():
+    page = compose(decode_run(report(origin=ORIGIN), "run", "here"), None)
+    told = dict(page.origin)
+    assert told["date"] == "2026-01-02 03:04:05 UTC"
+    assert (told["commit"], told["measured beside"]) == ("c0ffee0000", "ba5e000000")
+    assert told["branch"] == "faster-int8"
+    assert told["versions"].startswith("pytest-enginegate 0.1.0, openvino 2026.4.1, python ")
+    changed = report(origin={**ORIGIN, "changed": True})
+    assert "changes" in dict(compose(decode_run(changed, "run", "here"), None).origin)["commit"]
+
+
+def test_labels_that_would_touch_are_left_out():
+    axes = (decades([1.0, 1000.0]), decades([1.0, 1000.0]))
+    places = [(10.0, 10.0), (10.2, 10.2), (500.0, 500.0)]
+    assert apart(["1", "8", "32"], places, axes, 300) == ["1", "", "32"]
+    assert apart(["1", "32"], [places[0], places[2]], axes, 300) == ["1", "32"]

@@ -5,10 +5,12 @@ the plugin's own tests, run in tests of their own.
 """
 
 import configparser
+import json
 import os
 import re
 import shlex
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -16,8 +18,41 @@ from tests.selftest.test_docs import ROOT, clone, installs_what_there_is, script
 
 from enginegate.cli import main
 from enginegate.engines.registry import REGISTERED
+from enginegate.report.render.markdown import MARKER
 
 pytestmark = pytest.mark.slow
+# A program that does with comments in a file what `gh api` does with those of GitHub, for the one
+# expression of jq that the job has.
+GH = """
+import json, os, re, sys
+from pathlib import Path
+
+words, kept = sys.argv[1:], Path(os.environ["KEPT"])
+comments = json.loads(kept.read_text())
+assert words[0] == "api", words
+if "--jq" in words:
+    form = (
+        r'[.][[][]] [|] select[(][.]user[.]login == "(.+)" and '
+        r'[(][.]body [|] startswith[(]"(.+)"[)][)][)] [|] [.]id'
+    )
+    login, start = re.fullmatch(form, words[words.index("--jq") + 1]).groups()
+    for found in comments:
+        if found["user"]["login"] == login and found["body"].startswith(start):
+            print(found["id"])
+else:
+    method = words[words.index("--method") + 1]
+    (path,) = (word for word in words if word.startswith("repos/"))
+    name, body = words[words.index("--field") + 1].split("=@")
+    text = Path(body).read_text()
+    if method == "POST":
+        assert re.fullmatch("repos/[^/]+/[^/]+/issues/[0-9]+/comments", path), path
+        comments.append({"id": 10, "user": {"login": "github-actions[bot]"}, name: text})
+    else:
+        number = re.fullmatch("repos/[^/]+/[^/]+/issues/comments/([0-9]+)", path)[1]
+        (found,) = (found for found in comments if found["id"] == int(number))
+        found[name] = text
+    kept.write_text(json.dumps(comments))
+"""
 ELSEWHERE = {  # lines that are not typed here, and no others
     "python -m pip install tox && tox run -e selftest",
     "tox run -e gate -- --precision fp32,int8 --gate-serve triton --gate-concurrency 1:32",
@@ -51,7 +86,9 @@ class Reader:
 
     def type(self, *lines):
         for line in lines:
-            if line not in ELSEWHERE:
+            if "\n" in line:
+                subprocess.run(["bash", "-e", "-c", line], check=True)
+            elif line not in ELSEWHERE:
                 fine = (0, 13, 15) if "in 13|15)" in line else (0,)  # which that line lets pass
                 for words in split(line):
                     ended = self._run(*map(os.path.expandvars, words))
@@ -83,14 +120,74 @@ class Reader:
     def _tox(self, run, _e, environment, _dashes="--", *given):
         self.type(*tox(environment, given))
 
-    def _gh(self, *words):
-        assert os.path.getsize(words[words.index("--body-file") + 1])  # noqa: PTH202
-
     def _case(self, *words):
         """Only the shell can say: see the test of that line."""
 
     def _echo(self, *words):
         """Shows what the line before ended with."""
+
+
+@pytest.fixture
+def comments(tmp_path_factory, monkeypatch):
+    """The comments on a pull request, which a `gh` on the PATH reads and writes."""
+    folder = tmp_path_factory.mktemp("gh")
+    program = folder / "gh"
+    program.write_text(f"#!{sys.executable}\n{GH}")
+    program.chmod(0o755)
+    kept = folder / "comments.json"
+    kept.write_text("[]")
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setenv("KEPT", str(kept))
+    return kept
+
+
+def commenting():
+    """The step of the documented job that writes the comment."""
+    (job,) = yaml.safe_load(block("docs/ci.md", "yaml"))["jobs"].values()
+    (step,) = (step for step in job["steps"] if "COMMENTS" in step.get("env", {}))
+    return step
+
+
+@pytest.fixture
+def comment(comments, tmp_path, monkeypatch):
+    """Write a report, and run the step with it; the bodies of all comments."""
+    step = commenting()
+    monkeypatch.setenv("OURS", step["env"]["OURS"])
+    monkeypatch.setenv("COMMENTS", "repos/acme/engines/issues/7/comments")
+
+    def run(text):
+        (tmp_path / "report.md").write_text(text)
+        subprocess.run(["bash", "-e", "-c", step["run"]], check=True, cwd=tmp_path)
+        return [found["body"] for found in json.loads(comments.read_text())]
+
+    return run
+
+
+def test_a_comment_is_written_once_and_then_put_anew(comment, comments):
+    first, second = (f"{MARKER}\n### {number} engines" for number in (1, 2))
+    assert comment(first) == [first]
+    said = json.loads(comments.read_text())
+    said += [{"id": 20, "user": {"login": "github-actions[bot]"}, "body": "of another workflow"}]
+    comments.write_text(json.dumps(said))
+    assert comment(second) == [second, "of another workflow"]
+
+
+def test_a_comment_of_a_stranger_is_left_alone(comment, comments):
+    theirs = {"id": 20, "user": {"login": "stranger"}, "body": f"{MARKER} mine"}
+    comments.write_text(json.dumps([theirs]))
+    ours = f"{MARKER}\n### 1 engine"
+    assert comment(ours) == [theirs["body"], ours]
+
+
+def test_the_job_looks_for_the_marker_that_a_comment_begins_with():
+    assert f'startswith("{MARKER}")' in commenting()["env"]["OURS"]
+
+
+def test_actions_of_others_are_pinned_to_a_version():
+    flow = yaml.safe_load(block("docs/ci.md", "yaml"))
+    used = re.findall(r"uses: (\S+)", yaml.safe_dump(flow))
+    assert used
+    assert [name for name in used if not re.fullmatch(r"[\w-]+/[\w-]+@v\d+\.\d+\.\d+", name)] == []
 
 
 @pytest.fixture
@@ -143,23 +240,29 @@ def test_the_readme(reader):
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["GitHub", "GitLab"])
-def test_a_job_for_a_pull_request(reader, number):
+def test_a_job_for_a_pull_request(reader, number, comments, monkeypatch):
     """In a project that has only a model table, and no tests."""
+    monkeypatch.setenv("OURS", commenting()["env"]["OURS"])
+    monkeypatch.setenv("COMMENTS", "repos/acme/engines/issues/7/comments")
     flow = yaml.safe_load(block("docs/ci.md", "yaml", number))
     reader.type(*scripts(flow))
     (said,) = reader.said
     assert "no baseline" not in said
     assert re.search(r"fp16 .* (slower|faster) \(.*%\)", said)
+    bodies = [found["body"].splitlines()[0] for found in json.loads(comments.read_text())]
+    assert bodies == ([MARKER] if number == 0 else [])
 
 
-def test_a_job_that_lets_noise_pass(reader):
+def test_a_job_that_lets_noise_pass_and_exports_its_report(reader):
     reader.type(*typed("docs/ci.md"))
+    for name in ("report.csv", "report.txt", "badge.json"):
+        assert (reader.project.path / name).read_text()
 
 
 @pytest.mark.parametrize(("status", "ends"), [(0, 0), (13, 0), (15, 0), (11, 1), (4, 1)])
 def test_a_job_lets_noise_pass_and_nothing_else(status, ends):
     """By the shell itself; `pytest` is a function that ends with a status."""
-    (line,) = typed("docs/ci.md")
+    line, _ = typed("docs/ci.md")
     script = f"pytest() {{ return {status}; }}\n{line}"
     found = subprocess.run(["bash", "-ec", script], check=False, capture_output=True, text=True)
     assert found.returncode == ends

@@ -1,5 +1,6 @@
 """The machine a run is on."""
 
+from enginegate.machine.checkout import Checkout, this_checkout
 from enginegate.machine.condition import Condition, describe_machine, disturbance
 from enginegate.machine.fingerprint import (
     Machine,
@@ -12,7 +13,7 @@ from enginegate.machine.nvml import read_state, state_as_json
 from enginegate.machine.processes import NO_PROGRAM, Child, git
 
 __all__ = [
-    "NO_PROGRAM", "Child", "Condition", "Machine", "describe_machine", "disturbance", "find_gpus",
-    "first_gpu", "git", "installed_version", "library_versions", "read_state", "state_as_json",
-    "this_machine",
+    "NO_PROGRAM", "Checkout", "Child", "Condition", "Machine", "describe_machine", "disturbance",
+    "find_gpus", "first_gpu", "git", "installed_version", "library_versions", "read_state",
+    "state_as_json", "this_checkout", "this_machine",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """A run's JSON report to something people look at: a page of records, then HTML, Markdown, text."""
 
 from enginegate.report.decision import decided
+from enginegate.report.export import export_files
 from enginegate.report.output import (
     annotations,
     append_summary,
@@ -10,7 +11,7 @@ from enginegate.report.output import (
     run_markdown,
 )
 from enginegate.report.render.html import check_drawable
-from enginegate.report.saved_run import render_json
+from enginegate.report.saved_run import origin_of, render_json
 from enginegate.report.table import described, interrupted_line, spent_line
 from enginegate.report.text import aligned, render_text, summary
 from enginegate.report.wording.roofline import (
@@ -30,7 +31,7 @@ from enginegate.report.wording.sweeps import (
 __all__ = [
     "CSV_COLUMNS", "TRAFFIC", "aligned", "analysis_lines", "annotations", "append_summary",
     "check_drawable", "compare_engines", "cost_line", "decided", "described", "device_line",
-    "interrupted_line", "plot_history", "read_sweep_csv", "render_json", "render_text",
-    "report_files", "roofline_line", "roofline_rows", "run_html", "run_markdown", "spent_line",
-    "summary",
+    "export_files", "interrupted_line", "origin_of", "plot_history", "read_sweep_csv",
+    "render_json", "render_text", "report_files", "roofline_line", "roofline_rows", "run_html",
+    "run_markdown", "spent_line", "summary",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ _HEADER = (
     "model",
     "engine",
     "max |delta|",
-    "1 - worst cosine",
+    "1 - min cosine",
     "p50 ms",
     "texts/s",
     "largest served texts/s",

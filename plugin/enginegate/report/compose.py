@@ -1,40 +1,44 @@
 """From saved runs to a page: which sections there are, and in which order."""
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 
 from enginegate.baselines import Series, change_points, describe_history
 from enginegate.models import DROPPED, OWN_CODE
 from enginegate.report.decision import decide, held
-from enginegate.report.numbers import counted, listed
-from enginegate.report.page import Chart, Decision, Matrix, Page, Section, Table
-from enginegate.report.saved_run import SavedRun
+from enginegate.report.numbers import NOTHING, counted, listed
+from enginegate.report.page import (
+    Chart,
+    Commit,
+    Decided,
+    Decision,
+    Matrix,
+    Page,
+    Row,
+    Section,
+    Table,
+    named,
+)
+from enginegate.report.saved_run import DISTRIBUTION, SavedRun, shown_commit
 from enginegate.report.sections.changes import (
     against_baseline,
     history_chart,
     latency_chart,
     over_time,
 )
+from enginegate.report.sections.choices import best_under_limits
 from enginegate.report.sections.embeddings import distributions, ranges, rankings, worst_texts
 from enginegate.report.sections.hardware import bound_tables, cost_tables, rooflines
 from enginegate.report.sections.layers import blame_charts, repairs
 from enginegate.report.sections.proof import proof
 from enginegate.report.sections.sweeps import Sweep, load_charts, what_sweeps_say
 from enginegate.report.sections.tradeoff import speed_against_quality
-from enginegate.report.table import HEADER, interrupted_line, sections
-from enginegate.report.wording.sweeps import cliff_lines
+from enginegate.report.table import interrupted_line, speedup, worst_change
 from enginegate.results import Result
 from enginegate.variants import Precision
 from enginegate.verdicts import Verdict
 
-_QUIET = (
-    Verdict.PASS,
-    Verdict.IDENTICAL,
-    Verdict.NO_BASELINE,
-    Verdict.INCOMPARABLE,
-    Verdict.NOT_MEASURED,
-)
+_CHANGED = ("engine", "decision", "min cosine", "speedup", "change", "why")
 _WORDS = {
     Decision.SHIP: "may ship",
     Decision.NEW: "may ship without a predecessor",
@@ -48,7 +52,12 @@ def compose(run: SavedRun, baselines: Path | None) -> Page:
     by, matrix = run.whole.get("interrupted"), matrix_of(run)
     parts = (
         proof(run),
-        Section("speed", "Speed against quality", charts=tuple(speed_against_quality(run))),
+        Section(
+            anchor="speed",
+            title="Speed against quality",
+            charts=tuple(speed_against_quality(run)),
+            tables=tuple(best_under_limits(run)),
+        ),
         _load(run),
         Section(
             anchor="hardware",
@@ -80,10 +89,12 @@ def compose(run: SavedRun, baselines: Path | None) -> Page:
         subtitle=_subtitle(run),
         matrix=matrix,
         sections=tuple(part for part in parts if not part.is_empty),
-        said=(*_interrupted(run), *_said(run)),
-        changed=tuple(_changed_rows(run.results)),
-        unchanged="No engine is called slower, faster or wrong.",
-        details=tuple(_all_rows(run.results)),
+        origin=tuple(_origin(run)),
+        commits=tuple(_commits(run)),
+        warning=interrupted_line(by) if by else "",
+        said=tuple(_said(run)),
+        changed=_changed(run, matrix),
+        unchanged=_unchanged(run, matrix),
     )
 
 
@@ -136,9 +147,28 @@ def _subtitle(run: SavedRun) -> str:
     return f"{listed(run.models)} on {run.machine.cpu}, {processors}"
 
 
-def _interrupted(run: SavedRun) -> Iterator[str]:
-    if by := run.whole.get("interrupted"):
-        yield interrupted_line(by)
+def _origin(run: SavedRun) -> Iterator[tuple[str, str]]:
+    """When the run was, of which commit, and by which versions."""
+    origin, versions = run.whole.get("origin", {}), run.whole["versions"]
+    if date := origin.get("date"):
+        yield "date", date.replace("T", " ").replace("+00:00", " UTC")
+    if commit := origin.get("commit"):
+        changed = ", with changes that are in none" if origin["changed"] else ""
+        yield "commit", f"{shown_commit(commit)}{changed}"
+    yield from [("branch", origin["branch"])] if origin.get("branch") else []
+    if base := origin.get("base"):
+        yield "measured beside", shown_commit(base)
+    own = [f"{DISTRIBUTION} {origin['enginegate']}"] if origin.get("enginegate") else []
+    backends = dict.fromkeys(result.backend for result in run.results)
+    yield "versions", ", ".join([*own, *backends, f"python {versions['python']}"])
+
+
+def _commits(run: SavedRun) -> Iterator[Commit]:
+    origin = run.whole.get("origin", {})
+    for role, name in (("head", "commit"), ("base", "base")):
+        if found := origin.get(name):
+            url = origin["commits_url"]
+            yield Commit(role, found, f"{url}{found}" if url else "")
 
 
 def _load(run: SavedRun) -> Section:
@@ -160,7 +190,7 @@ def _sweeps(run: SavedRun) -> Iterator[tuple[str, str, list[Sweep]]]:
 
 
 def _said(run: SavedRun) -> Iterator[str]:
-    """Whether references are models, what their weights and tables are, cliffs with causes."""
+    """Whether references are models, and what their weights and tables are."""
     for model, _, members in run.by_model():
         context = members[0].context
         if members[0].truth:
@@ -168,30 +198,40 @@ def _said(run: SavedRun) -> Iterator[str]:
         if OWN_CODE in context.weights or DROPPED in context.weights:
             yield f"{model}: weights {context.weights}"
         yield from (f"{model}: the table says {said}" for said in context.overruled)
-    for model, _, sweeps in _sweeps(run):
-        for sweep in sweeps:
-            for cliff in sweep.analysis.cliffs:
-                yield f"{model} {sweep.name}: {'; '.join(cliff_lines(cliff))}"
 
 
-def _all_rows(results: Sequence[Result]) -> Iterator[Table]:
-    """A table per model, as the terminal shows it, and its notes."""
-    for section in sections(results):
-        yield Table(section.caption("all figures"), HEADER, section.rows)
-        if section.notes:
-            yield Table(
-                f"{section.title}: notes", ("note",), tuple((note,) for note in section.notes)
-            )
+def _changed(run: SavedRun, matrix: Matrix) -> Table | None:
+    """A row for each engine that is not plainly to be shipped as before."""
+    changed = [one for one in matrix.decisions if not _is_plain(run, *one)]
+    rows = ((*_figures(run, *one), one[2].reason) for one in changed)
+    return Table("what changed", _CHANGED, tuple(rows)) if changed else None
 
 
-def _changed_rows(results: Sequence[Result]) -> Iterator[Table]:
-    """The rows of engines that are called slower, faster, undecided or wrong."""
-    for _, members in groupby(results, key=lambda result: result.variant.model):
-        changed = [result for result in members if _has_changed(result)]
-        for section in sections(changed):
-            yield Table(section.caption("what changed"), HEADER, section.rows)
+def _unchanged(run: SavedRun, matrix: Matrix) -> str:
+    plain = [one for one in matrix.decisions if _is_plain(run, *one)]
+    return f"As before, and may ship: {named(plain)}." if plain else ""
 
 
-def _has_changed(result: Result) -> bool:
-    wrong = result.embedding_verdict is Verdict.FAIL
-    return wrong or result.speed_verdict not in _QUIET
+def _is_plain(run: SavedRun, model: str, precision: str, cell: Decided) -> bool:
+    """Tell if an engine may ship, and nothing of it is new."""
+    verdicts = {result.speed_verdict for result in _members(run, model, precision)}
+    return cell.decision is Decision.SHIP and verdicts <= {Verdict.PASS, Verdict.IDENTICAL}
+
+
+def _members(run: SavedRun, model: str, precision: str) -> list[Result]:
+    """An engine in process and served."""
+    wanted = (model, precision)
+    return [r for r in run.results if (r.variant.model, str(r.variant.precision)) == wanted]
+
+
+def _figures(run: SavedRun, model: str, precision: str, cell: Decided) -> Row:
+    members = _members(run, model, precision)
+    deltas = [result.accuracy.deltas for result in members if result.accuracy]
+    cosines = [found.cosine_worst for found in deltas if found]
+    return (
+        f"{model} {precision}",
+        cell.decision,
+        f"{min(cosines):.6f}" if cosines else NOTHING,
+        speedup(members[0]),
+        worst_change(*members),
+    )

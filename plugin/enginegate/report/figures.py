@@ -147,8 +147,14 @@ def compose_figures(figures: Figures) -> Page:
         subtitle=figures.source,
         matrix=matrix,
         sections=tuple(section for section in sections if not section.is_empty),
-        said=(*findings(figures), *what_sweeps_say(figures.sweeps)),
+        said=tuple(findings(figures)),
+        changed=_table(decided),
     )
+
+
+def _table(found: Mapping[str, Decided | None]) -> Table:
+    rows = ((name, one.decision, one.reason) for name, one in found.items() if one)
+    return Table("decisions", ("engine", "decision", "why"), tuple(rows))
 
 
 def _headline(figures: Figures) -> str:
@@ -211,4 +217,5 @@ def _chart(figures: Figures, points: list[Point]) -> Chart:
 
 def _load(figures: Figures) -> Section:
     charts = tuple(load_charts("", figures.sweeps))
-    return Section("load", "What load they carry", charts=charts)
+    said = tuple(what_sweeps_say(figures.sweeps))
+    return Section("load", "What load they carry", findings=said, charts=charts)

@@ -15,7 +15,7 @@ from enginegate.report.figures import MARK, Figures, compose_figures, parse_figu
 from enginegate.report.page import Page
 from enginegate.report.render.html import render_html
 from enginegate.report.render.markdown import render_markdown
-from enginegate.report.saved_run import decode_run, parse_run, read_report
+from enginegate.report.saved_run import decode_run, parse_run, read_report, shown_commit
 from enginegate.report.text import render_page_text
 from enginegate.verdicts import Verdict
 
@@ -50,7 +50,7 @@ def report_files(
 
     Raises ReportError, once all that can be written is.
     """
-    sources, problems = [read(path) for path in files], list[str]()
+    sources, problems = named_apart(files, [read(path) for path in files]), list[str]()
     with _showing(files[-1]):
         page = _page(sources, baselines)
     for path, render in ((html, render_html), (markdown, render_markdown)):
@@ -62,6 +62,25 @@ def report_files(
         yield from render_page_text(page)
     if problems:
         raise ReportError("; ".join(problems))
+
+
+def named_apart(files: Sequence[Path], sources: Sequence[Source]) -> list[Source]:
+    """The sources, those of one name told apart by their commit, else by their folder or path."""
+    ways = (
+        [source.name for source in sources],
+        [_with_commit(source) for source in sources],
+        [f"{path.absolute().parent.name}/{path.name}" for path in files],
+    )
+    names = []
+    for number, path in enumerate(files):
+        alone = (way[number] for way in ways if way.count(way[number]) == 1)
+        names.append(next(alone, str(path)))
+    return [replace(source, name=name) for source, name in zip(sources, names, strict=True)]
+
+
+def _with_commit(source: Source) -> str:
+    commit = source.whole.get("origin", {}).get("commit", "")
+    return f"{source.name} ({shown_commit(commit)})" if commit else source.name
 
 
 def _showing(path: Path) -> AbstractContextManager[None]:

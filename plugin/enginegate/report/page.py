@@ -3,9 +3,10 @@
 Every text may come from a stranger's model or corpus: renderers escape all of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import groupby
 from typing import Any
 
 Row = tuple[str, ...]
@@ -22,6 +23,11 @@ class Decision(StrEnum):
 
 GRAVEST = (Decision.BLOCK, Decision.HOLD, Decision.NEW, Decision.SHIP)
 MAY_SHIP = (Decision.NEW, Decision.SHIP)
+_WHY = (
+    (Decision.SHIP, MAY_SHIP),
+    (Decision.HOLD, (Decision.HOLD,)),
+    (Decision.BLOCK, (Decision.BLOCK,)),
+)
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,29 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Reason:
+    """What is said of some engines.
+
+    Attributes:
+        names: the engines.
+        said: why they are decided on as they are, in a few words.
+        next: what to do about it; empty where nothing is to be done.
+    """
+
+    names: str
+    said: str
+    next: str = ""
+
+
+@dataclass(frozen=True)
+class Why:
+    """The reasons of one decision."""
+
+    decision: Decision
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True)
 class Matrix:
     """Decisions by model and precision; None where nothing was judged."""
 
@@ -118,10 +147,49 @@ class Matrix:
         )
 
     @property
+    def why(self) -> tuple[Why, ...]:
+        """The reasons, by decision."""
+        groups = (
+            (kind, [d for d in self.decisions if d[2].decision in kinds]) for kind, kinds in _WHY
+        )
+        return tuple(Why(kind, tuple(_reasons(found))) for kind, found in groups if found)
+
+    @property
     def gravest(self) -> Decision | None:
         """The gravest decision; None if there is none."""
         found = {cell.decision for _, _, cell in self.decisions}
         return next((decision for decision in GRAVEST if decision in found), None)
+
+
+def _reasons(found: Sequence[tuple[str, str, Decided]]) -> Iterator[Reason]:
+    """What is said of several engines is said once."""
+    alike: dict[tuple[str, str], list[tuple[str, str, Decided]]] = {}
+    for one in found:
+        cell = one[2]
+        new = f"{cell.decision}: " if cell.decision is Decision.NEW else ""
+        alike.setdefault((f"{new}{cell.reason}", cell.next), []).append(one)
+    for (said, step), engines in alike.items():
+        yield Reason(named(engines), said, step)
+
+
+def named(engines: Sequence[tuple[str, str, Decided]]) -> str:
+    """`minilm fp16, int8; other bf16`."""
+    groups = groupby(engines, key=lambda engine: engine[0])
+    return "; ".join(f"{model} {', '.join(p for _, p, _ in group)}" for model, group in groups)
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit by its role, `head` or `base`.
+
+    Attributes:
+        hash: all of it.
+        address: where it can be looked at; empty where that is not known.
+    """
+
+    role: str
+    hash: str
+    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,10 +202,12 @@ class Page:
         subtitle: what was run, where and when.
         matrix: the decisions.
         sections: the rest, in order.
+        origin: `(name, value)`: when the run was, and of what.
+        commits: that were judged and measured beside.
+        warning: what is to be known before all else; empty for nothing.
         said: what matters most beside the decisions, a statement each.
-        changed: the rows that say something new.
-        unchanged: what to say where there are none.
-        details: every row.
+        changed: a row for each engine that is not plainly to be shipped as before.
+        unchanged: what to say of the others; empty where there are none.
         source: what it was made from.
     """
 
@@ -146,8 +216,10 @@ class Page:
     subtitle: str
     matrix: Matrix
     sections: tuple[Section, ...]
+    origin: tuple[tuple[str, str], ...] = ()
+    commits: tuple[Commit, ...] = ()
+    warning: str = ""
     said: tuple[str, ...] = ()
-    changed: tuple[Table, ...] = ()
+    changed: Table | None = None
     unchanged: str = ""
-    details: tuple[Table, ...] = ()
     source: str = "the JSON report of the run"

@@ -1,5 +1,6 @@
 """Runs that were saved as JSON: read, checked against the schema, decoded into their records."""
 
+import datetime
 import importlib.resources
 import json
 import math
@@ -10,11 +11,13 @@ from typing import Any
 
 from enginegate.errors import ReportError
 from enginegate.files import damage, parse_json, read_text, readable_json, reading
-from enginegate.machine import Machine, library_versions
+from enginegate.machine import Checkout, Machine, installed_version, library_versions
 from enginegate.report.decision import decided
 from enginegate.results import Result
 
 REPORT_SCHEMA = 4
+DISTRIBUTION = "pytest-enginegate"
+_DIGITS = 10  # of a commit
 _WAY_OUT = "restore it, or run again"
 
 
@@ -149,11 +152,12 @@ def render_json(
     costs: Mapping[str, Any],
     rooflines: Mapping[str, Any],
     interrupted: str = "",
+    origin: Mapping[str, Any] | None = None,
 ) -> str:
     """The JSON report; `docs/report.schema.json` describes it.
 
     `allowed` is the largest slowdown that passes, by metric. `interrupted` says by what the run
-    was stopped.
+    was stopped, `origin` when and of which commit it was.
     """
     return readable_json(
         {
@@ -167,8 +171,21 @@ def render_json(
             "costs": dict(costs),
             "rooflines": dict(rooflines),
             **({"interrupted": interrupted} if interrupted else {}),
+            **({"origin": dict(origin)} if origin else {}),
         }
     )
+
+
+def origin_of(checkout: Checkout) -> dict[str, Any]:
+    """When this is, by which version of this package, and of which commit."""
+    now = datetime.datetime.now(datetime.UTC)
+    version = installed_version(DISTRIBUTION) or ""
+    return {"date": now.isoformat(timespec="seconds"), "enginegate": version, **asdict(checkout)}
+
+
+def shown_commit(commit: str) -> str:
+    """As many digits as tell one of a project's commits from the others."""
+    return commit[:_DIGITS]
 
 
 def _result(result: Result, interrupted: str) -> dict[str, Any]:

@@ -104,7 +104,6 @@ def _facts(result: Result) -> tuple[str, ...]:
 
 def _row(result: Result) -> Row:
     deltas = result.accuracy.deltas if result.accuracy else None
-    _, last = _ends(result)
     asked = result.variant.precision
     return (
         engine_name(result.variant),
@@ -113,7 +112,7 @@ def _row(result: Result) -> Row:
         f"{deltas.cosine_worst:.6f}" if deltas else NOTHING,
         _recall(result),
         *(_loaded(result.load) if result.load else _timed(result)),
-        f"{last.yardstick_ratio:.2f}" if last and not result.context.against else NOTHING,
+        speedup(result),
         worst_change(result),
         _detectable(result),
         str(result.embedding_verdict),
@@ -121,17 +120,23 @@ def _row(result: Result) -> Row:
     )
 
 
-def brief_row(result: Result, *, narrow: bool) -> Row:
-    """Its figures as BRIEF names them, or as NARROW does."""
-    brief = dict(zip(HEADER, _row(result), strict=True))
-    brief["speedup"] += _known_to(result) if brief["speedup"] != NOTHING else ""
-    return tuple(brief[name] for name in (NARROW if narrow else BRIEF))
-
-
-def _known_to(result: Result) -> str:
-    """How far the speedup is known: ` ±3%`; nothing where that is not known."""
+def speedup(result: Result) -> str:
+    """The speed at the largest batch size relative to the reference, where it ran beside that."""
     _, last = _ends(result)
-    low, ratio, high = last.speedup if last else (0.0, 1.0, math.inf)
+    if last is None or result.context.against:
+        return NOTHING
+    return f"{last.yardstick_ratio:.2f}{_known_to(last)}"
+
+
+def columns_of(row: Row, names: Row) -> Row:
+    """The cells of these columns of a row that has all of HEADER."""
+    cells = dict(zip(HEADER, row, strict=True))
+    return tuple(cells[name] for name in names)
+
+
+def _known_to(speed: Speed) -> str:
+    """How far the speedup is known: ` ±3%`; nothing where that is not known."""
+    low, ratio, high = speed.speedup
     return f" ±{max(high / ratio, ratio / low) - 1:.0%}" if low and math.isfinite(high) else ""
 
 
@@ -177,9 +182,9 @@ def _ends(result: Result) -> tuple[Speed | None, Speed | None]:
     return (ordered[0], ordered[-1]) if ordered else (None, None)
 
 
-def worst_change(result: Result) -> str:
+def worst_change(*results: Result) -> str:
     """The change that is slowest over the batch sizes, of those that tell anything."""
-    changes = [speed.change for speed in result.speeds if speed.change]
+    changes = [s.change for result in results for s in result.speeds if s.change]
     telling = [change for change in changes if not is_noise(change)]
     worst = max(telling or changes, key=lambda change: change.ratio, default=None)
     return describe(worst) if worst else NOTHING

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 from enginegate.files import for_page, for_terminal, translated
 from enginegate.report.decision import decided
-from enginegate.report.page import Decided, Decision, Page, Section, Table
+from enginegate.report.page import Decided, Decision, Page, Row, Section, Table
 from enginegate.report.table import (
     BRIEF,
     HEADER,
     NARROW,
     ModelTable,
     accuracy_details,
-    brief_row,
+    columns_of,
     engine_name,
     latency_lines,
     merged,
@@ -37,18 +37,19 @@ def summary(results: Iterable[Result], columns: int, interrupted: str = "") -> l
     `columns` is the width of the terminal. Nothing may ship by a run that was `interrupted`, and by
     what; empty for one that came to its end.
     """
-    narrow = columns < _BRIEF_COLUMNS
-    blocks = [_told(section, interrupted, narrow=narrow) for section in sections(results)]
+    names = NARROW if columns < _BRIEF_COLUMNS else BRIEF
+    blocks = [_told(section, names, interrupted) for section in sections(results)]
     return [line for block in blocks for line in [*block, Line("")]][:-1]
 
 
-def _told(section: ModelTable, interrupted: str, *, narrow: bool) -> list[Line]:
+def _told(section: ModelTable, names: Row, interrupted: str) -> list[Line]:
+    """The table of a model with these columns, then why and notes."""
     found = [decided(result, interrupted) for result in section.results]
-    header = ("decision", *(NARROW if narrow else BRIEF))
-    drawn = [(r, one) for r, one in zip(section.results, found, strict=True) if not r.same_as]
-    rows = [(one.decision, *brief_row(result, narrow=narrow)) for result, one in drawn]
-    first, *lines = aligned([header, *rows])
-    table = [Line(text, one.decision) for text, (_, one) in zip(lines, drawn, strict=True)]
+    every = zip(section.results, found, section.rows, strict=True)
+    drawn = [(one, row) for result, one, row in every if not result.same_as]
+    rows = [(one.decision, *columns_of(row, names)) for one, row in drawn]
+    first, *lines = aligned([("decision", *names), *rows])
+    table = [Line(text, one.decision) for text, (one, _) in zip(lines, drawn, strict=True)]
     reasons = [*_twins(section.results, found), *_reasons(section.results, found)]
     told = [*reasons, *section.notes, *_layers(section)]
     head = (section.title, "; ".join(section.facts), first)
@@ -76,18 +77,19 @@ def _next(one: Decided) -> str:
     return f"; next: {one.next}" if one.next else ""
 
 
-def render_text(results: Sequence[Result], costs: Sequence[str]) -> str:
-    """The text report: the summary, every text and batch size, then what the models cost."""
+def render_text(results: Sequence[Result], costs: Sequence[str], interrupted: str = "") -> str:
+    """The text report: every column, why, every text and batch size, then what the models cost.
+
+    `interrupted` says by what the run was stopped.
+    """
     lines = (accuracy_details, latency_lines)
     details = [line for said in lines for result in results for line in said(result)]
-    blocks = [line for section in sections(results) for line in [*_block(section), ""]]
+    blocks = [line for section in sections(results) for line in [*_block(section, interrupted), ""]]
     return "\n".join(map(for_terminal, [*blocks, *details, *costs]))
 
 
-def _block(section: ModelTable) -> list[str]:
-    lines = aligned([HEADER, *section.rows])
-    head = (section.title, "; ".join(section.facts))
-    return [*head, *lines, *section.notes, *_layers(section)]
+def _block(section: ModelTable, interrupted: str) -> list[str]:
+    return [line.text for line in _told(section, HEADER, interrupted)]
 
 
 def _layers(section: ModelTable) -> Iterator[str]:
@@ -110,6 +112,8 @@ def render_page_text(page: Page) -> Iterator[str]:
     """The decisions, what is said of them, and every table."""
     page = translated(page, for_terminal)
     yield from (page.headline, page.subtitle)
+    yield from (f"{name}: {value}" for name, value in page.origin)
+    yield from [page.warning] if page.warning else []
     yield from page.said
     for model, precision, cell in page.matrix.decisions:
         yield from ("", f"{model} {precision}: {cell.decision}: {cell.reason}")

@@ -23,10 +23,11 @@ from enginegate.baselines import (
 from enginegate.config import Options
 from enginegate.errors import EngineError, EngineGateError
 from enginegate.files import damage, write_atomic
-from enginegate.machine import state_as_json, this_machine
+from enginegate.machine import state_as_json, this_checkout, this_machine
 from enginegate.report import (
     append_summary,
     interrupted_line,
+    origin_of,
     render_json,
     render_text,
     run_html,
@@ -166,14 +167,16 @@ class RunOutput:
         stopped = self.recorder.interrupted
         counted = costs.costs
         rooflines = functools.partial(costs.rooflines, () if stopped else results)
-        report = functools.cache(
-            lambda: render_json(
-                results, machine, condition, seed, allowed, counted(), rooflines(), stopped
-            )
-        )
+        made = (machine, condition, seed, allowed)
+
+        @functools.cache
+        def report() -> str:
+            origin = origin_of(this_checkout(self.options.rootpath, self.options.against))
+            return render_json(results, *made, counted(), rooflines(), stopped, origin)
+
         makers: dict[Path | None, Callable[[], str]] = {
             self.options.report_text: lambda: (
-                render_text(results, [*costs.lines(), *self._stopped_lines()]) + "\n"
+                render_text(results, [*costs.lines(), *self._stopped_lines()], stopped) + "\n"
             ),
             self.options.report_json: report,
             self.options.report_html: lambda: run_html(report(), self.options.baselines),

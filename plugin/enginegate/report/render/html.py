@@ -13,8 +13,9 @@ from enginegate.errors import ReportError
 from enginegate.files import for_page, translated
 from enginegate.machine import installed_version
 from enginegate.report.page import Chart, Page
+from enginegate.report.saved_run import DISTRIBUTION
+from enginegate.report.sections.vega import SLIM, WIDE
 
-WIDE, SLIM = 736, 328  # pixels: a page's column, and a phone's
 _SVG = "http://www.w3.org/2000/svg"
 _ARIA = "aria-label"
 _CONFIG: Mapping[str, Any] = {
@@ -27,7 +28,11 @@ _CONFIG: Mapping[str, Any] = {
         "domainColor": "var(--line)",
         "gridColor": "var(--grid)",
         "labelColor": "var(--soft)",
+        "labelFlush": False,
         "labelFontSize": 12,
+        "labelOverlap": "greedy",
+        "labelPadding": 5,
+        "labelSeparation": 10,
         "tickColor": "var(--line)",
         "titleColor": "var(--soft)",
         "titleFontSize": 12,
@@ -45,7 +50,6 @@ _CONFIG: Mapping[str, Any] = {
     "text": {"color": "var(--ink)", "fontSize": 12},
     "rule": {"color": "var(--soft)"},
 }
-DISTRIBUTION = "pytest-enginegate"
 SIGNS = {"ship": "✓", "ship (new)": "✓", "hold": "!", "block": "✕"}
 
 

@@ -7,11 +7,18 @@ from enginegate.engines import Ranges
 from enginegate.report.numbers import NOTHING, interval, loss, short, whole
 from enginegate.report.page import Chart, Row, Table
 from enginegate.report.saved_run import SavedRun
-from enginegate.report.sections.vega import Spec, colour, number, powers_of_ten, titled
+from enginegate.report.sections.vega import (
+    Spec,
+    colour,
+    drawn_loss,
+    least_in_words,
+    losses,
+    number,
+    titled,
+)
 from enginegate.report.table import engine_name
 from enginegate.results import Result
 
-_LEAST_LOSS = 1e-7  # what float32 leaves of 1 - cosine; the axis is logarithmic
 _SHOWN = 160  # letters of a text
 _SHARES = (0.5, 0.9, 0.99, 1.0)
 _RANKS = ("recall_at_1", "recall_at_10", "spearman", "kendall")
@@ -42,12 +49,13 @@ def _of(run: SavedRun, result: Result) -> Accuracy:
 
 def _distribution(model: str, known: Sequence[tuple[str, Sequence[float]]]) -> Chart:
     rows = tuple(
-        (name, *(loss(1 - _quantile(losses, share)) for share in _SHARES)) for name, losses in known
+        (name, *(loss(1 - _quantile(each, share)) for share in _SHARES)) for name, each in known
     )
     return Chart(
         title=titled(model, "how near each text stays"),
         reading="Share of the texts whose loss is at most that far right: a line further left is "
-        "nearer to the reference, a long tail means that a few texts suffer.",
+        "nearer to the reference, a long tail means that a few texts suffer."
+        f"{least_in_words(each for _, found in known for each in found)}",
         spec=_distribution_spec(known),
         table=Table(
             titled(model, "1 - cosine of the texts"),
@@ -64,16 +72,15 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 def _distribution_spec(known: Sequence[tuple[str, Sequence[float]]]) -> Spec:
     values = [
-        {"name": name, "loss": max(value, _LEAST_LOSS), "share": rank / len(losses)}
-        for name, losses in known
-        for rank, value in enumerate(losses, start=1)
+        {"name": name, "loss": drawn_loss(value), "share": rank / len(found)}
+        for name, found in known
+        for rank, value in enumerate(found, start=1)
     ]
-    drawn = powers_of_ten(max(each, _LEAST_LOSS) for _, losses in known for each in losses)
     return {
         "data": {"values": values},
         "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 2},
         "encoding": {
-            "x": {"field": "loss", "title": "1 - cosine", **drawn},
+            "x": losses("1 - cosine", (each for _, found in known for each in found)),
             "y": number("share", "share of texts", axis={"format": "%", "tickCount": 5}),
             "color": colour([name for name, _ in known]),
         },

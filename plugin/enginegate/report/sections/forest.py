@@ -79,7 +79,7 @@ def _edges(changes: Sequence[Change]) -> Ends:
 
 def _spec(rows: Sequence[Compared], limit: float | None) -> Spec:
     ink = colour(list(dict.fromkeys(row.precision for row in rows)), legend=False)
-    axis = {"format": "+d", "tickCount": 6, "labelOverlap": True}
+    axis = {"format": "+d", "tickCount": 6}
     low, middle = (number(end, "change of time, per cent", axis=axis) for end in ("low", "change"))
     bar = {"x": low, "x2": {"field": "high"}, "color": ink}
     return {

@@ -6,10 +6,20 @@ from typing import Any
 from enginegate.report.numbers import NOTHING, milliseconds, percent, short, whole
 from enginegate.report.page import Chart, Row, Table
 from enginegate.report.saved_run import SavedRun
-from enginegate.report.sections.vega import Spec, colour, decades, layer, points, shape, titled
+from enginegate.report.sections.vega import (
+    Spec,
+    apart,
+    colour,
+    decades,
+    layer,
+    points,
+    shape,
+    titled,
+)
 
 _PARTS = ("total", "backbone", "head")
 _CONVENTIONS = {"true": "all arithmetic", "matmul": "multiply-adds alone", "thop": "as thop counts"}
+_HEIGHT = 360  # pixels
 _BESIDE = 3.0  # factor of intensity that roofs are drawn beyond the points
 _BOUND = {"never": "at no batch", "always": "at every batch"}
 
@@ -51,11 +61,11 @@ def _chart(model: str, roofline: Mapping[str, Any]) -> Chart:
         reading=(
             f"Ceilings of {device['name']} ({device['source']}); traffic counted: "
             f"{roofline['traffic']}. A point on its line uses all that the machine has; left of "
-            "the bend memory is the limit."
+            "the bend memory is the limit. Numbers are batch sizes, where there is room for them."
         ),
         spec=_spec(engines),
         table=Table(titled(model, "roofline, measured points"), header, rows),
-        height=360,
+        height=_HEIGHT,
     )
 
 
@@ -80,7 +90,11 @@ def _spec(engines: Sequence[Engine]) -> Spec:
     reached = decades(value["reached"] for value in [*roofs, *measured])
     x = {"field": "intensity", "title": "FLOP per byte", **intensity}
     y = {"field": "reached", "title": "GFLOP/s", **reached}
-    named = {"text": {"field": "batch"}, "color": {"value": "var(--soft)"}}
+    places = [(value["intensity"], value["reached"]) for value in measured]
+    batches = [str(value["batch"]) for value in measured]
+    shown = apart(batches, places, (intensity, reached), _HEIGHT)
+    measured = [{**value, "shown": text} for value, text in zip(measured, shown, strict=True)]
+    named = {"text": {"field": "shown"}, "color": {"value": "var(--soft)"}}
     along = {"order": {"field": "intensity"}}
     return {
         "data": {"values": measured},

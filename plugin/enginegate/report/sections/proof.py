@@ -12,9 +12,9 @@ from enginegate.results import Context, Result
 
 _HASH_DIGITS = 12
 _EXECUTED = (
-    "asked",
+    "requested",
     "built",
-    "matrix multiplications ran in",
+    "executed by matrix multiplications",
     "share of time",
     "runtime",
     "size",
@@ -22,7 +22,7 @@ _EXECUTED = (
 
 
 def proof(run: SavedRun) -> Section:
-    """Asked against executed precision, origins, hashes, the machine and its state, versions."""
+    """Requested and executed precision, origins, hashes, the machine and its state, versions."""
     return Section(
         anchor="proof",
         title="Proof",
@@ -36,7 +36,7 @@ def _executed(run: SavedRun) -> Iterator[Table]:
     for model, _, found in run.by_model():
         here = [result for result in found if not result.variant.served]
         rows = tuple(_ran(run, result) for result in here or found)
-        yield Table(f"{model}: precision that was asked for, and what ran", _EXECUTED, rows)
+        yield Table(f"{model}: precision requested and executed", _EXECUTED, rows)
 
 
 def _ran(run: SavedRun, result: Result) -> Row:

@@ -8,6 +8,7 @@ from typing import Any
 from enginegate.report.numbers import NOTHING, milliseconds, times, whole
 from enginegate.report.page import Chart, Row, Table
 from enginegate.report.sections.vega import Spec, colour, decades, layer, number, points, titled
+from enginegate.report.table import merged
 from enginegate.report.wording.sweeps import analysis_lines, compare_engines
 from enginegate.serving import Analysis, Breakdown, Level
 
@@ -135,8 +136,7 @@ def _cliffs_in_words(sweeps: Sequence[Sweep]) -> str:
 
 def _against_spec(sweeps: Sequence[Sweep]) -> Spec:
     values, ink = _values(sweeps), colour([sweep.name for sweep in sweeps])
-    throughputs = decades(value["throughput"] for value in values)
-    latencies = decades(value["latency"] for value in values)
+    throughputs, latencies = (_with_bars(values, name) for name in ("throughput", "latency"))
     x = {"field": "throughput", "title": "texts per second", **throughputs}
     y = {"field": "latency", "title": "latency, ms", **latencies}
     upright = {"x": x, "y": {**y, "field": "latency_low"}, "y2": {"field": "latency_high"}}
@@ -154,6 +154,11 @@ def _against_spec(sweeps: Sequence[Sweep]) -> Spec:
             _points(sweeps, x, y),
         ],
     }
+
+
+def _with_bars(values: Sequence[dict[str, Any]], name: str) -> Spec:
+    """A logarithmic axis that the points and their bars fit on."""
+    return decades(value[end] for value in values for end in (name, f"{name}_low", f"{name}_high"))
 
 
 def _over(model: str, sweeps: Sequence[Sweep], figure: str) -> Chart:
@@ -214,10 +219,11 @@ def _shade(sweeps: Sequence[Sweep], x: Spec) -> Iterator[Spec]:
 
 def what_sweeps_say(sweeps: Sequence[Sweep]) -> Iterator[str]:
     """Cliffs with their causes, saturation, and the engines beside each other, in words."""
-    for sweep in sweeps:
-        yield from (
-            f"{sweep.name}: {line}" for line in analysis_lines(sweep.analysis, sweep.levels)
-        )
+    yield from merged(
+        (sweep.name, line)
+        for sweep in sweeps
+        for line in analysis_lines(sweep.analysis, sweep.levels)
+    )
     if len(sweeps) > 1:
         yield from compare_engines({sweep.name: sweep.levels for sweep in sweeps})
 
@@ -261,7 +267,7 @@ def _parts_spec(known: Sequence[Parts]) -> Spec:
         for part, seconds in _seconds(parts).items()
     ]
     scale = {"domain": list(_PARTS), "range": [f"var(--{part})" for part in _PARTS]}
-    upright = {"labelAngle": 0, "labelOverlap": True}
+    upright = {"labelAngle": 0}
     return {
         "data": {"values": values},
         "mark": {"type": "bar"},

@@ -13,17 +13,18 @@ from enginegate.report.saved_run import SavedRun
 from enginegate.report.sections.vega import (
     Spec,
     colour,
+    drawn_loss,
     layer,
+    least_in_words,
+    losses,
     number,
     points,
-    powers_of_ten,
     shape,
     titled,
 )
 from enginegate.results import Result
 from enginegate.speed import Errors, Speed, bounds
 
-_LEAST_LOSS = 1e-7  # what float32 leaves of 1 - cosine; the axis is logarithmic
 _SIDES = Errors(0.025, 0.025)
 
 
@@ -33,7 +34,7 @@ class Point:
 
     Attributes:
         name: as on every picture.
-        loss: distance to the reference, above 0.
+        loss: distance to the reference.
         speed: more is faster.
         said: both in words.
         low, high: interval of the speed; NaN where it is not known.
@@ -56,18 +57,18 @@ class Axes:
     even: float | None = None
 
 
-_AXES = Axes("1 - cosine of the worst text", "times as fast as the reference", 1.0)
+_AXES = Axes("1 - min cosine", "times as fast as the reference", 1.0)
 
 
 def speed_against_quality(run: SavedRun) -> Iterator[Chart]:
     """One chart per model that has two engines at least, each with deltas and speeds."""
     for _, model, members in run.by_model():
-        found = [found for result in members for found in _measured(result)]
+        found = [found for result in members for found in measured(result)]
         if len(found) > 1:
             yield pareto(model, [_point(*engine) for engine in found], _AXES, _table(model, found))
 
 
-def _measured(result: Result) -> Iterator[tuple[Result, Deltas, Speed]]:
+def measured(result: Result) -> Iterator[tuple[Result, Deltas, Speed]]:
     """The engine with its deltas and its speed at the largest batch, beside the reference."""
     deltas = result.accuracy.deltas if result.accuracy else None
     beside_reference = not (result.variant.served or result.context.against)
@@ -77,8 +78,8 @@ def _measured(result: Result) -> Iterator[tuple[Result, Deltas, Speed]]:
 
 def _point(result: Result, deltas: Deltas, speed: Speed) -> Point:
     name, (estimate, low, high) = str(result.variant.precision), relative_speed(speed)
-    said = f"{name}: {times(estimate)}, 1 - worst cosine {loss(deltas.cosine_worst)}"
-    return Point(name, max(1 - deltas.cosine_worst, _LEAST_LOSS), estimate, said, low, high)
+    said = f"{name}: {times(estimate)}, 1 - min cosine {loss(deltas.cosine_worst)}"
+    return Point(name, 1 - deltas.cosine_worst, estimate, said, low, high)
 
 
 def _table(model: str, found: Sequence[tuple[Result, Deltas, Speed]]) -> Table:
@@ -88,7 +89,7 @@ def _table(model: str, found: Sequence[tuple[Result, Deltas, Speed]]) -> Table:
         told = (loss(deltas.cosine_worst), times(estimate), span(low, high))
         measured = (whole(speed.texts_per_s), str(speed.batch))
         rows.append((str(result.variant.precision), *told, *measured))
-    header = ("engine", "1 - worst cosine", "speed to reference", "95 % interval", "texts/s")
+    header = ("engine", "1 - min cosine", "speed to reference", "95 % interval", "texts/s")
     return Table(titled(model, "speed against quality"), (*header, "batch"), tuple(rows))
 
 
@@ -121,7 +122,8 @@ def pareto(model: str, engines: Sequence[Point], axes: Axes, table: Table) -> Ch
         said += f" Another engine is as near and faster, or nearer and as fast, as {_any(beaten)}."
     return Chart(
         title=titled(model, "speed against quality"),
-        reading=f"Up is faster, left is nearer to the reference. {said}",
+        reading="Up is faster, left is nearer to the reference. "
+        f"{said}{least_in_words(point.loss for point in engines)}",
         spec=_spec(engines, axes),
         table=table,
         height=320,
@@ -136,7 +138,7 @@ def _values(engines: Sequence[Point]) -> list[dict[str, Any]]:
     return [
         {
             "name": point.name,
-            "loss": point.loss,
+            "loss": drawn_loss(point.loss),
             "speed": point.speed,
             "low": point.low if math.isfinite(point.low) else point.speed,
             "high": point.high if math.isfinite(point.high) else point.speed,
@@ -148,8 +150,8 @@ def _values(engines: Sequence[Point]) -> list[dict[str, Any]]:
 
 def _spec(engines: Sequence[Point], axes: Axes) -> Spec:
     names = [point.name for point in engines]
-    x = {"field": "loss", "title": axes.loss, **powers_of_ten(point.loss for point in engines)}
-    y, ink = number("speed", axes.speed), colour(names, legend=False)
+    x = losses(axes.loss, (point.loss for point in engines))
+    y, ink = number("speed", axes.speed), colour(names)
     bar = {"y": number("low", axes.speed), "y2": {"field": "high"}, "color": ink}
     return {
         "data": {"values": _values(engines)},
@@ -158,9 +160,7 @@ def _spec(engines: Sequence[Point], axes: Axes) -> Spec:
             *([] if axes.even is None else [_even(axes.even)]),
             _edge(engines, y),
             layer("rule", bar, strokeWidth=2),
-            points({"y": y, "color": ink, "shape": shape(names, legend=False)}, size=130),
-            _labels(y, "datum.name != 'best'", dy=-9),
-            _labels(y, "datum.name == 'best'", dy=14),
+            points({"y": y, "color": ink, "shape": shape(names)}, size=130),
         ],
     }
 
@@ -172,14 +172,7 @@ def _even(speed: float) -> Spec:
 
 
 def _edge(engines: Sequence[Point], y: Spec) -> Spec:
-    edge = [{"loss": point.loss, "speed": point.speed} for point in frontier(engines)]
+    edge = [{"loss": drawn_loss(point.loss), "speed": point.speed} for point in frontier(engines)]
     along = {"y": y, "order": {"field": "loss"}}
     line = layer("line", along, color="var(--soft)", interpolate="step-after")
     return {"data": {"values": edge}, **line}
-
-
-def _labels(y: Spec, which: str, dy: int) -> Spec:
-    """Names beside the points; `best` lies where the precision lies that it took."""
-    named = {"y": y, "text": {"field": "name"}}
-    text = layer("text", named, align="left", dx=11, dy=dy, fontWeight=600)
-    return {"transform": [{"filter": which}], **text}

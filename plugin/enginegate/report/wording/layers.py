@@ -7,7 +7,7 @@ from enginegate.report.numbers import counted
 from enginegate.report.page import Row, Table
 
 _HEADER = ("layer", "kind", "alone", "repairs")
-_STEP_HEADER = ("kept", "damage gone", "x ref", "limits")
+_STEP_HEADER = ("kept", "damage gone", "speedup", "limits")
 _SHOWN = 10
 
 
