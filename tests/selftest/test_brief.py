@@ -87,10 +87,11 @@ def test_a_long_call_of_a_brief_rig_is_not_made_there_and_back(monkeypatch, cell
 
 
 def shown(**speeds):
-    row = brief_row(result(speeds=(speed(8, **speeds),)), narrow=False)
+    row = brief_row(result(speeds=(speed(8, **speeds),)), BRIEF)
     return row[BRIEF.index("speedup")]
 
 
 def test_a_speedup_is_shown_with_how_far_it_is_known():
-    assert shown(log_ratios={"p50": (-0.69, -0.7, -0.69)}) == "2.00 ±1%"
+    assert shown(log_ratios={"p50": (-0.69, -0.7, -0.69)}) == "2.00 ±2%"
     assert shown(log_ratios={"p50": (-0.69, -0.7)}) == "2.00"
+    assert shown(log_ratios={"p50": (-0.69, -0.2, -1.4)}) == "too noisy"

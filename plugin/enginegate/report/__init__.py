@@ -12,7 +12,7 @@ from enginegate.report.output import (
 from enginegate.report.render.html import check_drawable
 from enginegate.report.saved_run import render_json
 from enginegate.report.table import described, interrupted_line, spent_line
-from enginegate.report.text import aligned, render_text, summary
+from enginegate.report.text import aligned, render_text, summary, wrapped
 from enginegate.report.wording.roofline import (
     TRAFFIC,
     cost_line,
@@ -32,5 +32,5 @@ __all__ = [
     "check_drawable", "compare_engines", "cost_line", "decided", "described", "device_line",
     "interrupted_line", "plot_history", "read_sweep_csv", "render_json", "render_text",
     "report_files", "roofline_line", "roofline_rows", "run_html", "run_markdown", "spent_line",
-    "summary",
+    "summary", "wrapped",
 ]  # fmt: skip

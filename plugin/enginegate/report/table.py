@@ -19,7 +19,7 @@ from enginegate.report.wording.sweeps import analysis_lines, level_line
 from enginegate.report.wording.tokens import token_facts, tokens_line
 from enginegate.results import Result
 from enginegate.serving import Capacity, Load, OpenLevel
-from enginegate.speed import Speed, describe, is_noise
+from enginegate.speed import TOO_NOISY, Speed, describe, is_noise
 from enginegate.variants import Precision, Variant
 from enginegate.verdicts import Judgement, Verdict
 
@@ -40,6 +40,7 @@ HEADER = (
 )
 BRIEF = ("requested", "executed", "min cosine", "p50 ms", "texts/s", "speedup", "change")
 NARROW = ("requested", "executed", "min cosine", "change")
+NARROW_NEW = ("requested", "executed", "min cosine", "speedup")  # where nothing is compared
 _TOLD = 0.02  # a smaller share of the time is not told
 
 
@@ -121,18 +122,30 @@ def _row(result: Result) -> Row:
     )
 
 
-def brief_row(result: Result, *, narrow: bool) -> Row:
-    """Its figures as BRIEF names them, or as NARROW does."""
+def brief_columns(results: Iterable[Result], *, narrow: bool) -> Row:
+    """The columns of a terminal's table."""
+    compared = any(speed.change for result in results for speed in result.speeds)
+    return BRIEF if not narrow else NARROW if compared else NARROW_NEW
+
+
+def brief_row(result: Result, columns: Row) -> Row:
+    """Its figures in these columns; the reasons below the table say more of noise."""
     brief = dict(zip(HEADER, _row(result), strict=True))
-    brief["speedup"] += _known_to(result) if brief["speedup"] != NOTHING else ""
-    return tuple(brief[name] for name in (NARROW if narrow else BRIEF))
+    brief["speedup"] = _known_speedup(result, brief["speedup"])
+    brief["change"] = brief["change"].replace(TOO_NOISY, TOO_NOISY.partition(" (")[0])
+    return tuple(brief[name] for name in columns)
 
 
-def _known_to(result: Result) -> str:
-    """How far the speedup is known: ` ±3%`; nothing where that is not known."""
+def _known_speedup(result: Result, shown: str) -> str:
+    """The speedup with how far it is known, `1.60 ±3%`; as it is where that is not known."""
     _, last = _ends(result)
-    low, ratio, high = last.speedup if last else (0.0, 1.0, math.inf)
-    return f" ±{max(high / ratio, ratio / low) - 1:.0%}" if low and math.isfinite(high) else ""
+    if last is None or shown == NOTHING:
+        return shown
+    low, ratio, high = last.speedup
+    if not low or math.isinf(high):
+        return shown
+    off = max(high / ratio, ratio / low) - 1
+    return f"{shown} ±{math.ceil(100 * off)}%" if off < 1 else "too noisy"
 
 
 def engine_name(variant: Variant) -> str:
@@ -206,6 +219,8 @@ def _notes(result: Result) -> Iterator[tuple[str, str]]:
     name = engine_name(result.variant)
     yield from ((name, f"flagged: {flag}") for flag in result.flags)
     yield from ((name, flag) for flag in result.accepted)
+    if result.dominated:
+        yield name, f"not worth shipping: {result.dominated}"
     if result.accuracy:
         yield from ((name, text) for text in embedding_notes(result.accuracy))
     yield from ((name, note) for note in (*result.notes, *_time_notes(result)))

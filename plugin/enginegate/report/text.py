@@ -1,17 +1,18 @@
 """Rows and pages to lines of text. No number is formatted here."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from textwrap import TextWrapper
 
 from enginegate.files import for_page, for_terminal, translated
 from enginegate.report.decision import decided
 from enginegate.report.page import Decided, Decision, Page, Section, Table
 from enginegate.report.table import (
-    BRIEF,
     HEADER,
-    NARROW,
     ModelTable,
     accuracy_details,
+    brief_columns,
     brief_row,
     engine_name,
     latency_lines,
@@ -20,6 +21,7 @@ from enginegate.report.table import (
 )
 from enginegate.results import Result
 
+_TO_COPY = re.compile(r"\S+ = \{.*?\}")
 _BRIEF_COLUMNS = 100  # of a terminal that the whole table fits
 
 
@@ -42,12 +44,24 @@ def summary(results: Iterable[Result], columns: int, interrupted: str = "") -> l
     return [line for block in blocks for line in [*block, Line("")]][:-1]
 
 
+def wrapped(text: str, columns: int) -> list[str]:
+    """The text in lines that a terminal does not break by itself, all but the first indented.
+
+    What is to be copied, `name = { ... }`, stays on a line.
+    """
+    held = _TO_COPY.sub(lambda found: found[0].replace(" ", "\0"), text)
+    lines = TextWrapper(
+        columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    ).wrap(held)
+    return [line.replace("\0", " ") for line in lines or [""]]
+
+
 def _told(section: ModelTable, interrupted: str, *, narrow: bool) -> list[Line]:
     found = [decided(result, interrupted) for result in section.results]
-    header = ("decision", *(NARROW if narrow else BRIEF))
+    columns = brief_columns(section.results, narrow=narrow)
     drawn = [(r, one) for r, one in zip(section.results, found, strict=True) if not r.same_as]
-    rows = [(one.decision, *brief_row(result, narrow=narrow)) for result, one in drawn]
-    first, *lines = aligned([header, *rows])
+    rows = [(one.decision, *brief_row(result, columns)) for result, one in drawn]
+    first, *lines = aligned([("decision", *columns), *rows])
     table = [Line(text, one.decision) for text, (_, one) in zip(lines, drawn, strict=True)]
     reasons = [*_twins(section.results, found), *_reasons(section.results, found)]
     told = [*reasons, *section.notes, *_layers(section)]
