@@ -254,13 +254,13 @@ class _Progress:
     def show(self, text: str) -> None:
         """Rewrite the line that changes."""
         passed = f"{time.monotonic() - self._start_s:.0f} s" + (self.whole and f" of {self.whole}")
-        said = ": ".join(filter(None, ["enginegate", *self._steps[-1:], text]))
+        said = ": ".join(filter(None, ["enginegate", passed, *self._steps[-1:], text]))
         with self._reporter() as reporter:
             if reporter and reporter.isatty:
                 if not self._is_live:
                     reporter.ensure_newline()
                 width = max(0, reporter._tw.fullwidth - 1)
-                reporter.rewrite(for_terminal(f"{said} ({passed})")[:width], erase=True)
+                reporter.rewrite(for_terminal(said)[:width], erase=True)
                 reporter._tw.flush()
                 self._is_live = True
 
@@ -476,16 +476,27 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         _write_summary(terminalreporter, found)
 
 
+def _write_wrapped(terminalreporter: Any, text: str) -> None:
+    """Write a text, in lines at words on a terminal; elsewhere, where it is searched, in one."""
+    from enginegate.report import wrapped
+
+    safe, columns = for_terminal(text), terminalreporter._tw.fullwidth
+    for line in wrapped(safe, columns) if terminalreporter.isatty else [safe]:
+        terminalreporter.write_line(for_terminal(line))
+
+
 def _write_summary(terminalreporter: Any, run: "Recorder") -> None:
     from enginegate.report import annotations, summary
 
     terminalreporter.section("enginegate")
     columns = terminalreporter._tw.fullwidth
     for line in summary(run.results.values(), columns, run.interrupted):
-        colour = {_COLOURS[line.decision]: True} if line.decision else {}
-        terminalreporter.write_line(for_terminal(line.text), **colour)
+        if line.decision:
+            terminalreporter.write_line(for_terminal(line.text), **{_COLOURS[line.decision]: True})
+        else:
+            _write_wrapped(terminalreporter, line.text)
     for text in run.lines:
-        terminalreporter.write_line(for_terminal(text))
+        _write_wrapped(terminalreporter, text)
     for problem in run.problems:
         terminalreporter.write_line(for_terminal(f"ERROR: {problem}"), red=True)
     for command in annotations(run.notices, run.problems):

@@ -91,5 +91,6 @@ def shown(**speeds):
 
 
 def test_a_speedup_is_shown_with_how_far_it_is_known():
-    assert shown(log_ratios={"p50": (-0.69, -0.7, -0.69)}) == "2.00 ±1%"
+    assert shown(log_ratios={"p50": (-0.69, -0.7, -0.69)}) == "2.00 ±2%"
     assert shown(log_ratios={"p50": (-0.69, -0.7)}) == "2.00"
+    assert shown(log_ratios={"p50": (-0.69, -0.2, -1.4)}) == "too noisy"

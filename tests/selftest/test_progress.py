@@ -107,8 +107,8 @@ def test_a_terminal_shows_the_step_and_how_far_it_is_and_is_left_clean():
     progress.whole = "about 4 min"
     with progress.step("speed"):
         progress.show("replicate 2")
-    assert "\renginegate: speed (0 s of about 4 min)" in terminal.written
-    assert "\renginegate: speed: replicate 2 (0 s of " in terminal.written
+    assert "\renginegate: 0 s of about 4 min: speed" in terminal.written
+    assert "\renginegate: 0 s of about 4 min: speed: " in terminal.written
     assert all(len(line) <= 40 for line in terminal.written)
     assert terminal.written[-1] == "\r"
 

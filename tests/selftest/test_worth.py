@@ -30,7 +30,7 @@ def timed(log, spread=SURE):
 
 
 def engine(precision, log, recall=NEAR, spread=SURE, **other):
-    retrieval = dataclasses.replace(_retrieval(), recall_at_10=recall)
+    retrieval = dataclasses.replace(_retrieval(), recall_at_10=recall, ndcg_at_10=None)
     judged = dataclasses.replace(accuracy(), retrieval=retrieval)
     return result(precision, accuracy=judged, speeds=timed(log, spread), **other)
 

@@ -179,7 +179,10 @@ def _models(
     named: tuple[str, ...], specs: "Mapping[str, ModelSpec]", own: tuple[str, ...]
 ) -> tuple[str, ...]:
     if unknown := [name for name in named if name not in specs]:
-        raise OptionError(f"unknown model {', '.join(unknown)}: defined are {', '.join(specs)}")
+        raise OptionError(
+            f"unknown model {', '.join(unknown)}: defined are {', '.join(specs)}; name one of "
+            f"these, or define it in [tool.enginegate.models.{unknown[0]}] of pyproject.toml"
+        )
     models = named or own
     if alike := [name for name in models if _folded(models).count(name.casefold()) > 1]:
         raise OptionError(

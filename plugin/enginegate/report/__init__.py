@@ -13,7 +13,7 @@ from enginegate.report.output import (
 from enginegate.report.render.html import check_drawable
 from enginegate.report.saved_run import origin_of, render_json
 from enginegate.report.table import described, interrupted_line, spent_line
-from enginegate.report.text import aligned, render_text, summary
+from enginegate.report.text import aligned, render_text, summary, wrapped
 from enginegate.report.wording.roofline import (
     TRAFFIC,
     cost_line,
@@ -33,5 +33,5 @@ __all__ = [
     "check_drawable", "compare_engines", "cost_line", "decided", "described", "device_line",
     "export_files", "interrupted_line", "origin_of", "plot_history", "read_sweep_csv",
     "render_json", "render_text", "report_files", "roofline_line", "roofline_rows", "run_html",
-    "run_markdown", "spent_line", "summary",
+    "run_markdown", "spent_line", "summary", "wrapped",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ from enginegate.report.wording.sweeps import analysis_lines, level_line
 from enginegate.report.wording.tokens import token_facts, tokens_line
 from enginegate.results import Result
 from enginegate.serving import Capacity, Load, OpenLevel
-from enginegate.speed import Speed, describe, is_noise
+from enginegate.speed import TOO_NOISY, Speed, describe, is_noise
 from enginegate.variants import Precision, Variant
 from enginegate.verdicts import Judgement, Verdict
 
@@ -40,6 +40,7 @@ HEADER = (
 )
 BRIEF = ("requested", "executed", "min cosine", "p50 ms", "texts/s", "speedup", "change")
 NARROW = ("requested", "executed", "min cosine", "change")
+NARROW_NEW = ("requested", "executed", "min cosine", "speedup")  # where nothing is compared
 _TOLD = 0.02  # a smaller share of the time is not told
 
 
@@ -121,23 +122,31 @@ def _row(result: Result) -> Row:
 
 
 def speedup(result: Result) -> str:
-    """The speed at the largest batch size relative to the reference, where it ran beside that."""
+    """The speed at the largest batch size relative to the reference, where it ran beside that.
+
+    With how far it is known, `1.60 ±3%`; as it is where that is not known.
+    """
     _, last = _ends(result)
     if last is None or result.context.against:
         return NOTHING
-    return f"{last.yardstick_ratio:.2f}{_known_to(last)}"
+    low, ratio, high = last.speedup
+    if not low or math.isinf(high):
+        return f"{last.yardstick_ratio:.2f}"
+    off = max(high / ratio, ratio / low) - 1
+    return f"{last.yardstick_ratio:.2f} ±{math.ceil(100 * off)}%" if off < 1 else "too noisy"
+
+
+def brief_columns(results: Iterable[Result], *, narrow: bool) -> Row:
+    """The columns of a terminal's table."""
+    compared = any(speed.change for result in results for speed in result.speeds)
+    return BRIEF if not narrow else NARROW if compared else NARROW_NEW
 
 
 def columns_of(row: Row, names: Row) -> Row:
-    """The cells of these columns of a row that has all of HEADER."""
+    """The cells of these columns of a row that has all of HEADER; of noise, reasons say more."""
     cells = dict(zip(HEADER, row, strict=True))
+    cells["change"] = cells["change"].replace(TOO_NOISY, TOO_NOISY.partition(" (")[0])
     return tuple(cells[name] for name in names)
-
-
-def _known_to(speed: Speed) -> str:
-    """How far the speedup is known: ` ±3%`; nothing where that is not known."""
-    low, ratio, high = speed.speedup
-    return f" ±{max(high / ratio, ratio / low) - 1:.0%}" if low and math.isfinite(high) else ""
 
 
 def engine_name(variant: Variant) -> str:
@@ -211,6 +220,8 @@ def _notes(result: Result) -> Iterator[tuple[str, str]]:
     name = engine_name(result.variant)
     yield from ((name, f"flagged: {flag}") for flag in result.flags)
     yield from ((name, flag) for flag in result.accepted)
+    if result.dominated:
+        yield name, f"not worth shipping: {result.dominated}"
     if result.accuracy:
         yield from ((name, text) for text in embedding_notes(result.accuracy))
     yield from ((name, note) for note in (*result.notes, *_time_notes(result)))

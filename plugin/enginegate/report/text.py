@@ -1,17 +1,18 @@
 """Rows and pages to lines of text. No number is formatted here."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from textwrap import TextWrapper
 
 from enginegate.files import for_page, for_terminal, translated
 from enginegate.report.decision import decided
 from enginegate.report.page import Decided, Decision, Page, Row, Section, Table
 from enginegate.report.table import (
-    BRIEF,
     HEADER,
-    NARROW,
     ModelTable,
     accuracy_details,
+    brief_columns,
     columns_of,
     engine_name,
     latency_lines,
@@ -20,6 +21,7 @@ from enginegate.report.table import (
 )
 from enginegate.results import Result
 
+_TO_COPY = re.compile(r"\S+ = \{.*?\}")
 _BRIEF_COLUMNS = 100  # of a terminal that the whole table fits
 
 
@@ -37,9 +39,24 @@ def summary(results: Iterable[Result], columns: int, interrupted: str = "") -> l
     `columns` is the width of the terminal. Nothing may ship by a run that was `interrupted`, and by
     what; empty for one that came to its end.
     """
-    names = NARROW if columns < _BRIEF_COLUMNS else BRIEF
-    blocks = [_told(section, names, interrupted) for section in sections(results)]
+    narrow = columns < _BRIEF_COLUMNS
+    blocks = [
+        _told(section, brief_columns(section.results, narrow=narrow), interrupted)
+        for section in sections(results)
+    ]
     return [line for block in blocks for line in [*block, Line("")]][:-1]
+
+
+def wrapped(text: str, columns: int) -> list[str]:
+    """The text in lines that a terminal does not break by itself, all but the first indented.
+
+    What is to be copied, `name = { ... }`, stays on a line.
+    """
+    held = _TO_COPY.sub(lambda found: found[0].replace(" ", "\0"), text)
+    lines = TextWrapper(
+        columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    ).wrap(held)
+    return [line.replace("\0", " ") for line in lines or [""]]
 
 
 def _told(section: ModelTable, names: Row, interrupted: str) -> list[Line]:
