@@ -33,6 +33,7 @@ from enginegate.files import (
 )
 from enginegate.models.sources import locate
 from enginegate.models.spec import Kind, ModelSpec, specs_from
+from enginegate.session import again
 from enginegate.verdicts import Exit
 
 DAMAGED = {
@@ -51,6 +52,14 @@ def test_damaged_json_is_one_error(name):
     text, said = DAMAGED[name]
     with pytest.raises(ValueError, match=said):
         parse_json(text)
+
+
+def test_what_sessions_tell_each_other_holds_no_nan(tmp_path):
+    path = tmp_path / "speeds.json"
+    again._write(path, {"p50_s": [0.1]})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        again._write(path, {"p50_s": [float("nan")]})
+    assert again._read(path) == {"p50_s": [0.1]}
 
 
 def test_whole_json_is_read():

@@ -6,7 +6,6 @@ what was found is written into it.
 
 import contextlib
 import functools
-import json
 import os
 import random
 import subprocess
@@ -23,7 +22,7 @@ from enginegate.cache import Entry
 from enginegate.config import Options
 from enginegate.engines import Built, Engine, open_reference, register, registration
 from enginegate.errors import EngineError
-from enginegate.files import parse_json, read_text, scratch_folder, write_atomic
+from enginegate.files import parse_json, read_text, readable_json, scratch_folder, write_atomic
 from enginegate.models import Exported, Workload, probe_of
 from enginegate.session.preparation import replicate_s, rig_of
 from enginegate.speed import (
@@ -126,7 +125,7 @@ def _told(name: str, task: Task, folder: Path, place: int) -> dict[str, Any]:
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
-    write_atomic(path, json.dumps(value))
+    write_atomic(path, readable_json(value))
 
 
 def _read(path: Path) -> Any:
