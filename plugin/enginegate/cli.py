@@ -39,8 +39,9 @@ from enginegate.report import (
     cost_line,
     device_line,
     export_files,
+    marked_lines,
     plot_history,
-    read_sweep_csv,
+    read_sweeps,
     report_files,
     roofline_rows,
 )
@@ -90,8 +91,13 @@ def command_parser() -> argparse.ArgumentParser:
     history.add_argument("model")
     history.add_argument("--plot", type=Path, metavar="FILE", help="draw it on this HTML page")
     history.set_defaults(run=_history)
-    sweep = commands.add_parser("sweep", help="cliffs and saturation in a CSV file of sweeps")
-    sweep.add_argument("file", type=Path, help=f"columns {','.join(CSV_COLUMNS)}")
+    sweep = commands.add_parser("sweep", help="cliffs and saturation in sweeps measured elsewhere")
+    sweep.add_argument(
+        "files",
+        type=Path,
+        nargs="+",
+        help=f"CSV of {','.join(CSV_COLUMNS)} or of perf_analyzer; JSON of AIPerf or genai-perf",
+    )
     sweep.set_defaults(run=_sweep)
     _add_report(commands)
     add_roofline(commands)
@@ -126,8 +132,9 @@ def _prune(given: argparse.Namespace) -> Iterator[str]:
 
 
 def _sweep(given: argparse.Namespace) -> Iterator[str]:
-    sweeps = read_sweep_csv(given.file)
+    sweeps = read_sweeps(given.files)
     for engine, levels in sweeps.items():
+        yield from (f"{engine}: {line}" for line in marked_lines(levels))
         yield from (f"{engine}: {line}" for line in analysis_lines(analyse(levels, None), levels))
     yield from compare_engines(sweeps)
 

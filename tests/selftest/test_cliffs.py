@@ -9,11 +9,11 @@ import pytest
 
 from enginegate.config.serving import Deployment
 from enginegate.errors import ServingError
+from enginegate.report.sweep_files import read_sweep_csv
 from enginegate.report.wording.sweeps import (
     analysis_lines,
     compare_engines,
     level_line,
-    read_sweep_csv,
 )
 from enginegate.serving.analysis.cliffs import analyse, littles_error, new_cliffs, noise
 from enginegate.serving.records import Cause, Cliff, Latency, Level, StoredLoad

@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -183,10 +184,10 @@ def test_the_job_looks_for_the_marker_that_a_comment_begins_with():
     assert f'startswith("{MARKER}")' in commenting()["env"]["OURS"]
 
 
-def test_actions_of_others_are_pinned_to_a_version():
-    flow = yaml.safe_load(block("docs/ci.md", "yaml"))
-    used = re.findall(r"uses: (\S+)", yaml.safe_dump(flow))
-    assert used
+@pytest.mark.parametrize("page", ["docs/ci.md", "action.yml"])
+def test_actions_are_pinned_to_a_version(page):
+    used = re.findall(r"uses: (\S+)", (ROOT / page).read_text())
+    assert len(used) > 1
     assert [name for name in used if not re.fullmatch(r"[\w-]+/[\w-]+@v\d+\.\d+\.\d+", name)] == []
 
 
@@ -208,6 +209,68 @@ def reader(project, monkeypatch):
         (project.path / name).unlink()
     clone(project.path)
     return Reader(project)
+
+
+ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
+BRIEF = "--gate-measure-s=0.04 --gate-max-time-per-variant=6"
+NOISE = (0, 13, 15)
+
+
+def test_the_action_is_what_github_reads():
+    assert set(ACTION) == {"name", "description", "inputs", "runs"}
+    assert all(set(given) == {"description", "default"} for given in ACTION["inputs"].values())
+    assert ACTION["runs"]["using"] == "composite"
+    for step in ACTION["runs"]["steps"]:
+        assert set(step) <= {"uses", "with", "if", "shell", "env", "run"}
+        assert ("uses" in step) is not ("run" in step)
+        assert ("shell" in step) is ("run" in step)
+        assert "${{" not in step.get("run", "")  # nothing given becomes a part of a script
+
+
+def test_every_input_of_the_action_is_used_and_no_other():
+    used = re.findall(r"inputs\.([\w-]+)", json.dumps(ACTION["runs"]))
+    assert sorted(used) == sorted(ACTION["inputs"])
+
+
+def given_to(step, **inputs):
+    """The environment of a step of the action."""
+    given = {name: found["default"] for name, found in ACTION["inputs"].items()} | inputs
+    values = {"${{ github.action_path }}": "."}
+    values |= {f"${{{{ inputs.{name} }}}}": value for name, value in given.items()}
+    return {name: values[text] for name, text in step["env"].items()}
+
+
+def run_step(step, **environment):
+    command = ["bash", "-e", "-o", "pipefail", "-c", step["run"]]
+    return subprocess.run(command, check=False, env={**os.environ, **environment}).returncode
+
+
+def test_the_action_in_a_fresh_folder(reader, tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "pip").write_text('#!/bin/sh\necho "$@" > "$INSTALLED"\n')
+    (folder / "pip").chmod(0o755)
+    path = (str(folder), str(Path(sys.executable).parent), os.environ["PATH"])
+    monkeypatch.setenv("PATH", os.pathsep.join(path))
+    summary, installed = folder / "summary.md", folder / "installed"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    install, gate = (step for step in ACTION["runs"]["steps"] if "run" in step)
+    assert run_step(install, INSTALLED=str(installed), **given_to(install)) == 0
+    Reader(None)._pip(*installed.read_text().split())
+    inputs = {"precision": "fp16", "against": "origin/main", "arguments": BRIEF}
+    assert run_step(gate, **given_to(gate, **inputs)) in NOISE
+    (upload,) = (step for step in ACTION["runs"]["steps"] if "upload" in step.get("uses", ""))
+    for name in upload["with"]["path"].split():
+        assert (reader.project.path / name).read_text()
+    assert summary.read_text().startswith(f"{MARKER}\n### 1 engine: ")
+    report = json.loads((reader.project.path / "enginegate-report.json").read_text())
+    assert report["results"][0]["context"]["against"] == "origin/main"
+
+
+def test_the_action_fails_where_the_gate_fails(reader, monkeypatch):
+    path = (str(Path(sys.executable).parent), os.environ["PATH"])
+    monkeypatch.setenv("PATH", os.pathsep.join(path))
+    _, gate = (step for step in ACTION["runs"]["steps"] if "run" in step)
+    assert run_step(gate, **given_to(gate, precision="fp17")) == 4
 
 
 def test_the_first_run(reader):

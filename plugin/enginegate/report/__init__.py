@@ -12,6 +12,7 @@ from enginegate.report.output import (
 )
 from enginegate.report.render.html import check_drawable
 from enginegate.report.saved_run import origin_of, render_json
+from enginegate.report.sweep_files import CSV_COLUMNS, read_sweeps
 from enginegate.report.table import described, interrupted_line, spent_line
 from enginegate.report.text import aligned, render_text, summary, wrapped
 from enginegate.report.wording.roofline import (
@@ -22,16 +23,15 @@ from enginegate.report.wording.roofline import (
     roofline_rows,
 )
 from enginegate.report.wording.sweeps import (
-    CSV_COLUMNS,
     analysis_lines,
     compare_engines,
-    read_sweep_csv,
+    marked_lines,
 )
 
 __all__ = [
     "CSV_COLUMNS", "TRAFFIC", "aligned", "analysis_lines", "annotations", "append_summary",
     "check_drawable", "compare_engines", "cost_line", "decided", "described", "device_line",
-    "export_files", "interrupted_line", "origin_of", "plot_history", "read_sweep_csv",
+    "export_files", "interrupted_line", "marked_lines", "origin_of", "plot_history", "read_sweeps",
     "render_json", "render_text", "report_files", "roofline_line", "roofline_rows", "run_html",
     "run_markdown", "spent_line", "summary", "wrapped",
 ]  # fmt: skip

@@ -12,7 +12,8 @@ from enginegate.report.page import Chart, Decided, Decision, Matrix, Page, Secti
 from enginegate.report.saved_run import check_against
 from enginegate.report.sections.sweeps import Sweep, largest, load_charts, what_sweeps_say
 from enginegate.report.sections.tradeoff import Axes, Point, pareto
-from enginegate.report.wording.sweeps import ALIKE, read_sweep_csv, throughput_ratios
+from enginegate.report.sweep_files import read_sweep_csv
+from enginegate.report.wording.sweeps import ALIKE, throughput_ratios
 from enginegate.serving import analyse
 
 MARK = "figures"  # the key that tells such a file from the report of a run

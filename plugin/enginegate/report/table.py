@@ -15,7 +15,7 @@ from enginegate.report.wording.layers import (
     repair_lines,
     repair_table,
 )
-from enginegate.report.wording.sweeps import analysis_lines, level_line
+from enginegate.report.wording.sweeps import analysis_lines, level_line, marked_lines
 from enginegate.report.wording.tokens import token_facts, tokens_line
 from enginegate.results import Result
 from enginegate.serving import Capacity, Load, OpenLevel
@@ -266,8 +266,7 @@ def _load_notes(load: Load) -> Iterator[str]:
     yield from (_open_line(level) for level in load.open_levels)
     if load.capacity:
         yield _capacity_line(load.capacity)
-    marked = [level for level in load.levels if level.marks]
-    yield from (f"concurrency {level.concurrency}: {'; '.join(level.marks)}" for level in marked)
+    yield from marked_lines(load.levels)
 
 
 def _open_line(level: OpenLevel) -> str:

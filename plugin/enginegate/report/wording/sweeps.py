@@ -1,24 +1,14 @@
-"""Sweeps in words: the reference report's text form, cliffs, saturation; and CSV files of sweeps.
+"""Sweeps in words: the reference report's text form, cliffs, saturation.
 
 Throughput is in infer/sec here, as there: texts answered per second, one text a request.
 """
 
-import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 
-from enginegate.errors import ServingError
-from enginegate.files import read_text, reading
-from enginegate.serving import Analysis, Cliff, Latency, Level
+from enginegate.serving import Analysis, Cliff, Level
 
-CSV_COLUMNS = ("engine", "concurrency", "infer_per_sec", "avg_latency_usec")
-_RATE, _LOAD = "Inferences/Second", "Concurrency"
-_PARTS = (  # of a request's mean time, microseconds, in a file of perf_analyzer
-    "Client Send", "Network+Server Send/Recv", "Server Queue", "Server Compute Input",
-    "Server Compute Infer", "Server Compute Output", "Client Recv",
-)  # fmt: skip
 _FEWEST, _NEAR = 3, 4.0  # levels within this factor of the largest, to tell what is at the top
 ALIKE = 0.05  # largest typical difference in throughput of engines that are called equal
 
@@ -37,6 +27,12 @@ def analysis_lines(analysis: Analysis, levels: Sequence[Level]) -> Iterator[str]
         yield from cliff_lines(cliff)
     yield _saturation_line(analysis, levels)
     yield from (f"note: {note}" for note in analysis.notes)
+
+
+def marked_lines(levels: Sequence[Level]) -> Iterator[str]:
+    """The levels that are not to be trusted, and why."""
+    marked = (level for level in levels if level.marks)
+    return (f"concurrency {level.concurrency}: {'; '.join(level.marks)}" for level in marked)
 
 
 def cliff_lines(cliff: Cliff) -> Iterator[str]:
@@ -129,71 +125,3 @@ def _typical_difference(one: Sequence[Level], other: Sequence[Level]) -> float:
 
 def _throughput(level: Level) -> float:
     return level.throughput_per_s
-
-
-def read_sweep_csv(path: Path) -> dict[str, tuple[Level, ...]]:
-    """Levels by engine, in the order of the file: of CSV_COLUMNS, or as perf_analyzer writes it.
-
-    A file of perf_analyzer is of one engine, which is named after it. Latencies that are not told
-    are NaN. Raises ServingError, with the line, for a file that cannot be read or holds something
-    else.
-    """
-    sweeps: dict[str, tuple[Level, ...]] = {}
-    for line, row in _rows(path):
-        engine, level = row.get(CSV_COLUMNS[0]) or path.stem, _level(path, line, row)
-        known = sweeps.get(engine, ())
-        if any(other.concurrency == level.concurrency for other in known):
-            raise _wrong(path, line, f"concurrency {level.concurrency} of {engine} is there twice")
-        sweeps[engine] = (*known, level)
-    return sweeps
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Number of each line and its row; the header is line 1."""
-    with reading(path, "the sweep", f"give a CSV file of {','.join(CSV_COLUMNS)}", ServingError):
-        lines = read_text(path).removeprefix("\ufeff").splitlines()  # a byte order mark
-        separator = ";" if lines and lines[0].count(";") > lines[0].count(",") else ","
-        reader = csv.DictReader(lines, strict=True, delimiter=separator)
-        try:
-            if not _is_known(reader.fieldnames or ()):
-                raise _wrong(path, 1, f"the columns are {reader.fieldnames}")
-            yield from ((reader.line_num, row) for row in reader)
-        except csv.Error as error:
-            raise ValueError(f"line {reader.line_num}: {error}") from error
-
-
-def _is_known(columns: Sequence[str]) -> bool:
-    return tuple(columns) == CSV_COLUMNS or {_LOAD, _RATE, *_PARTS} <= set(columns)
-
-
-def _level(path: Path, line: int, row: Mapping[str, str]) -> Level:
-    try:
-        level = _told(row) if _LOAD in row else _own(row)
-    except (TypeError, ValueError) as error:
-        raise _wrong(path, line, str(error)) from error
-    numbers = (level.throughput_per_s, level.latency.mean_s)
-    if level.concurrency < 1 or not all(0 < number < math.inf for number in numbers):
-        raise _wrong(path, line, "all three numbers must be above 0")
-    return level
-
-
-def _own(row: Mapping[str, str]) -> Level:
-    per_s, mean_us = (float(row[name]) for name in CSV_COLUMNS[2:])
-    return _made(int(row["concurrency"]), per_s, mean_us, {})
-
-
-def _told(row: Mapping[str, str]) -> Level:
-    """A level as perf_analyzer tells it, whose parts of a request are all of its mean time."""
-    told = {n: row.get(f"p{n} latency") for n in (50, 90, 95, 99)}
-    seen = {f"p{n}_s": float(text) * 1e-6 for n, text in told.items() if text}
-    return _made(int(row[_LOAD]), float(row[_RATE]), sum(float(row[name]) for name in _PARTS), seen)
-
-
-def _made(concurrency: int, per_s: float, mean_us: float, seen: Mapping[str, float]) -> Level:
-    unknown = dict.fromkeys(("p50_s", "p90_s", "p95_s", "p99_s", "max_s"), math.nan)
-    return Level(concurrency, per_s, Latency(mean_us * 1e-6, **{**unknown, **seen}))
-
-
-def _wrong(path: Path, line: int, what: str) -> ServingError:
-    wanted = ",".join(CSV_COLUMNS)
-    return ServingError(f"{path}, line {line}: {what}; each line must hold {wanted}")
