@@ -43,8 +43,8 @@ class FaultyEngine:
         if self._fault == "served: kills the server" and self._calls > 300:
             os.kill(os.getppid(), signal.SIGKILL)
         if self._fault == "served: slow batches of 2 to 4" and len(embeddings) in (2, 3, 4):
-            time.sleep(0.05)
-        time.sleep({"served: slow": 3 * PACE_S, "served: pace": PACE_S}.get(self._fault, 0.0))
+            time.sleep(0.3)
+        time.sleep({"served: slow": 8 * PACE_S, "served: pace": PACE_S}.get(self._fault, 0.0))
         return embeddings + 1 if self._fault == "served: other embeddings" else embeddings
 
     def _slowdown(self):
