@@ -184,12 +184,10 @@ def roofline_lines(given: argparse.Namespace) -> Iterator[str]:
     yield device_line(device)
     traffic = Traffic(given.traffic)
     yield f"traffic: {TRAFFIC[traffic]}; elements of {_sizes(device)} bytes"
-    header = ("", "part", "limited", "ridge", *(f"batch {batch}" for batch in batches))
-    rows = [header]
+    rows = [("", "part", "limited", "ridge", *(f"batch {batch}" for batch in batches))]
     for precision in _wanted(given.precision) or device.peaks_per_s:
-        size = ELEMENT_BYTES[precision]
         device.peak_per_s(precision)
-        setting = Setting(device, precision, size, traffic, given.seq_len)
+        setting = Setting(device, precision, ELEMENT_BYTES[precision], traffic, given.seq_len)
         rows += roofline_rows(Roofline(cost, setting), batches)
     yield from aligned(rows)
 

@@ -15,6 +15,16 @@ from enginegate.verdicts import Verdict
 HASHED = "hashed words"  # a tokenizer that stands for one that was not at hand
 DOUBT = "the reference is in doubt: "  # before notes against it
 NOW_UNJUDGED = "and no truth judged it now"  # ends the note on a truth that is lost
+_GRAVEST_FIRST = (
+    Verdict.INVALID,
+    Verdict.REGRESSED,
+    Verdict.UNDECIDED,
+    Verdict.INCOMPARABLE,
+    Verdict.NO_BASELINE,
+    Verdict.PASS,
+    Verdict.IMPROVED,
+    Verdict.IDENTICAL,
+)
 
 
 @dataclass(frozen=True)
@@ -187,19 +197,11 @@ class Result:
     @property
     def speed_verdict(self) -> Verdict:
         """The gravest verdict over the batch sizes, or of a served engine over all of its load."""
-        order = [
-            Verdict.INVALID,
-            Verdict.REGRESSED,
-            Verdict.UNDECIDED,
-            Verdict.INCOMPARABLE,
-            Verdict.NO_BASELINE,
-            Verdict.PASS,
-            Verdict.IMPROVED,
-            Verdict.IDENTICAL,
-        ]
         found = {speed.verdict for speed in self.speeds}
         if self.identical:
             found.add(Verdict.IDENTICAL)
         if self.load and (not found or self.load.judgement.verdict is not Verdict.PASS):
             found.add(self.load.judgement.verdict)
-        return next((verdict for verdict in order if verdict in found), Verdict.NOT_MEASURED)
+        return next(
+            (verdict for verdict in _GRAVEST_FIRST if verdict in found), Verdict.NOT_MEASURED
+        )

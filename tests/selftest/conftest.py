@@ -1,6 +1,7 @@
 """Projects to run the plugin in, with a tiny model and a backend that can be spoiled."""
 
 import contextlib
+import functools
 import gc
 import json
 import shutil
@@ -70,9 +71,16 @@ def unspoiled(engine):
 """
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """What takes long begins first: else one worker ends long after the other."""
+    """What takes long begins first: else one worker ends long after the other.
+
+    What needs torch runs in one worker, which loads and exports once; xdist begins with groups.
+    """
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        if "torch_loaded" in item.fixturenames and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group("cases"))
 
 
 @pytest.fixture(scope="session")
@@ -80,8 +88,11 @@ def torch_loaded():
     """Load torch once for all runs inside this process: it cannot be unloaded and loaded again."""
     import sentence_transformers  # noqa: F401
     import torch
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
     from transformers import AutoConfig, AutoModel, AutoTokenizer  # noqa: F401
 
+    # every export makes this table of operators anew, which takes it a second
+    ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
     plain = torch.nn.Linear(1, 1).eval()  # an export loads most of it late
     torch.onnx.export(plain, (torch.ones(1, 1),), dynamo=True, verbose=False)
 
@@ -291,6 +302,12 @@ def make_case(torch_loaded, tmp_path_factory):
     return make
 
 
+@pytest.fixture(scope="session")
+def case_cache(tmp_path_factory):
+    """The engine cache of all cases of a worker: none of them is exported or built twice."""
+    return tmp_path_factory.mktemp("case-cache")
+
+
 class _ExportersStay(SysModulesSnapshot):
     """Keep what a run inside this process loaded of libraries that cannot be loaded twice."""
 
@@ -307,7 +324,7 @@ def exporters_stay(monkeypatch):
 
 
 @pytest.fixture
-def judge_case(exporters_stay, make_case, pytester, monkeypatch):
+def judge_case(exporters_stay, make_case, case_cache, pytester, monkeypatch):
     """Run the ready suite in a case's folder, timing left out: its outcome and its report."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
 
@@ -320,7 +337,7 @@ def judge_case(exporters_stay, make_case, pytester, monkeypatch):
             "enginegate.suite",
             f"--precision={precision}",
             f"--gate-report-json={report}",
-            f"--gate-engine-cache={pytester.path / 'cache'}",
+            f"--gate-engine-cache={case_cache}",
             "-k",
             "not (slower or served or load)",
             *arguments,

@@ -15,6 +15,7 @@ from enginegate.speed import timing
 from enginegate.variants import Precision
 
 BUSY_S = 0.002
+_SERVER = "triton_python_backend_utils"  # loaded there alone
 PACE_S = 0.01  # of a served call, in sleep: other jobs do not lengthen it
 
 
@@ -32,7 +33,7 @@ class FaultyEngine:
     def embed(self, batch):
         rows = len(batch["input_ids"])
         embeddings = np.array(self.engine.embed(batch))
-        if "triton_python_backend_utils" in sys.modules:
+        if _SERVER in sys.modules:
             embeddings = self._served(embeddings)
         _work(BUSY_S * self._slowdown())
         return _SPOIL.get(self._fault, _as_it_is)(embeddings) if rows > 2 else embeddings
@@ -43,8 +44,8 @@ class FaultyEngine:
         if self._fault == "served: kills the server" and self._calls > 300:
             os.kill(os.getppid(), signal.SIGKILL)
         if self._fault == "served: slow batches of 2 to 4" and len(embeddings) in (2, 3, 4):
-            time.sleep(0.05)
-        time.sleep({"served: slow": 3 * PACE_S, "served: pace": PACE_S}.get(self._fault, 0.0))
+            time.sleep(0.3)
+        time.sleep({"served: slow": 8 * PACE_S, "served: pace": PACE_S}.get(self._fault, 0.0))
         return embeddings + 1 if self._fault == "served: other embeddings" else embeddings
 
     def _slowdown(self):
@@ -61,7 +62,7 @@ class Faulty(OnnxRuntime):
         fault = os.environ.get("ENGINEGATE_PLANTED_FAULT", "")
         if fault.startswith("served: ") and "/candidate/" not in str(folder):
             fault = "served: pace" if fault == "served: slow" else ""  # a yardstick
-        if fault == "served: does not load" and "triton_python_backend_utils" in sys.modules:
+        if fault == "served: does not load" and _SERVER in sys.modules:
             raise RuntimeError("planted: it does not load")
         with super().load(folder, properties, probe, threads) as engine:
             yield FaultyEngine(engine, fault)
@@ -71,6 +72,9 @@ def _work(seconds):
     """Takes so long by the clock of `timing`: at once where a test has put its own there."""
     if skip := getattr(vars(timing)["time"], "skip", None):
         skip(seconds)
+        return
+    if _SERVER in sys.modules:
+        time.sleep(seconds)  # no processor is taken from what else runs
         return
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:

@@ -4,9 +4,11 @@ import json
 import shutil
 import subprocess
 
+import jsonschema
 import pytest
 
 from enginegate.baselines.history import Note, Series, read_history
+from enginegate.baselines.store import _schema
 from enginegate.errors import EngineError
 from enginegate.verdicts import Exit
 
@@ -79,6 +81,13 @@ def report(project, *arguments):
     result = project.judge("--gate-report-json=report.json", *arguments)
     (found,) = json.loads((project.path / "report.json").read_text())["results"]
     return result, found
+
+
+def test_the_schema_of_baselines_is_a_schema():
+    """Each read takes it as it is."""
+    jsonschema.Draft202012Validator.check_schema(_schema())
+    with pytest.raises(jsonschema.SchemaError):
+        jsonschema.Draft202012Validator.check_schema({**_schema(), "required": "model"})
 
 
 def test_an_unchanged_engine_is_identical_and_not_timed(stored):

@@ -1,30 +1,33 @@
 """Whole runs with --gate-serve on a real tritonserver, with the tiny model and planted faults."""
 
 import contextlib
-import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from enginegate.files import default_cache
 from enginegate.serving.load.capacity import SearchRules, find_capacity
+from enginegate.serving.load.sweep import LevelRules, run_level
 from enginegate.serving.triton.server import _Supervisor
 from enginegate.verdicts import Exit
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("served")]
 
 SERVE = ("--gate-serve=triton", "--gate-concurrency=1,4", "--gate-max-batch-size=8")
 LENIENT = "--gate-max-slowdown=1e30"  # of what is not the subject; three replicates tell little
 SERVED = ("-k", "served or carries")
 DEADLINE_S = 120.0  # of what takes seconds on a quiet machine
+BRIEF = LevelRules(warm_up_s=0.1, min_window_s=0.25, window_requests=30, limit_s=2.0)
 
 
 @pytest.fixture
@@ -32,9 +35,13 @@ def serving(project, monkeypatch, keep_time, server_packages):
     """The project, with the server's packages from the cache of this machine."""
     keep_time(time)  # a server's time is not skipped
     monkeypatch.setattr("enginegate.speed.timing.TURN_S", 0.006)
+    monkeypatch.setattr("enginegate.speed.timing.SETTLE_BELOW_S", 0.0)  # its windows warm up
     monkeypatch.setattr("enginegate.session._SERVED", 3)
+    monkeypatch.setattr("enginegate.serving.measure.run_level", partial(run_level, rules=BRIEF))
     monkeypatch.setattr("enginegate.serving.measure._REPLICATE_S", 0.1)
+    monkeypatch.setattr("enginegate.serving.measure._WARM_UP_S", 0.02)
     monkeypatch.setattr("enginegate.serving.measure._FEWEST_ANSWERS", 5)
+    monkeypatch.setattr("enginegate.serving.load.generator._PROBE_S", 0.05)
     packages = lambda _store, _progress: server_packages  # noqa: E731
     monkeypatch.setattr("enginegate.serving.served.server_environment", packages)
     source = Path(__file__).parents[1] / "test_serving.py"
@@ -79,9 +86,30 @@ def is_clean(serving):
     return bool(serving.servers) and not stays(lambda: left_behind(serving.servers))
 
 
-def test_a_served_engine_is_checked_loaded_stored_and_compared(serving):
-    extras = ("--gate-report-text=report.txt", "--gate-model-repository=repository")
-    first = serve(serving, *SERVED, "--gate-refresh-baselines", *extras)
+@pytest.fixture
+def refresh(serving, kept):
+    """Store the baselines of the served engine, and keep them for the tests that only need them."""
+
+    def run(*arguments):
+        found = serve(serving, *SERVED, "--gate-refresh-baselines", *arguments)
+        for name in ("cache", "baselines") if found.ret == 0 else ():
+            shutil.copytree(serving.path / name, kept / "served" / name, dirs_exist_ok=True)
+        return found
+
+    return run
+
+
+@pytest.fixture
+def stored(serving, refresh, kept):
+    """The project with the baselines of its served engine."""
+    if not (kept / "served").exists():
+        assert refresh().ret == 0
+    shutil.copytree(kept / "served", serving.path, dirs_exist_ok=True)
+    return serving
+
+
+def test_a_served_engine_is_checked_loaded_and_stored(serving, refresh):
+    first = refresh("--gate-report-text=report.txt", "--gate-model-repository=repository")
     first.assert_outcomes(passed=2, deselected=4)
     first.stdout.fnmatch_lines(
         ["fp32 served: load: no baseline: *", "baselines: new  tiny-faulty-fp32-served"]
@@ -95,19 +123,26 @@ def test_a_served_engine_is_checked_loaded_stored_and_compared(serving):
     stored = json.loads(serving.baseline().read_text())["variants"]["faulty-fp32-served"]
     assert stored["load"]["cliffs"] == []
     assert set(stored["load"]["throughput_per_s"]) == {"1", "4"}
-    same = serve(serving, *SERVED, "--gate-require-baseline", LENIENT)
+
+
+def test_the_same_served_engine_passes(stored):
+    same = serve(stored, *SERVED, "--gate-require-baseline", LENIENT)
     same.assert_outcomes(passed=2, deselected=4)
     same.stdout.fnmatch_lines(["hold *fp32 served  f32*"])
-    other = serve(serving, *SERVED, "--gate-max-queue-delay-us=500")
-    other.stdout.fnmatch_lines(["*incomparable*deployment was *delay 0 us*is *delay 500 us*"])
-    serving.plant("served: slow batches of 2 to 4")
-    broken = serve(serving, *SERVED, LENIENT)
+
+
+def test_a_new_cliff_regresses(stored, monkeypatch):
+    """By its load alone: its speed is not measured here."""
+    monkeypatch.setattr("enginegate.session.served._is_compared", lambda *_: False)
+    stored.plant("served: slow batches of 2 to 4")
+    broken = serve(stored, *SERVED)
     assert broken.ret == Exit.REGRESSED
     broken.stdout.fnmatch_lines(["*regressed: *new cliff at concurrency 4 *"])
-    assert is_clean(serving)
+    assert is_clean(stored)
 
 
-def test_a_slower_served_engine_regresses_beside_the_saved_one(serving):
+def test_a_slower_served_engine_regresses_beside_the_saved_one(serving, monkeypatch):
+    monkeypatch.setattr("enginegate.speed.rules._ALARM", 0.2)  # then three fresh replicates do
     serving.judge("--gate-save-engines=saved", "-k", "embeddings and not served")
     serving.plant("served: slow")
     slow = serve(
@@ -121,26 +156,28 @@ def test_a_slower_served_engine_regresses_beside_the_saved_one(serving):
     slow.stdout.fnmatch_lines(["fp32 served: concurrency *regressed: * slower *"])
 
 
-def test_a_delay_is_found_and_what_is_advised_against_it_is_tried(serving):
+def test_a_delay_is_found_and_what_is_advised_against_it_is_tried(stored):
+    """Not compared with what was stored of another deployment."""
     delayed = (
         "--gate-preferred-batch-sizes=8",
         "--gate-max-queue-delay-us=30000",
         "--gate-report-json=r.json",
     )
-    found = serve(serving, *SERVED, "--gate-concurrency=1,2,4,8", *delayed)
+    found = serve(stored, *SERVED, "--gate-concurrency=1,2,4,8", *delayed)
     found.assert_outcomes(passed=2, deselected=4)
     found.stdout.fnmatch_lines(["*cause: queue delay; requests waited *", "*tried in this run*"])
-    (cliff,) = served_load(serving)["analysis"]["cliffs"]
+    found.stdout.fnmatch_lines(["*incomparable*deployment was *delay 0 us*is *delay 30000 us*"])
+    (cliff,) = served_load(stored)["analysis"]["cliffs"]
     assert (cliff["first"], cliff["last"], cliff["proven"]) == (1, 4, True)
     assert set(cliff["tried_per_s"]) == {"1", "2", "4"}
     assert all(per_s > 4 * cliff["throughput_per_s"] for per_s in cliff["tried_per_s"].values())
-    assert is_clean(serving)
+    assert is_clean(stored)
 
 
 def test_the_highest_rate_that_holds_a_latency_is_sought(serving, monkeypatch):
     monkeypatch.setattr("enginegate.serving.measure._OPEN_S", 0.5)
     monkeypatch.setattr("enginegate.serving.measure._MOST_OPEN_S", 1.0)
-    coarse = functools.partial(find_capacity, rules=SearchRules(precision=1.0, repeats=1))
+    coarse = partial(find_capacity, rules=SearchRules(precision=1.0, repeats=1))
     monkeypatch.setattr("enginegate.serving.measure.find_capacity", coarse)
     asked = (
         "--gate-concurrency=1",

@@ -125,7 +125,8 @@ class TestCheckModel:
             check_model(endpoint, INPUTS, OUTPUT, 8, 16)
 
     @pytest.mark.parametrize("protocol", Protocol)
-    def test_nobody_there(self, protocol, batch):
+    def test_nobody_there(self, protocol, batch, monkeypatch):
+        monkeypatch.setattr("enginegate.serving.load.transport._CONNECT_S", 0.2)
         with taken_port() as port:
             pass
         endpoint = Endpoint(protocol, f"127.0.0.1:{port}", "tiny")

@@ -82,7 +82,8 @@ def test_nan_embeddings(guarded):
 
 
 def test_another_device(guarded):
-    result = guarded.judge("--gate-backend=onnxruntime", "--gate-require-baseline")
+    real = ("--gate-backend=onnxruntime", "--gate-measure-s=0.04", "--gate-max-time-per-variant=6")
+    result = guarded.judge(*real, "--gate-require-baseline")
     assert result.ret == Exit.UNPROVEN
     result.stdout.fnmatch_lines(
         ["not judged: tiny-faulty-fp32: *no result; onnxruntime-fp32 was judged instead"]

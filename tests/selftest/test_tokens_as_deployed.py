@@ -19,13 +19,12 @@ PROMPT = "represent this sentence for searching relevant passages: "
 
 
 @pytest.fixture
-def exported(tmp_path):
+def exported(case_cache):
     """The model of a folder as it is exported, with the tokens of 24 texts."""
 
     def export(kind, folder, **keys):
-        model = export_model(
-            ModelSpec("mine", kind, str(folder), **keys), Store(tmp_path), run_onnx
-        )
+        cache = Store(keys.pop("cache", case_cache))
+        model = export_model(ModelSpec("mine", kind, str(folder), **keys), cache, run_onnx)
         texts = read_texts(None)[1][:24]
         return model, make_workload("texts", texts, tokenize_with(model), model.inputs)
 
@@ -187,10 +186,12 @@ def test_foreign_modules_are_not_followed(copied, exported):
         exported(Kind.TRANSFORMERS, folder)
 
 
-def test_tokens_that_differ_from_the_librarys_are_never_taken(make_case, exported, monkeypatch):
+def test_tokens_that_differ_from_the_librarys_are_never_taken(
+    make_case, exported, tmp_path, monkeypatch
+):
     folder = make_case("default_prompt") / "model"
     wrong = TokenSettings(limit=64, padding_side="left")
     monkeypatch.setattr("enginegate.models.tokens.settings_at", lambda *_: wrong)
     for kind in (Kind.SENTENCE_TRANSFORMERS, Kind.TRANSFORMERS):
         with pytest.raises(ModelError, match="does not give the tokens that the model itself"):
-            exported(kind, folder)
+            exported(kind, folder, cache=tmp_path)

@@ -53,7 +53,7 @@ def test_a_refresh_killed_while_it_writes_leaves_the_old_file(project):
 def test_who_waits_too_long_for_the_other_says_so(project, monkeypatch):
     from enginegate.files import locked
 
-    project.judge("--gate-refresh-baselines")
+    project.store()
     before = project.baseline().read_text()
     monkeypatch.setattr("enginegate.files.scratch._LOCK_WAIT_S", 0.2)
     with locked(project.baseline()):

@@ -24,7 +24,7 @@ from enginegate.files import (
 )
 from enginegate.machine import Machine, library_versions
 from enginegate.results import Context, Provenance, Result
-from enginegate.serving import Load, StoredLoad
+from enginegate.serving import Capacity, Load, StoredLoad
 from enginegate.speed import Speed
 from enginegate.variants import checked_name, name_fault
 
@@ -212,18 +212,23 @@ def read_content(path: Path) -> Any:
 
 def parse_content(path: Path, text: str) -> Any:
     """The validated content of `text`, which was found at `path`. Raises BaselineError."""
-    import jsonschema
-
     with _reading(path):
         _refuse_conflict(text)
         content = parse_json(text)
         _refuse_other_schema(content)
-        try:
-            jsonschema.validate(content, _schema())
-        except jsonschema.ValidationError as error:
-            raise ValueError(f"{error.json_path}: {error.message[:200]}") from error
+        _refuse_damage(content)
         _refuse_name(content["model"], path.stem)
     return content
+
+
+def _refuse_damage(content: Any) -> None:
+    """Raise ValueError for what the schema does not allow; the schema is this package's own."""
+    import jsonschema
+
+    validator = jsonschema.Draft202012Validator(_schema())
+    error = jsonschema.exceptions.best_match(validator.iter_errors(content))
+    if error is not None:
+        raise ValueError(f"{error.json_path}: {error.message[:200]}")
 
 
 def _refuse_conflict(text: str) -> None:
@@ -331,7 +336,7 @@ def _as_json(result: Result, further: Sequence[Speed]) -> dict[str, Any]:
 
 def _load_json(load: Load) -> dict[str, Any]:
     """The figures to compare, and those that a reviewer wants to see change."""
-    found, capacity = load.analysis, load.capacity
+    found = load.analysis
     return {
         "cliffs": [
             {"first": c.first, "last": c.last, "cause": c.cause, "proven": c.proven}
@@ -340,12 +345,15 @@ def _load_json(load: Load) -> dict[str, Any]:
         ],
         "saturated_from": found.saturated_from,
         "throughput_per_s": {str(x.concurrency): _rounded(x.throughput_per_s) for x in load.levels},
-        "capacity": capacity
-        and {
-            "slo": str(capacity.slo),
-            "low_per_s": _rounded(capacity.low_per_s),
-            "high_per_s": capacity.high_per_s and _rounded(capacity.high_per_s),
-        },
+        "capacity": load.capacity and _capacity_json(load.capacity),
+    }
+
+
+def _capacity_json(capacity: Capacity) -> dict[str, Any]:
+    return {
+        "slo": str(capacity.slo),
+        "low_per_s": _rounded(capacity.low_per_s),
+        "high_per_s": capacity.high_per_s and _rounded(capacity.high_per_s),
     }
 
 

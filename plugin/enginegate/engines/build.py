@@ -210,8 +210,12 @@ def keeping_of(built: Built, model: Exported, calibration: Batch) -> Keeping:
     backend = get_backend(built.backend)
     if isinstance(backend, Keeps):
         return backend.keeping(model, built.precision, calibration)
-    raise EngineError(
-        f"backend {built.backend} cannot keep single layers in fp32, so layers cannot be blamed: "
+    raise _keeps_nothing(built.backend)
+
+
+def _keeps_nothing(backend: str) -> EngineError:
+    return EngineError(
+        f"backend {backend} cannot keep single layers in fp32, so layers cannot be blamed: "
         f"give it a method `keeping` (enginegate.engines.Keeps), or let it write {ONNX_FILE}"
     )
 

@@ -15,7 +15,7 @@ REFERENCE = "onnxruntime"  # the backend that runs the model's own file in fp32
 
 @dataclass(frozen=True)
 class TritonModel:
-    """How a backend of Triton's own runs an engine's file, without this package.
+    """An engine's file as a backend of Triton's own runs it, without this package.
 
     Attributes:
         file: the engine's file, in the folder that it was built in.
@@ -34,7 +34,7 @@ class TritonModel:
 
 @dataclass(frozen=True)
 class Registration:
-    """Where a backend's class is, what it needs, how to install that, and how Triton runs it.
+    """A known backend: its class, what it needs, how to install that, and how Triton runs it.
 
     Attributes:
         target: `module:Class`.
@@ -126,7 +126,7 @@ def register(
 
 
 def registration(name: str) -> Registration:
-    """What is known of a registered backend without importing it."""
+    """Tell what is known of a registered backend, without importing it."""
     return REGISTERED[name]
 
 
@@ -148,7 +148,7 @@ def resolve(name: str) -> tuple[str, str]:
 
 
 def what_lacks(name: str) -> str:
-    """What a known backend lacks on this machine, GPU first; empty if it can run."""
+    """Name what a known backend lacks on this machine, GPU first; empty if it can run."""
     entry = REGISTERED[name]
     lacking = [] if not entry.gpu or find_gpus().gpus else [find_gpus().reason]
     missing = [package for package in entry.packages if not _is_there(package)]

@@ -4,10 +4,11 @@ Nothing is unpickled: transformers is told to read safetensors alone, and every 
 sentence-transformers has them beside a pickle, or is refused here.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from enginegate.errors import ModelError
@@ -46,6 +47,14 @@ _PRETRAINING = (
     "sop_classifier.*",
     "*pooler.dense.*",  # of next-sentence training, where the class has no such layer
     "mlm_head.*",
+)
+_SPARSE_PARTS = {"SparseEncoder", "SpladePooling", "MLMTransformer", "SparseStaticEmbedding"}
+_OTHER_PIPELINES: Mapping[str, tuple[Set[str], str]] = MappingProxyType(
+    {
+        "a sparse encoder": (_SPARSE_PARTS, _SPARSE),
+        "a per-token model": ({"MultiVectorEncoder", "MultiVectorMask", "MaxSim"}, _PER_TOKEN),
+        "a reranker (cross-encoder)": ({"CrossEncoder", "LogitScore"}, _SCORE),
+    }
 )
 _MASKED_LM = ("head.*", "decoder.*")  # names that are a pre-training head in such a class only
 # What is computed, not learned: old checkpoints hold it.
@@ -132,16 +141,8 @@ def _refuse_other_pipeline(spec: ModelSpec, folder: Path) -> None:
     said = read_json(folder / "config_sentence_transformers.json", {})
     kinds = {module.kind for module in _modules(folder)}
     kinds |= {str(said.get("model_type")), str(said.get("similarity_fn_name"))}
-    what = {
-        ("SparseEncoder", "SpladePooling", "MLMTransformer", "SparseStaticEmbedding"): (
-            "a sparse encoder",
-            _SPARSE,
-        ),
-        ("MultiVectorEncoder", "MultiVectorMask", "MaxSim"): ("a per-token model", _PER_TOKEN),
-        ("CrossEncoder", "LogitScore"): ("a reranker (cross-encoder)", _SCORE),
-    }
-    for names, (name, gives) in what.items():
-        if found := sorted(kinds & set(names)):
+    for name, (names, gives) in _OTHER_PIPELINES.items():
+        if found := sorted(kinds & names):
             raise _other(spec, folder, name, found[0], f"{gives}; {_DENSE_ONLY}")
     if "CLIPModel" in kinds:
         raise _other(spec, folder, "a model of images", "CLIPModel", _IMAGES)

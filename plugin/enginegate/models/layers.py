@@ -122,13 +122,17 @@ def matching(layers: Iterable[Layer], patterns: Iterable[str]) -> tuple[Layer, .
     for pattern in patterns:
         found = {layer.name for layer in known if _matches(layer.name, pattern)}
         if not found:
-            groups = ", ".join(dict.fromkeys(layer.group for layer in known))
-            raise OptionError(
-                f"keep: no layer is named {pattern!r}; groups are {groups}; pytest --gate-blame "
-                "lists the layers"
-            )
+            raise _no_layer(pattern, known)
         wanted |= found
     return tuple(layer for layer in known if layer.name in wanted)
+
+
+def _no_layer(pattern: str, known: Iterable[Layer]) -> OptionError:
+    groups = ", ".join(dict.fromkeys(layer.group for layer in known))
+    return OptionError(
+        f"keep: no layer is named {pattern!r}; groups are {groups}; pytest --gate-blame lists the "
+        "layers"
+    )
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -129,12 +129,8 @@ def _located(spec: ModelSpec, store: Store) -> tuple[ModelSpec, "sources.Source"
     """The definition of the model that is the truth, and where it is."""
     if spec.kind is not Kind.ONNX:
         return _as_its_folder_says(spec, sources.locate(spec, store))
-    asked: dict[str, Any] = {
-        "source": spec.truth,
-        "truth": None,
-        "tokenizer": None,
-        "architecture": None,
-    }
+    asked: dict[str, Any] = dict.fromkeys(("truth", "tokenizer", "architecture"))
+    asked["source"] = spec.truth
     own = replace(spec, kind=Kind.TRANSFORMERS, **asked)
     try:
         found, source = _as_its_folder_says(own, sources.locate(own, store))

@@ -59,16 +59,20 @@ def check_served(
 
     NaN and other shapes are errors too.
     """
-    if served.shape != expected.embeddings.shape:
-        raise ServingError(
-            f"{model} on the server answers shape {list(served.shape)}, in this process "
-            f"{list(expected.embeddings.shape)}; serve the engine that is tested"
-        )
+    _check_shapes(served, expected.embeddings, model)
     differences = np.abs(served - expected.embeddings).max(axis=1)
     worst = int(np.nanargmax(np.where(np.isnan(differences), np.inf, differences)))
     if not differences[worst] <= expected.tolerance:
         raise _differs(model, float(differences[worst]), expected.tolerance, _text(texts, worst))
     return float(differences[worst])
+
+
+def _check_shapes(served: Embeddings, expected: Embeddings, model: str) -> None:
+    if served.shape != expected.shape:
+        raise ServingError(
+            f"{model} on the server answers shape {list(served.shape)}, in this process "
+            f"{list(expected.shape)}; serve the engine that is tested"
+        )
 
 
 def _text(texts: Sequence[str], index: int) -> str:

@@ -1,4 +1,4 @@
-"""What a variant is compared with: a stored baseline, or the engine it is measured beside."""
+"""The comparison of a variant: with a stored baseline, or the engine it is measured beside."""
 
 import contextlib
 import os
@@ -125,7 +125,7 @@ class Comparisons:
         return ""
 
     def of(self, result: Result, batches: Sequence[int], compared: Compared | None) -> Comparison:
-        """What to compare a variant with, or the reason why there is nothing."""
+        """Find what to compare a variant with, or the reason why there is nothing."""
         found = compared is not None and bool(compared.control and compared.way)
         beside = self.options.beside or self.options.calibrate or found
         if beside and self.options.gate is not GateLevel.OFF:
@@ -162,7 +162,7 @@ class Comparisons:
         return None, Judgement(Verdict.NO_BASELINE, (advice,))
 
     def _not_compared(self, result: Result) -> Judgement | None:
-        """Why a run like this compares with no stored baseline; None if it does."""
+        """Say why a run like this compares with no stored baseline; None if it does."""
         if self.options.gate is GateLevel.OFF:
             return Judgement(Verdict.INCOMPARABLE, ("not compared: --gate-level off",))
         if self.options.beside or self.options.calibrate:
@@ -187,7 +187,7 @@ class Comparisons:
 
 
 def recipe_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-    """What changed between two recipes, by key, in words."""
+    """Changes between two recipes, by key, in words."""
     keys = [key for key in {**then, **now} if then.get(key) != now.get(key)]
     return {key: _change(key, then.get(key), now.get(key)) for key in keys}
 
@@ -214,7 +214,7 @@ def _is_it(baseline: Baseline, then: Provenance, result: Result, now: Provenance
 
 
 def drift(then: Mapping[str, float], now: Deltas) -> str:
-    """How embeddings are farther off than those of the baseline; empty if they are not.
+    """Say how embeddings are farther off than those of the baseline; empty if they are not.
 
     Kernels of another machine round otherwise, so a half more is allowed, and what fp32 leaves.
     """

@@ -210,15 +210,17 @@ class RunOutput:
             )
 
 
+def _timed_once(names: Sequence[str]) -> str:
+    return f"baselines: one session of {', '.join(names)}: the project's own `rig` timed it"
+
+
 def _measured_again(session: "Session", written: Sequence[Result]) -> list[Speeds]:
     """Further sessions of a refresh, each in a fresh process; all variants take turns."""
     options, recorder = session.options, session.recorder
     tasks = {r.variant.id: t for r in written if (t := recorder.tasks.get(r.variant.id))}
     others = [r.variant.id for r in written if r.variant.id not in tasks and not r.variant.served]
     if others and options.sessions > 1:
-        recorder.lines.append(
-            f"baselines: one session of {', '.join(others)}: the project's own `rig` timed it"
-        )
+        recorder.lines.append(_timed_once(others))
     found = []
     for number in range(2, options.sessions + 1 if tasks else 2):
         with session.progress(f"session {number} of {options.sessions}"), recorder.measuring():

@@ -1,4 +1,4 @@
-"""What a run prepares once per model or variant: files in the store, loaded engines."""
+"""Preparation, once per model or variant: files in the store, loaded engines."""
 
 import contextlib
 import dataclasses
@@ -266,7 +266,7 @@ class Preparation:
             return find_ranges(self.store, model, workload.evaluation, kept, precision)
 
     def provenance(self, built: Built) -> Provenance:
-        """Where an engine comes from."""
+        """Tell where an engine comes from."""
         name, sha256 = built.entry.folder.name, built.content_sha256
         return Provenance(built.recipe, name, sha256, self._revision)
 
@@ -326,7 +326,7 @@ class Preparation:
         workload: Workload,
         rng: random.Random,
     ) -> Rig:
-        """What times an engine beside another one or the reference, both loaded anew every time."""
+        """A rig of an engine beside another one or the reference, both loaded anew every time."""
         options = self._options
         threads = options.threads
 
@@ -362,7 +362,7 @@ def rig_of(
     gpu: bool,
     here: bool,
 ) -> Rig:
-    """What times an engine beside its control, `time_s` a replicate; `here` if in this process."""
+    """A rig of an engine beside its control, `time_s` a replicate; `here` if in this process."""
     openers = {CANDIDATE: candidate, CONTROL: control, SECOND_CONTROL: control}
     open_all = functools.partial(open_arms, openers, workload)
     return Rig(open_all, time_s, rng, watch_self=here, watch_gpu=gpu)

@@ -29,7 +29,7 @@ def int8_file(folder):
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     source, size = base(folder)
-    export(Pooled(bert(size)), folder / "fp32.onnx")
+    export(Pooled(bert(size, layers=2)), folder / "fp32.onnx")
     quantize_dynamic(folder / "fp32.onnx", folder / "model.onnx", weight_type=QuantType.QInt8)
     write_project(folder, onnx="model.onnx", tokenizer=str(source / "tokenizer.json"))
 

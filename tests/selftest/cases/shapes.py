@@ -54,7 +54,7 @@ def _roles(special):
     return special
 
 
-def bert(vocab, *, folder=None, seed=0, positions=512, hidden=64, layers=2):
+def bert(vocab, *, folder=None, seed=0, positions=512, hidden=64, layers=1):
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(seed)

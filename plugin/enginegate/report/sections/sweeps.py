@@ -89,11 +89,15 @@ def _value(sweep: Sweep, level: Level) -> dict[str, Any]:
         "latency_low": 1e3 * _known(latency.p50_s, latency.mean_s),
         "latency_high": 1e3 * _known(latency.p99_s, latency.mean_s),
         "slow": sweep.is_slow(level),
-        "said": (
-            f"{sweep.name}, concurrency {level.concurrency}: {whole(level.throughput_per_s)} "
-            f"texts/s, {milliseconds(latency.mean_s)} ms"
-        ),
+        "said": _said(sweep.name, level),
     }
+
+
+def _said(name: str, level: Level) -> str:
+    return (
+        f"{name}, concurrency {level.concurrency}: {whole(level.throughput_per_s)} texts/s, "
+        f"{milliseconds(level.latency.mean_s)} ms"
+    )
 
 
 def _known(seconds: float, otherwise: float) -> float:

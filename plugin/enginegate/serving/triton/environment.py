@@ -161,12 +161,16 @@ def _pip(folder: Path, arguments: Sequence[str]) -> None:
         preexec_fn=ending_with_parent(),
     )
     if found.returncode != 0:
-        tail = "\n".join(found.stderr.strip().splitlines()[-_TAIL_LINES:])
-        raise ServingError(
-            f"cannot make the server's environment: pip install {' '.join(arguments)} failed. "
-            f"Give pip access to these packages, or serve with --gate-serve URL from a server that "
-            f"runs already. pip said:\n{tail}"
-        )
+        raise _not_installed(arguments, found.stderr)
+
+
+def _not_installed(arguments: Sequence[str], said: str) -> ServingError:
+    tail = "\n".join(said.strip().splitlines()[-_TAIL_LINES:])
+    return ServingError(
+        f"cannot make the server's environment: pip install {' '.join(arguments)} failed. "
+        f"Give pip access to these packages, or serve with --gate-serve URL from a server that "
+        f"runs already. pip said:\n{tail}"
+    )
 
 
 def check_environment(environment: ServerEnvironment) -> None:
