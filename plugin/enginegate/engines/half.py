@@ -205,8 +205,8 @@ def _cut_fill(tensor: TensorProto) -> None:
         return
     values = numpy_helper.to_array(tensor)
     limit = LARGEST_FP16 if values.size == 1 else _HUGE
-    fills = np.isfinite(values) & (values < -limit)
-    if fills.any():
+    if np.fmin.reduce(values, axis=None, initial=0.0) < -limit:
+        fills = np.isfinite(values) & (values < -limit)
         cut = np.where(fills, np.float32(-LARGEST_FP16), values)
         tensor.CopyFrom(numpy_helper.from_array(cut, tensor.name))
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +18,7 @@ from enginegate.files import scratch_folder
 from enginegate.models import Batch, chunks
 
 _ROWS = 16
+_PART = 2**22  # values of a weight looked at together
 _TO_ZERO = np.float32(2.0**-25)  # the largest that is rounded to zero
 _BOUNDED = frozenset({"Softmax", "Sigmoid"})  # what they make small, is small beside one
 _SHIFTED = frozenset({"Add", "Div", "Max", "Min", "Mul", "Sub", "Where"}) | MOVES
@@ -32,29 +34,49 @@ _JOINS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
 )  # measures of a value, and how those of several batches become one
 
 
+@dataclass(frozen=True)
+class _Probe:
+    """A value that is in fp16 where it is made or taken; holds nothing of the graph.
+
+    Attributes:
+        name: of the value.
+        node: first output of its maker.
+        kind: of its maker.
+        takers: first outputs of the nodes that take it in fp16.
+        made: in fp16.
+        masks: it goes into a Softmax only.
+    """
+
+    name: str
+    node: str
+    kind: str
+    takers: tuple[str, ...]
+    made: bool
+    masks: bool
+
+
 def measured_ranges(path: Path, batch: Batch) -> tuple[ValueRange, ...]:
-    """The numbers of every value and weight that an fp16 engine of the file has in fp16."""
-    graph = read_half_graph(path)
-    probes = tuple(_probes(graph))
-    halves, masked, weights = graph.halves, _masked(graph), tuple(_weights(graph))
-    sums = _measured(graph, [name for name, _, _ in probes], batch)
-    values = (
-        _value(node, takers, sums[name], made=node.output[0] in halves, masks=name in masked)
-        for name, node, takers in probes
-    )
-    return (*weights, *values)
+    """The numbers of every value and weight that an fp16 engine of the file has in fp16.
+
+    The file is never in memory twice: what was read is let go before the probed copy runs.
+    """
+    with scratch_folder() as folder:
+        probed = folder / "probed.onnx"
+        weights, probes = _write_probed(path, probed)
+        sums = _measured(probed, [probe.name for probe in probes], batch)
+    return (*weights, *(_value(probe, sums[probe.name]) for probe in probes))
 
 
-def _probes(graph: HalfGraph) -> Iterator[tuple[str, NodeProto, tuple[str, ...]]]:
-    """Values that are in fp16 where they are made or taken: name, maker, takers in fp16."""
+def _probes(graph: HalfGraph) -> Iterator[_Probe]:
+    masked = _masked(graph)
     for node in graph.nodes:
-        half = node.output[0] in graph.halves
+        first, half = node.output[0], node.output[0] in graph.halves
         for name in node.output:
             if name not in graph.floats or (half and node.op_type in MOVES):
                 continue
             takers = tuple(dict.fromkeys(_takers(graph, name)))
             if half or takers:
-                yield name, node, takers
+                yield _Probe(name, first, node.op_type, takers, made=half, masks=name in masked)
 
 
 def _takers(graph: HalfGraph, name: str) -> Iterator[str]:
@@ -66,23 +88,16 @@ def _takers(graph: HalfGraph, name: str) -> Iterator[str]:
                 yield from (taker for moved in node.output for taker in _takers(graph, moved))
 
 
-def _value(
-    node: NodeProto,
-    takers: tuple[str, ...],
-    sums: Mapping[str, float],
-    *,
-    made: bool,
-    masks: bool,
-) -> ValueRange:
+def _value(probe: _Probe, sums: Mapping[str, float]) -> ValueRange:
     lowest, highest = (_finite(sums[end]) for end in ("/lowest", "/highest"))
     lost = 1 - sums["/held"] / max(sums["/nonzero"], 1)
-    bounded = node.op_type in _BOUNDED or not sums["/nonzero"]
+    bounded = probe.kind in _BOUNDED or not sums["/nonzero"]
     return ValueRange(
-        node=node.output[0],
-        kind=node.op_type,
-        made=made,
-        takers=takers,
-        lowest=0.0 if masks else lowest,
+        node=probe.node,
+        kind=probe.kind,
+        made=probe.made,
+        takers=probe.takers,
+        lowest=0.0 if probe.masks else lowest,
         highest=highest,
         lost_share=0.0 if bounded else lost,
     )
@@ -99,24 +114,33 @@ def _weights(graph: HalfGraph) -> Iterator[ValueRange]:
     for name, tensor in graph.weights.items():
         takers = [n for n in graph.consumers.get(name, ()) if n.output[0] in graph.halves]
         if any(n.op_type not in _CUT and n.output[0] not in masked for n in takers):
-            values = numpy_helper.to_array(tensor)
-            finite = values[np.isfinite(values)]
-            if finite.size:
-                yield _weight(name, tuple(node.output[0] for node in takers), finite)
+            yield from _weight(name, tuple(node.output[0] for node in takers), tensor)
 
 
-def _weight(name: str, takers: tuple[str, ...], values: Any) -> ValueRange:
-    nonzero = int(np.count_nonzero(values))
-    held = int(np.count_nonzero(np.abs(values) > _TO_ZERO))
-    return ValueRange(
+def _weight(name: str, takers: tuple[str, ...], tensor: TensorProto) -> Iterator[ValueRange]:
+    """The numbers of a weight, a part at a time; nothing if none of them is finite."""
+    values = numpy_helper.to_array(tensor).reshape(-1)
+    parts = (values[start : start + _PART] for start in range(0, values.size, _PART))
+    finite = (part[np.isfinite(part)] for part in parts)
+    measures = [_ends_and_counts(part) for part in finite if part.size]
+    if not measures:
+        return
+    lowest, highest, nonzero, held = zip(*measures, strict=True)
+    yield ValueRange(
         node=name,
         kind="weight",
         made=False,
         takers=takers,
-        lowest=float(values.min()),
-        highest=float(values.max()),
-        lost_share=(nonzero - held) / max(nonzero, 1),
+        lowest=min(lowest),
+        highest=max(highest),
+        lost_share=(sum(nonzero) - sum(held)) / max(sum(nonzero), 1),
     )
+
+
+def _ends_and_counts(values: Any) -> tuple[float, float, int, int]:
+    """Lowest, highest, how many are not zero, and how many fp16 does not make zero."""
+    held = np.count_nonzero(np.abs(values) > _TO_ZERO)
+    return float(values.min()), float(values.max()), int(np.count_nonzero(values)), int(held)
 
 
 def _masked(graph: HalfGraph) -> frozenset[str]:
@@ -136,19 +160,31 @@ def _only_masks(taker: NodeProto, masked: Collection[str]) -> bool:
     return taker.op_type in _SHIFTED and all(name in masked for name in taker.output)
 
 
+def _write_probed(path: Path, target: Path) -> tuple[tuple[ValueRange, ...], tuple[_Probe, ...]]:
+    """Write the file with measures of its values as its outputs; return weights and probes."""
+    graph = read_half_graph(path)
+    weights, probes = tuple(_weights(graph)), tuple(_probes(graph))
+    _add_measures(graph.model, [probe.name for probe in probes])
+    onnx.save(
+        graph.model,
+        str(target),
+        save_as_external_data=True,
+        location="weights",
+        size_threshold=1024,
+    )
+    return weights, probes
+
+
 def _measured(
-    graph: HalfGraph, names: Sequence[str], batch: Batch
+    probed: Path, names: Sequence[str], batch: Batch
 ) -> Mapping[str, Mapping[str, float]]:
-    """Measures of each value over all texts, a few at a time. Uses the graph up."""
+    """Measures of each value over all texts, a few at a time."""
     if not names:
         return {}
-    with scratch_folder() as folder:
-        path = folder / "probed.onnx"
-        _write_probed(graph.model, names, path)
-        session = session_of(path, threads=1)
-        wanted = [f"{name}{end}" for end in _JOINS for name in names]
-        parts = chunks({i.name: batch[i.name] for i in session.get_inputs()}, _ROWS)
-        runs = np.array([session.run(wanted, dict(part)) for part in parts], dtype=np.float64)
+    session = session_of(probed, threads=1)
+    wanted = [f"{name}{end}" for end in _JOINS for name in names]
+    parts = chunks({i.name: batch[i.name] for i in session.get_inputs()}, _ROWS)
+    runs = np.array([session.run(wanted, dict(part)) for part in parts], dtype=np.float64)
     ends = np.split(runs, len(_JOINS), axis=1)
     joined = [join(part) for join, part in zip(_JOINS.values(), ends, strict=True)]
     return {
@@ -157,22 +193,21 @@ def _measured(
     }
 
 
-def _write_probed(model: ModelProto, names: Sequence[str], path: Path) -> None:
-    """Write the model with measures of the values as its outputs."""
+def _add_measures(model: ModelProto, names: Sequence[str]) -> None:
+    """Make measures of the values the outputs of the model."""
     limits = {_NOTHING: 0.0, _VANISHES: float(_TO_ZERO)}
     tensors = (numpy_helper.from_array(np.array(v, np.float32), name) for name, v in limits.items())
     model.graph.initializer.extend(tensors)
-    model.graph.node.extend(node for name in names for node in _probe(name))
+    model.graph.node.extend(node for name in names for node in _measures_of(name))
     del model.graph.output[:]
     model.graph.output.extend(
         helper.make_tensor_value_info(f"{name}{end}", TensorProto.FLOAT, [])
         for end in _JOINS
         for name in names
     )
-    onnx.save(model, str(path), save_as_external_data=True, location="weights", size_threshold=1024)
 
 
-def _probe(name: str) -> Iterator[NodeProto]:
+def _measures_of(name: str) -> Iterator[NodeProto]:
     """Nodes that reduce a value to its measures."""
     size = f"{name}/size"
     yield helper.make_node("ReduceMin", [name], [f"{name}/lowest"], keepdims=0)
