@@ -92,7 +92,8 @@ def torch_loaded():
     from transformers import AutoConfig, AutoModel, AutoTokenizer  # noqa: F401
 
     # every export makes this table of operators anew, which takes it a second
-    ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+    once = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+    ONNXRegistry.from_torchlib = once  # type: ignore[method-assign]
     plain = torch.nn.Linear(1, 1).eval()  # an export loads most of it late
     torch.onnx.export(plain, (torch.ones(1, 1),), dynamo=True, verbose=False)
 

@@ -80,9 +80,8 @@ class Session:
         prepare: makes models, texts, references, engines.
         comparisons: what each variant is compared with.
         rules: of the gate.
-        judge: times engines of this process.
+        judge, served_judge: time engines of this process, and served ones.
         brief: times those that there is nothing to compare with.
-        served_judge: times served engines.
         server: serves engines; None without --gate-serve.
         costs: of the models, on demand.
         recorder: what was found.
@@ -146,11 +145,8 @@ class Session:
     def rig(self, built: Built, model: Exported, workload: Workload) -> Rig:
         """Time a variant beside its baseline's engine, or the reference where there is none."""
         control, way = self.comparisons.control(built, model)
-        if control and not way and (other := built_otherwise(control, built)):
-            said = (
-                f"{built.variant.id}: measured beside an engine that was built otherwise: {other}"
-            )
-            self.recorder.lines.append(said)
+        if control and not way:
+            self.recorder.lines += built_otherwise(control, built)
         rig = self.prepare.rig(built, control, model, workload, self.rng)
         if control is None:
             name = named(built.variant, model, served=False).id
@@ -172,8 +168,8 @@ class Session:
         """
         known, name = self.recorder.measured, result.variant.id
         if (name, batch) not in known:
+            batches = self.recorder.batches_with(result, batch)
             with self.recorder.measuring(), self.progress(f"speed of {name}") as say:
-                batches = self.recorder.batches_with(result, batch)
                 tell(say, f"batch {', '.join(map(str, batches))}")
                 self.judge_speed(result, rig, batches, self.judge)
         return known[name, batch]
@@ -193,9 +189,8 @@ class Session:
             key = self.comparisons.evidence_key(result, rig.compared)
             found = judge.judge(shown(rig, self.live), batches, comparison, key)
         self.recorder.measured |= {(name, batch): one for batch, one in found.items()}
-        latest = self.recorder.latest(result)
-        speeds = (*latest.speeds, *(one.speed for one in found.values()))
-        self.recorder.keep(measured_beside(replace(latest, speeds=speeds), rig.compared))
+        timed = self.recorder.add_speeds(result, [one.speed for one in found.values()])
+        self.recorder.keep(measured_beside(timed, rig.compared))
 
 
 def _begun(

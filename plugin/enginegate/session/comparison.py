@@ -3,7 +3,7 @@
 import contextlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -192,10 +192,11 @@ def recipe_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
     return {key: _change(key, then.get(key), now.get(key)) for key in keys}
 
 
-def built_otherwise(control: Built, built: Built) -> str:
-    """The batches or calibration texts that an engine to measure beside has otherwise; or empty."""
+def built_otherwise(control: Built, built: Built) -> Iterator[str]:
+    """A line if an engine to measure beside has other batches or calibration texts."""
     then, now = ({k: b.entry.key.get(k) for k in _DEMANDED} for b in (control, built))
-    return ", ".join(recipe_changes(then, now).values())
+    if other := ", ".join(recipe_changes(then, now).values()):
+        yield f"{built.variant.id}: measured beside an engine that was built otherwise: {other}"
 
 
 def _change(key: str, then: Any, now: Any) -> str:

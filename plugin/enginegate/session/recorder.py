@@ -14,7 +14,7 @@ from enginegate.errors import ModelError
 from enginegate.models import ModelSpec
 from enginegate.results import Result
 from enginegate.session.again import Task
-from enginegate.speed import Measured, OpenArms, Rig
+from enginegate.speed import Measured, Speed, OpenArms, Rig
 from enginegate.variants import Variant
 from enginegate.verdicts import Verdict, exit_status
 
@@ -107,6 +107,10 @@ class Recorder:
         notes = self.latest(result).notes
         if text not in notes:
             self.update(result, notes=(*notes, text))
+
+    def add_speeds(self, result: Result, speeds: Iterable[Speed]) -> Result:
+        """Add batch sizes to the latest record of a variant."""
+        return self.update(result, speeds=(*self.latest(result).speeds, *speeds))
 
     def latest(self, result: Result) -> Result:
         """The variant's record as it stands now."""
