@@ -14,7 +14,7 @@ from enginegate.errors import ModelError
 from enginegate.models import ModelSpec
 from enginegate.results import Result
 from enginegate.session.again import Task
-from enginegate.speed import Measured, Speed, OpenArms, Rig
+from enginegate.speed import Measured, OpenArms, Rig, Speed
 from enginegate.variants import Variant
 from enginegate.verdicts import Verdict, exit_status
 
