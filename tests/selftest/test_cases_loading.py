@@ -513,14 +513,15 @@ def test_a_factory_that_makes_another_model_each_time_is_told_so(factory, seed):
         factory("torch.manual_seed(3)", seed)
 
 
-def test_the_case_of_a_stale_factory(judge_case, make_case):
-    result, before = judge_case("stale_factory")
+def test_the_case_of_a_stale_factory(judge_case, make_case, tmp_path):
+    own = f"--gate-engine-cache={tmp_path / 'cache'}"
+    result, before = judge_case("stale_factory", "fp32", own)
     assert result.ret == 0
     path = make_case("stale_factory") / "encoder.py"
     text = path.read_text()
     path.write_text(text.replace('POOLING = "mean"', 'POOLING = "first"'))
     try:
-        result, after = judge_case("stale_factory")
+        result, after = judge_case("stale_factory", "fp32", own)
     finally:
         path.write_text(text)
     assert result.ret == 0
