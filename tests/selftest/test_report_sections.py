@@ -217,7 +217,7 @@ def test_the_page_says_when_of_which_commit_and_by_which_versions():
 
 
 def test_labels_that_would_touch_are_left_out():
-    axes = tuple(decades([1.0, 1000.0]) for _ in range(2))
+    axes = (decades([1.0, 1000.0]), decades([1.0, 1000.0]))
     places = [(10.0, 10.0), (10.2, 10.2), (500.0, 500.0)]
     assert apart(["1", "8", "32"], places, axes, 300) == ["1", "", "32"]
     assert apart(["1", "32"], [places[0], places[2]], axes, 300) == ["1", "32"]
