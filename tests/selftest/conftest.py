@@ -289,11 +289,16 @@ def shapes(torch_loaded):
 
 @pytest.fixture(scope="session")
 def make_case(torch_loaded, tmp_path_factory):
-    """Write the project of a case from the public record, once a worker; its folder."""
+    """Write the project of a case from the public record or of a family; its folder.
+
+    Each once a worker.
+    """
     folder = tmp_path_factory.mktemp("cases")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(HERE / "cases")
-        makers = _load("cases/make").CASES
+        families = _load("cases/families")
+        names = {name: functools.partial(families.make_family, name) for name in families.FAMILIES}
+        makers = {**names, **_load("cases/make").CASES}
 
     def make(name):
         if not (folder / name).exists():

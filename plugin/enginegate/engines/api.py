@@ -43,11 +43,11 @@ class Executed:
 
     @property
     def summary(self) -> str:
-        """`bf16`, or `u8 75 % f32 25 %`, most frequent first."""
+        """`bf16`, or `u8 75 % f32 25 %`, most frequent first; `none` multiplied."""
         ranked = sorted(self.matmuls.items(), key=lambda item: (-item[1], item[0]))
         total = sum(self.matmuls.values())
-        if len(ranked) == 1:
-            return ranked[0][0]
+        if len(ranked) < 2:  # noqa: PLR2004
+            return ranked[0][0] if ranked else "none"
         return " ".join(f"{name} {count / total:.0%}" for name, count in ranked)
 
     def count_of(self, types: frozenset[str]) -> int:

@@ -262,6 +262,9 @@ def _try(built: Built, workload: Workload, threads: int, accept: Accept) -> dict
     return {"call_s": call_s, "refused": refused}
 
 
+NO_MATMULS = "and it multiplies no matrices: nothing tells which precision ran"
+
+
 def execution_flags(built: Built, executed: Executed) -> tuple[str, ...]:
     """Reasons why what ran is not what was requested; empty if it is.
 
@@ -287,10 +290,12 @@ def kept_notes(built: Built, executed: Executed) -> tuple[str, ...]:
 
 def _other_flag(built: Built, executed: Executed, elsewhere: int) -> str:
     total = sum(executed.matmuls.values())
+    if not total:
+        return f"{built.precision} requested, {NO_MATMULS}"
     reason = get_backend(built.backend).limitation(built.precision)
     if executed.count_of(EXPECTED_TYPES[built.precision]) == 0:
-        ran = executed.summary or "no matrix multiplication"
-        return f"{built.precision} requested, {ran} ran: {_limitation_asked(built)}{reason}"
+        ran = f"{executed.summary} ran: {_limitation_asked(built)}{reason}"
+        return f"{built.precision} requested, {ran}"
     return (
         f"{built.precision} requested, ran as {executed.summary} "
         f"({elsewhere} of {total} matrix multiplications elsewhere): {reason}"

@@ -39,6 +39,7 @@ from enginegate.models.pooling import (
 )
 from enginegate.models.ready import ready_onnx
 from enginegate.models.spec import DEFAULT_POOLING, OWN_CODE, Exported, Kind, ModelSpec
+from enginegate.models.static import is_static, static_features, static_tokenizer, static_tokens
 from enginegate.models.tokens import (
     TEXT,
     Tokenize,
@@ -318,7 +319,10 @@ def _sentence_transformer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
             self.model = model
 
         def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            features = self.model({"input_ids": ids, "attention_mask": mask})
+            if is_static(self.model):
+                features = static_features(self.model, ids, mask)
+            else:
+                features = self.model({"input_ids": ids, "attention_mask": mask})
             return _cut(features["sentence_embedding"], kept)
 
     return Encoder().eval().float()
@@ -582,6 +586,9 @@ def _pipeline_tokens(
     if spec.kind is not Kind.SENTENCE_TRANSFORMERS or not isinstance(source, Path):
         return None
     model: Any = encoder.model
+    if is_static(model):
+        tokenizer, settings = static_tokenizer(model), settings_at(source, TokenSettings())
+        return _OwnTokens(tokenizer, settings, lambda texts: static_tokens(model, texts, 0))
     if not hasattr(model.tokenizer, "backend_tokenizer"):
         raise ModelError(
             f"model {spec.name}: {source} tokenises by {type(model.tokenizer).__name__}, of which "

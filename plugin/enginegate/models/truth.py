@@ -26,10 +26,12 @@ from enginegate.models.pipeline import (
 )
 from enginegate.models.pooling import as_table_says, otherwise
 from enginegate.models.spec import Kind, ModelSpec
+from enginegate.models.static import cut_static, is_static
 from enginegate.models.tokens import (
     TEXT,
     Tokens,
     TokenSettings,
+    limit_of,
     longer,
     other_prompt,
     settings_at,
@@ -219,15 +221,15 @@ def _author(spec: ModelSpec, source: "sources.Source", workload: Workload) -> _A
 
 def _by_encode(spec: ModelSpec, folder: Path, workload: Workload) -> _Author:
     model = load_pipeline(spec, folder).float()
-    own, prompts = model.max_seq_length, settings_at(folder, TokenSettings()).prompts
+    own, prompts = limit_of(model.max_seq_length), settings_at(folder, TokenSettings()).prompts
     places = places_of(list(model)[1:], folder) if has_modules(folder) else {}
-    _follow_table(model, spec, _cut_at(spec, workload, own))
+    cut_at = _cut_at(spec, workload, own)
+    _follow_table(model, spec, cut_at)
 
     def parts() -> Pipeline | None:
         whole, prompt = places and hasattr(model[0], "auto_model"), _prompt(spec, prompts)
         return pipeline_of(model, places, workload.shape[1], prompt) if whole else None
 
-    cut_at = model.max_seq_length
     notes = (*_other_tokens(spec, cut_at, own, prompts), *_other_vectors(spec, folder))
     return _Author(ENCODE, lambda: _encoded(model, spec, workload.texts), notes, parts)
 
@@ -237,7 +239,10 @@ def _follow_table(model: Any, spec: ModelSpec, length: int | None) -> None:
     _, *modules = model
     del model[1:]
     model.extend(as_table_says(spec, modules))
-    model.max_seq_length = length
+    if is_static(model):
+        cut_static(model, length)
+    else:
+        model.max_seq_length = length
     model.truncate_dim = spec.truncate_dim or model.truncate_dim
 
 
