@@ -16,7 +16,7 @@ from enginegate.verdicts import Judgement, Verdict
 
 from .reports import accuracy, context, result, speed
 
-NOT_SLOWER = "same embeddings, not slower than its baseline"
+NOT_SLOWER = "embeddings within their limits, not slower than its baseline"
 
 
 def judged(verdict, reason=""):
@@ -34,14 +34,19 @@ REPAIR = Repair(("block 1/attention",), 0.9, 1.4, 1.3, "[keep]", ())
         (
             {"accepted": ("f32 ran too; accepted: fine on AVX2",)},
             Decision.SHIP,
-            "same embeddings, accepted, not slower than its baseline",
+            "embeddings within their limits, accepted, not slower than its baseline",
             "",
         ),
-        ({"speeds": (), "identical": "same recipe"}, Decision.SHIP, "same embeddings", ""),
+        (
+            {"speeds": (), "identical": "same recipe"},
+            Decision.SHIP,
+            "embeddings within their limits",
+            "",
+        ),
         (
             {"speeds": judged(Verdict.NO_BASELINE)},
             Decision.NEW,
-            "same embeddings, no predecessor to compare with",
+            "embeddings within their limits, no predecessor to compare with",
             "--gate-refresh-baselines",
         ),
         ({"flags": ("f32 ran",)}, Decision.HOLD, "not exactly what was requested", "accept.fp32"),

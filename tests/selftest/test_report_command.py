@@ -32,7 +32,7 @@ def test_the_page_says_what_to_do_and_why(saved, tmp_path):
     page = (tmp_path / "run.html").read_text()
     assert "5 engines: 1 may ship, 2 on hold and 2 blocked" in page
     for reason in (
-        "same embeddings",
+        "embeddings within their limits",
         "not exactly what was requested ran",
         "its embeddings are wrong",
         "slower than its baseline",

@@ -11,6 +11,7 @@ from enginegate.report.page import Decision
 from enginegate.report.text import summary
 from enginegate.session.recorder import Recorder
 from enginegate.session.worth import twin_of, weighed
+from enginegate.variants import Precision
 from enginegate.verdicts import Judgement, Verdict
 
 from .kinds import NEAR, _retrieval
@@ -108,7 +109,9 @@ def test_a_twin_is_drawn_once_and_keeps_its_decision():
     assert any(line.startswith("best: hold: not exactly what was requested ran") for line in lines)
 
 
-def test_best_is_measured_once_where_nothing_is_compared(plain):
+def test_best_is_measured_once_where_nothing_is_compared(plain, monkeypatch):
+    chosen = (Precision.FP32, ())
+    monkeypatch.setattr("enginegate.session.preparation.choose_best", lambda *_: chosen)
     ended = plain.run("--precision=fp32,best", "--gate-report-json=report.json")
     fp32, best = json.loads((plain.path / "report.json").read_text())["results"]
     assert (fp32["same_as"], best["same_as"]) == ("", "fp32")

@@ -6,15 +6,11 @@ special tokens. A graph of ids and mask averages the same vectors.
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from enginegate.models.tokens import Tokens
-
-if TYPE_CHECKING:
-    import torch
-    from tokenizers import Tokenizer
 
 
 def is_static(model: Any) -> bool:
@@ -22,10 +18,11 @@ def is_static(model: Any) -> bool:
     return type(model[0]).__name__ == "StaticEmbedding"
 
 
-def static_features(model: Any, ids: "torch.Tensor", mask: "torch.Tensor") -> dict[str, Any]:
+def static_features(model: Any, ids: Any, mask: Any) -> dict[str, Any]:
     """The mean of the vectors of each text's tokens, 0 for none, and what the modules make of it.
 
-    `sentence_embedding` is float32 [batch, dim].
+    All are torch's tensors: `ids` and `mask` int64 [batch, seq], `sentence_embedding` float32
+    [batch, dim].
     """
     vectors = model[0].embedding.weight[ids]
     weight = mask.unsqueeze(-1).to(vectors.dtype)
@@ -36,12 +33,12 @@ def static_features(model: Any, ids: "torch.Tensor", mask: "torch.Tensor") -> di
     return features
 
 
-def static_tokenizer(model: Any) -> "Tokenizer":
-    """The tokenizer as it is used: it adds no special tokens."""
+def static_tokenizer(model: Any) -> Any:
+    """The tokenizer (of tokenizers) as it is used: it adds no special tokens."""
     own = model[0].tokenizer
     rules = json.loads(own.to_str())
     rules["post_processor"] = None
-    return type(own).from_str(json.dumps(rules))  # type: ignore[no-any-return]
+    return type(own).from_str(json.dumps(rules))
 
 
 def static_tokens(model: Any, texts: Sequence[str], pad: int) -> tuple[Tokens, Tokens]:

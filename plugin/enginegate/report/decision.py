@@ -73,7 +73,7 @@ def decide(results: Sequence[Result]) -> Decided:
     found = list(dict.fromkeys(f for result in results for f in _findings(result)))
     gravest = min((finding.decision for finding in found), key=GRAVEST.index)
     leading = [finding for finding in found if finding.decision is gravest]
-    told = found if gravest in MAY_SHIP else leading[:1]
+    told = found if gravest in MAY_SHIP else leading
     reasons = dict.fromkeys(finding.reason for finding in told)
     steps = dict.fromkeys(finding.next for finding in leading if finding.next)
     details = (f"{f.reason}: {f.figures}" if f.figures else f.reason for f in found)
@@ -159,7 +159,7 @@ def _embeddings(result: Result) -> Finding:
         return _wrong(result, _way_out(accuracy), figures)
     if accuracy.judgement.verdict is Verdict.FLAGGED:
         return Finding(Decision.SHIP, "embeddings within their own looser limits", figures)
-    return Finding(Decision.SHIP, "same embeddings", name)
+    return Finding(Decision.SHIP, "embeddings within their limits", name)
 
 
 def _wrong(result: Result, step: str, figures: str) -> Finding:

@@ -6,6 +6,7 @@ from enginegate.speed.stats import Change
 from enginegate.verdicts import Judgement, Verdict
 
 NOT_SEEN = "cannot detect less than 100 %"
+_TELLS = 20.0  # e-value: 1 / 0.05
 TOO_NOISY = f"too noisy to tell ({NOT_SEEN})"
 
 
@@ -24,7 +25,7 @@ def judge_change(
         return Judgement(Verdict.REGRESSED, (f"{describe(change)}, limit {limit:.1%}",))
     if together:
         e_values = f"e-values {change.evidence:.3g} now, {earlier:.3g} before"
-        said = f"{describe(change)}, limit {limit:.1%}, with the run before ({e_values})"
+        said = f"{_figures(change)}, limit {limit:.1%}, with the run before ({e_values})"
         return Judgement(Verdict.REGRESSED, (said,))
     if change.high < 1 - limit:
         return Judgement(Verdict.IMPROVED, (describe(change),))
@@ -37,16 +38,31 @@ def judge_change(
 
 
 def is_noise(change: Change) -> bool:
-    """Tell if nothing can be read from it: open on a side, or not even a doubling would be seen."""
-    bounded = change.low > 0 and change.high < math.inf
-    tells = change.visible < 1 or change.low > 1 or change.high < 1
-    return not (bounded and tells)
+    """Tell if nothing can be read from it: no side is sure, and not even a doubling would be seen.
+
+    One whose interval is wholly on a side of 1 tells which side, be the other end open; so does
+    evidence against the limit that makes a false alarm of 5 % at most.
+    """
+    if change.low > 1 or change.high < 1 or change.evidence >= _TELLS:
+        return False
+    return not (change.low > 0 and change.high < math.inf and change.visible < 1)
 
 
 def describe(change: Change) -> str:
     """`12.3 % slower (+9.8 … +14.9 %)`, or that nothing can be told."""
     if is_noise(change):
         return TOO_NOISY
+    return _figures(change)
+
+
+def _figures(change: Change) -> str:
     word = "slower" if change.ratio >= 1 else "faster"
+    return f"{abs(100 * (change.ratio - 1)):.1f} % {word} ({_interval(change)})"
+
+
+def _interval(change: Change) -> str:
+    """`+9.8 … +14.9 %`; of one that is open on a side, its other end."""
     low, high = (f"{100 * (ratio - 1):+.1f}" for ratio in (change.low, change.high))
-    return f"{abs(100 * (change.ratio - 1)):.1f} % {word} ({low} … {high} %)"
+    if change.low > 0:
+        return f"at least {low} %" if math.isinf(change.high) else f"{low} … {high} %"
+    return "no interval" if math.isinf(change.high) else f"at most {high} %"
