@@ -247,6 +247,7 @@ def test_a_change_in_words():
         (Change(1.1, 0.95, math.inf, 1.0, 0.07), TOO_NOISY),
         (Change(1.1, 0.0, 1.2, 1.0, 0.07), TOO_NOISY),
         (Change(1.5, 1.2, math.inf, 99.0, 9.0), "50.0 % slower (at least +20.0 %)"),
+        (Change(1.5, 1.2, math.nan, 99.0, 9.0), "50.0 % slower (at least +20.0 %)"),  # a saved one
         (Change(0.5, 0.0, 0.8, 0.0, 9.0), "50.0 % faster (at most -20.0 %)"),
         (Change(4.0, 0.0, math.inf, 25.9, 9.0), "300.0 % slower (no interval)"),
         (Change(1.1, 0.9, 1.2, 1.0, math.nan), TOO_NOISY),

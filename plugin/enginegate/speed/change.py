@@ -63,6 +63,7 @@ def _figures(change: Change) -> str:
 def _interval(change: Change) -> str:
     """`+9.8 … +14.9 %`; of one that is open on a side, its other end."""
     low, high = (f"{100 * (ratio - 1):+.1f}" for ratio in (change.low, change.high))
+    known = math.isfinite(change.high)  # a saved report has null for infinity, which is read as NaN
     if change.low > 0:
-        return f"at least {low} %" if math.isinf(change.high) else f"{low} … {high} %"
-    return "no interval" if math.isinf(change.high) else f"at most {high} %"
+        return f"{low} … {high} %" if known else f"at least {low} %"
+    return f"at most {high} %" if known else "no interval"
