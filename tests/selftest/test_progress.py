@@ -26,6 +26,8 @@ def test_the_plan_is_announced_with_a_round_time():
     said = announced(plan(replicates=8, cell_s=1.0), HERE)
     assert said == "about 4 min: 2 models x 2 precisions"
     assert announced(plan(1, ["fp32"]), HERE).endswith(": 1 model x 1 precision")
+    longer = announced(plan(replicates=8, cell_s=1.0, more_s=120.0), HERE)
+    assert longer == "about 4 min, up to 6 min if a change is hard to tell: 2 models x 2 precisions"
 
 
 def test_what_is_to_be_built_timed_or_served_takes_longer():

@@ -29,6 +29,7 @@ class Plan:
         replicates: of a batch size.
         cell_s: seconds of each batch size in a replicate.
         built: models and engines are in the cache, as far as can be told.
+        more_s: seconds that changes which are hard to tell may take besides.
     """
 
     variants: Collection[Variant]
@@ -36,32 +37,38 @@ class Plan:
     replicates: int
     cell_s: float
     built: bool
+    more_s: float = 0.0
 
 
 def plan_of(session: "Session", variants: Sequence[Variant]) -> Plan:
     """The plan of a run for these variants, the batch sizes of its tests noted before."""
     options, planned = session.options, session.recorder.planned
     known = bool(session.comparisons.baselines.models())
-    short = not (known or options.beside or wants_long(options))
+    compared = known or bool(options.beside)
+    short = not (compared or wants_long(options))
+    timed = [planned[variant] for variant in variants if variant in planned]
     return Plan(
         variants,
-        [planned[variant] for variant in variants if variant in planned],
+        timed,
         FEWEST_REPLICATES if short else options.replicates,
         BRIEF_S if short else options.measure_s / options.replicates,
         session.prepare.store.has_any("engine"),
+        options.max_time_s * len(timed) if compared else 0.0,
     )
 
 
 def announced(plan: Plan, options: Options) -> str:
-    """`about 4 min: 2 models x 2 precisions`."""
+    """`about 4 min: 2 models x 2 precisions`, and how long at most where something is compared."""
     models = len({variant.model for variant in plan.variants})
     precisions = len({variant.precision for variant in plan.variants})
     parts = (_counted(models, "model"), _counted(precisions, "precision"))
-    return f"about {duration(estimate_s(plan, options))}: {' x '.join(parts)}"
+    usual_s = estimate_s(plan, options)
+    most = f", up to {duration(usual_s + plan.more_s)} if a change is hard to tell"
+    return f"about {duration(usual_s)}{most if plan.more_s else ''}: {' x '.join(parts)}"
 
 
 def estimate_s(plan: Plan, options: Options) -> float:
-    """Seconds of the whole run; suspects that are measured anew come on top."""
+    """Seconds of the whole run; changes that are hard to tell come on top."""
     models = len({variant.model for variant in plan.variants})
     each_s = [_LOADING_S + plan.cell_s * len(batches) for batches in plan.timed]
     once_s = models * (_MODEL_S if plan.built else _EXPORT_S)
