@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 Values = npt.NDArray[np.float64]
 Statistic = Callable[..., Values]
@@ -70,6 +69,8 @@ def _interval(
     value: float,
     method: Literal["BCa", "percentile"],
 ) -> Interval:
+    from scipy import stats
+
     found = stats.bootstrap(
         list(columns),
         statistic,

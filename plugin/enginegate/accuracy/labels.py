@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from enginegate.accuracy.bootstrap import Interval, Values, mean_interval, paired_interval
 from enginegate.accuracy.limits import Limits
@@ -106,6 +105,8 @@ def _retained(found: Values, expected: Values, scores: Values, axis: int = -1) -
 
 def spearman(a: Values, b: Values, axis: int = -1) -> Values:
     """Pearson's correlation of the ranks along the last axis; 0 where one side is all ties."""
+    from scipy import stats
+
     a, b = (stats.rankdata(x, axis=axis) for x in (a, b))
     a, b = (x - x.mean(axis=axis, keepdims=True) for x in (a, b))
     power = np.sqrt((a * a).sum(axis=axis) * (b * b).sum(axis=axis))

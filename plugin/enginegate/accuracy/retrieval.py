@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from enginegate.accuracy.bootstrap import Interval, Values, mean_interval
 from enginegate.accuracy.deltas import Array
@@ -174,6 +173,8 @@ def _spearman(a: Values, b: Values) -> Values:
 
 def _kendall(a: Values, b: Values) -> float:
     """Kendall's tau-b of two rows; 0 where one row is all ties, 1 where both are."""
+    from scipy import stats
+
     tau = float(stats.kendalltau(a, b).statistic)
     return float(np.ptp(a) == np.ptp(b) == 0) if np.isnan(tau) else tau
 
