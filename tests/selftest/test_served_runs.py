@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 from enginegate.files import default_cache
 from enginegate.serving.load.capacity import SearchRules, find_capacity
 from enginegate.serving.load.sweep import LevelRules, run_level
+from enginegate.serving.served import ServedEngine
 from enginegate.serving.triton.server import _Supervisor
 from enginegate.verdicts import Exit
 
@@ -42,12 +44,22 @@ def serving(project, monkeypatch, keep_time, server_packages):
     monkeypatch.setattr("enginegate.serving.measure._WARM_UP_S", 0.02)
     monkeypatch.setattr("enginegate.serving.measure._FEWEST_ANSWERS", 5)
     monkeypatch.setattr("enginegate.serving.load.generator._PROBE_S", 0.05)
+    monkeypatch.setattr(ServedEngine, "load_anew", loaded)
     packages = lambda _store, _progress: server_packages  # noqa: E731
     monkeypatch.setattr("enginegate.serving.served.server_environment", packages)
     source = Path(__file__).parents[1] / "test_serving.py"
     (project.path / "test_serving.py").write_text(source.read_text())
     project.servers = names_of_servers(monkeypatch)
     return project
+
+
+def loaded(served, models):
+    """Models that stay loaded over all replicates: what is planted is there in every one.
+
+    That a rig loads them anew for each, and how, is tested beside the rig and beside the server.
+    """
+    with ThreadPoolExecutor(len(models)) as pool:
+        list(pool.map(served.started.load, models))
 
 
 def names_of_servers(monkeypatch):
