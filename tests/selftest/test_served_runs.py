@@ -61,7 +61,7 @@ def serving(project, monkeypatch, keep_time, server_packages, clients_stay):
     monkeypatch.setattr("enginegate.serving.measure._WARM_UP_S", 0.02)
     monkeypatch.setattr("enginegate.serving.measure._FEWEST_ANSWERS", 5)
     monkeypatch.setattr("enginegate.serving.load.generator._PROBE_S", 0.05)
-    monkeypatch.setattr(ServedEngine, "load_anew", loaded)
+    monkeypatch.setattr(ServedEngine, "load_anew", load_once())
     packages = lambda _store, _progress: server_packages  # noqa: E731
     monkeypatch.setattr("enginegate.serving.served.server_environment", packages)
     source = Path(__file__).parents[1] / "test_serving.py"
@@ -70,13 +70,20 @@ def serving(project, monkeypatch, keep_time, server_packages, clients_stay):
     return project
 
 
-def loaded(served, models):
-    """Models that stay loaded over all replicates: what is planted is there in every one.
+def load_once():
+    """Loads a server's models for the first replicate; they stay for the others.
 
     That a rig loads them anew for each, and how, is tested beside the rig and beside the server.
     """
-    with ThreadPoolExecutor(len(models)) as pool:
-        list(pool.map(served.started.load, models))
+    loaded = set()
+
+    def load(served, models):
+        missing = {(served.started, name) for name in models} - loaded
+        loaded.update(missing)
+        with ThreadPoolExecutor(len(models)) as pool:
+            list(pool.map(lambda one: one[0].load(one[1]), missing))
+
+    return load
 
 
 def names_of_servers(monkeypatch):
