@@ -16,7 +16,7 @@ from enginegate.variants import Precision
 
 BUSY_S = 0.002
 _SERVER = "triton_python_backend_utils"  # loaded there alone
-PACE_S = 0.01  # of a served call, in sleep: other jobs do not lengthen it
+PACE_S = 0.005  # of a served call, in sleep: other jobs do not lengthen it
 
 
 class FaultyEngine:
@@ -44,7 +44,7 @@ class FaultyEngine:
         if self._fault == "served: kills the server" and self._calls > 300:
             os.kill(os.getppid(), signal.SIGKILL)
         if self._fault == "served: slow batches of 2 to 4" and len(embeddings) in (2, 3, 4):
-            time.sleep(0.3)
+            time.sleep(0.15)
         time.sleep({"served: slow": 8 * PACE_S, "served: pace": PACE_S}.get(self._fault, 0.0))
         return embeddings + 1 if self._fault == "served: other embeddings" else embeddings
 

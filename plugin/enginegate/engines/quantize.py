@@ -4,7 +4,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from enginegate.engines.half import MATMULS, put_in_order, read_half_graph
 from enginegate.engines.halving import BF16, FP16, ROUNDING, converted, rounded
@@ -79,6 +78,9 @@ def quantize_qdq(source: Path, target: Path, calibration: Batch, *, results: boo
 
     `results`: also after it. TensorRT wants operands alone: its kernels write what comes next.
     """
+    # here, for an engine that is only loaded, as on a server, has no use for it
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
     quantize_static(
         str(source),
         str(target),
@@ -97,7 +99,7 @@ def quantize_qdq(source: Path, target: Path, calibration: Batch, *, results: boo
     )
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
+class _Reader:
     """Feeds the calibration texts a few rows at a time."""
 
     def __init__(self, calibration: Batch) -> None:

@@ -240,12 +240,14 @@ def served_rig(served: ServedEngine, levels: Sequence[int], rng: random.Random) 
     def open_arms(_levels: Sequence[int], order: random.Random) -> Iterator[Mapping[str, Arm]]:
         names = [CANDIDATE, CONTROL, SECOND_CONTROL]
         order.shuffle(names)
-        served.load_anew(names)
         arms: dict[str, Arm] = {}
         with contextlib.ExitStack() as stack:
             for name in names:
                 exchange = _exchange(served, served.started.endpoint(name, Protocol.HTTP))
-                arms[name] = ServedArm(stack.enter_context(open_generator(exchange)))
+                generator = stack.enter_context(open_generator(exchange))
+                generator.start()  # while the models load
+                arms[name] = ServedArm(generator)
+            served.load_anew(names)
             yield arms
 
     replicate_s = _REPLICATE_S * len(levels)

@@ -86,6 +86,10 @@ class Generator:
         self._needed = 1
         self._probed: set[int] = set()  # concurrencies that the processes are enough for
 
+    def start(self) -> None:
+        """Start a client process now, so that the first load does not wait until it is loaded."""
+        self._ready(1)
+
     @contextlib.contextmanager
     def closed(self, concurrency: int) -> Iterator[ClosedLevel]:
         """Keep so many requests outstanding, one a connection, in as few processes as can do it.
