@@ -190,6 +190,14 @@ def forget_machine():
         asked.cache_clear()
 
 
+@pytest.fixture(autouse=True)
+def only_new_garbage():
+    """Have a collection look at what the test made, not at all that libraries brought."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
 def fake_gpu(monkeypatch):
     """A machine with a GPU, TensorRT and pycuda, all of them fake; its state."""
