@@ -10,18 +10,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jsonschema  # noqa: F401
 import pytest
 import vl_convert  # noqa: F401
 from _pytest.pytester import SysModulesSnapshot
 
 import enginegate.engines.onnxruntime
 import enginegate.engines.openvino
+import enginegate.models.rewrite
 import enginegate.serving.measure
 import enginegate.session  # noqa: F401
 from enginegate.config import join_values
 
 # Loaded before any run inside this process, which unloads only what it loaded itself; what is
-# patched in a module that was loaded anew would not be in force.
+# patched in a module that was loaded anew would not be in force, and loading takes long.
 
 HERE = Path(__file__).parent
 PYPROJECT = """
