@@ -10,18 +10,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jsonschema  # noqa: F401
 import pytest
 import vl_convert  # noqa: F401
 from _pytest.pytester import SysModulesSnapshot
 
 import enginegate.engines.onnxruntime
 import enginegate.engines.openvino
+import enginegate.models.rewrite
 import enginegate.serving.measure
 import enginegate.session  # noqa: F401
 from enginegate.config import join_values
 
 # Loaded before any run inside this process, which unloads only what it loaded itself; what is
-# patched in a module that was loaded anew would not be in force.
+# patched in a module that was loaded anew would not be in force, and loading takes long.
 
 HERE = Path(__file__).parent
 PYPROJECT = """
@@ -188,6 +190,14 @@ def forget_machine():
 
     for asked in (find_gpus, this_machine, _handle):
         asked.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def only_new_garbage():
+    """Have a collection look at what the test made, not at all that libraries brought."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

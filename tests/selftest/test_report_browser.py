@@ -54,6 +54,11 @@ def page_url(tmp_path_factory):
     return drawn(write_report(folder / "run.json", origin=ORIGIN), folder / "run.html")
 
 
+@pytest.fixture(scope="module", params=["report.json", "reference/figures.json"])
+def example_url(request, tmp_path_factory):
+    return drawn(EXAMPLES / request.param, tmp_path_factory.mktemp("example") / "page.html")
+
+
 def drawn(saved, page):
     """The address of the page of a saved report."""
     assert main(["report", str(saved), "--html", str(page)]) == 0
@@ -93,9 +98,8 @@ def test_it_fits_and_says_nothing_on_the_console(show, page_url, width):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("example", ["report.json", "reference/figures.json"])
-def test_no_two_labels_of_a_picture_touch(show, tmp_path, example, width):
-    page = show(width, url=drawn(EXAMPLES / example, tmp_path / "page.html"))
+def test_no_two_labels_of_a_picture_touch(show, example_url, width):
+    page = show(width, url=example_url)
     assert page.evaluate(TOUCHING) == []
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ import yaml
 from tests.selftest.test_docs import ROOT, clone, installs_what_there_is, scripts, split
 
 from enginegate.cli import main
+from enginegate.engines import saved
 from enginegate.engines.registry import REGISTERED
 from enginegate.report.render.markdown import MARKER
 
@@ -192,7 +194,23 @@ def test_actions_are_pinned_to_a_version(page):
 
 
 @pytest.fixture
-def reader(project, monkeypatch):
+def built_once(monkeypatch, kept):
+    """Every reader's first commit is the same: its engines are built for the first who asks."""
+    build = saved._build
+
+    def once(project, engines, command):
+        asked = "".join(word for word in command if "/" not in word)
+        first = kept / "revisions" / re.sub(r"\W", "-", asked)
+        if not first.exists():
+            build(project, engines, command)
+            shutil.copytree(engines, first)
+        shutil.copytree(first, engines, dirs_exist_ok=True)
+
+    monkeypatch.setattr(saved, "_build", once)
+
+
+@pytest.fixture
+def reader(project, monkeypatch, built_once):
     """A reader in a git repository of a project that has a model table and nothing else."""
     monkeypatch.setitem(REGISTERED, "openvino", REGISTERED["openvino"])  # put back at the end
     monkeypatch.chdir(project.path)
