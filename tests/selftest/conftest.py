@@ -297,6 +297,22 @@ def shapes(torch_loaded):
     return _load("cases/shapes")
 
 
+@pytest.fixture
+def quick_export(shapes, monkeypatch):
+    """Have models written by torch's exporter of old, for tests of what is around an export.
+
+    It takes a tenth of the time; its files are compared with torch as any, and cached apart.
+    """
+    import torch
+
+    def write(encoder, batch, path):
+        tokens = tuple(map(torch.from_numpy, batch.values()))
+        shapes.export(encoder, path, names=batch, output="sentence_embedding", arguments=tokens)
+
+    monkeypatch.setattr("enginegate.models.export._write_onnx", write)
+    monkeypatch.setattr("enginegate.models.sources._RECIPE", "quick")
+
+
 @pytest.fixture(scope="session")
 def make_case(torch_loaded, tmp_path_factory):
     """Write the project of a case from the public record or of a family; its folder.

@@ -513,6 +513,7 @@ def test_a_factory_that_makes_another_model_each_time_is_told_so(factory, seed):
         factory("torch.manual_seed(3)", seed)
 
 
+@pytest.mark.usefixtures("quick_export")
 def test_the_case_of_a_stale_factory(judge_case, make_case, tmp_path):
     own = f"--gate-engine-cache={tmp_path / 'cache'}"
     result, before = judge_case("stale_factory", "fp32", own)

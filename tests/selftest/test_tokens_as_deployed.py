@@ -85,6 +85,7 @@ def test_a_padding_that_only_the_tokenizers_config_names(judge_case, make_case):
     assert ids[0, -1] == 1
 
 
+@pytest.mark.usefixtures("quick_export")
 def test_a_transformers_folder_with_a_modules_json_follows_it(judge_case, make_case, exported):
     assert passed(judge_case("folder_says_first"))["context"]["overruled"] == []
     folder = make_case("folder_says_first") / "model"
@@ -92,6 +93,7 @@ def test_a_transformers_folder_with_a_modules_json_follows_it(judge_case, make_c
     assert_as_deployed(model, workload, folder)
 
 
+@pytest.mark.usefixtures("quick_export")
 def test_a_length_that_the_folder_does_not_take_is_said(judge_case):
     run, report = judge_case("folder_says_sixteen")
     context = report["results"][0]["context"]
@@ -101,6 +103,7 @@ def test_a_length_that_the_folder_does_not_take_is_said(judge_case):
     run.stdout.fnmatch_lines([f"*the table says: {said}*", "decision *requested *executed *"])
 
 
+@pytest.mark.usefixtures("quick_export")
 def test_the_folders_own_length_is_the_default(make_case, exported):
     folder = make_case("folder_says_sixteen") / "model"
     model, workload = exported(Kind.SENTENCE_TRANSFORMERS, folder)
@@ -109,6 +112,7 @@ def test_the_folders_own_length_is_the_default(make_case, exported):
     assert_as_deployed(model, workload, folder)
 
 
+@pytest.mark.usefixtures("quick_export")
 def test_the_default_prompt_is_before_every_text(judge_case, make_case, exported):
     assert passed(judge_case("default_prompt"))["context"]["prompts"]["text"] == PROMPT
     folder = make_case("default_prompt") / "model"
@@ -119,6 +123,7 @@ def test_the_default_prompt_is_before_every_text(judge_case, make_case, exported
     assert_as_deployed(plain, workload, folder, prompt="")
 
 
+@pytest.mark.usefixtures("quick_export")
 def test_the_dimensions_that_the_folder_keeps(judge_case, make_case, exported):
     passed(judge_case("saved_dimensions"))
     folder = make_case("saved_dimensions") / "model"
@@ -166,6 +171,7 @@ def test_a_left_padded_folder_keeps_its_last_token(copied, exported):
     assert_as_deployed(model, workload, folder)
 
 
+@pytest.mark.usefixtures("quick_export")
 def test_a_pooling_that_leaves_the_prompt_out_is_refused_with_a_prompt(copied, exported):
     folder = copied("default_prompt")
     change(folder / "1_Pooling" / "config.json", include_prompt=False)
@@ -186,6 +192,7 @@ def test_foreign_modules_are_not_followed(copied, exported):
         exported(Kind.TRANSFORMERS, folder)
 
 
+@pytest.mark.usefixtures("quick_export")
 def test_tokens_that_differ_from_the_librarys_are_never_taken(
     make_case, exported, tmp_path, monkeypatch
 ):

@@ -249,6 +249,7 @@ OVERRULING: dict[str, Any] = {
 }
 
 
+@pytest.mark.usefixtures("quick_export")
 @pytest.mark.parametrize("name", OVERRULING)
 def test_where_a_table_overrules_its_folder_the_truth_follows_and_says_so(small, tmp_path, name):
     keys, notes = OVERRULING[name]
@@ -348,6 +349,7 @@ def other_tokenizer(small, place):
     return place / "tokenizer.json"
 
 
+@pytest.mark.usefixtures("quick_export")
 @pytest.mark.parametrize("named", ["file", "folder"])
 @pytest.mark.parametrize("kind", [Kind.TRANSFORMERS, Kind.SENTENCE_TRANSFORMERS])
 def test_another_tokenizer_in_the_table_is_not_the_models(small, tmp_path, named, kind):
@@ -358,6 +360,7 @@ def test_another_tokenizer_in_the_table_is_not_the_models(small, tmp_path, named
     assert "tokens are not those of the model's own tokenizer: look at `tokenizer`" in found.cause
 
 
+@pytest.mark.usefixtures("quick_export")
 def test_a_copy_of_the_models_own_tokenizer_is_the_models(small, tmp_path):
     file = str(small.source / "tokenizer.json")
     found = judged_with(small, tmp_path, file, Kind.TRANSFORMERS)

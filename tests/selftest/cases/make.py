@@ -262,7 +262,7 @@ def half_overflows(folder):
             weight = attention_mask.unsqueeze(-1).to(stream.dtype)
             return (stream * weight).sum(1) / weight.sum(1)
 
-    export(Growing(), folder / "model.onnx")
+    export(Growing(), folder / "model.onnx", dynamo=True)
     write_project(folder, onnx="model.onnx", tokenizer=str(source / "tokenizer.json"))
 
 
@@ -287,7 +287,7 @@ def boolean_mask(folder):
             weight = attention_mask.unsqueeze(-1).to(stream.dtype)
             return (stream * weight).sum(1) / weight.sum(1)
 
-    export(Attending(), folder / "model.onnx")
+    export(Attending(), folder / "model.onnx", dynamo=True)
     write_project(folder, onnx="model.onnx", tokenizer=str(source / "tokenizer.json"))
 
 
