@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,7 +76,7 @@ def load_once():
 
     That a rig loads them anew for each, and how, is tested beside the rig and beside the server.
     """
-    loaded = set()
+    loaded = set[tuple[Any, str]]()
 
     def load(served, models):
         missing = {(served.started, name) for name in models} - loaded

@@ -3,6 +3,7 @@
 import contextlib
 import random
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def done(monkeypatch):
 
 @pytest.fixture
 def rig(done):
-    served = SimpleNamespace(
+    served: Any = SimpleNamespace(
         write_yardsticks=lambda: done.append(("written", "")),
         load_anew=lambda names: done.extend(("loaded", name) for name in names),
         started=SimpleNamespace(endpoint=lambda name, _protocol: name),
