@@ -6,16 +6,17 @@ import json
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from enginegate.cache import Store
 from enginegate.diagnostics.layers.diagnosis import blame_layers
 from enginegate.diagnostics.layers.rebuild import BLAME_TEXTS, rebuilder_of
 from enginegate.diagnostics.layers.search import embedding_error
+from enginegate.engines.api import ONNX_FILE
 from enginegate.engines.build import build_engine
-from enginegate.engines.graphs import Pair
+from enginegate.engines.graphs import Pair, keeping_in_file
 from enginegate.engines.onnxruntime import open_onnx, run_onnx
-from enginegate.engines.quantize import to_fp16
+from enginegate.engines.quantize import round_to, to_fp16
 from enginegate.errors import EngineError, OptionError
 from enginegate.models import Exported, Kind, ModelSpec
 from enginegate.models.layers import layers_of, matching, read_layers
@@ -215,6 +216,38 @@ def test_a_value_that_the_graph_lacks_is_a_clear_error(exported, tiny_onnx):
     source.graph.node[1].input[0] = "elsewhere"
     with pytest.raises(EngineError, match="no value elsewhere for wide0"):
         Pair(graph, source).substituted({"wide0"})
+
+
+def write_with_constants(path):
+    """As by torch's exporter of old: nodes hold axes and weights; a conversion changes that."""
+    weights = np.random.default_rng(1).normal(size=(8, 8)).astype(np.float32)
+    held = {"weights": weights, "axes": np.array([2])}
+    nodes = [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value))
+        for name, value in held.items()
+    ] + [
+        helper.make_node("MatMul", ["x", "weights"], ["first"]),
+        helper.make_node("Unsqueeze", ["first", "axes"], ["deep"]),
+        helper.make_node("Squeeze", ["deep", "axes"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["y"]),
+    ]
+    ends = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 8]) for n in "xy")
+    graph = helper.make_graph(nodes, "held", *([end] for end in ends))
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), str(path))
+
+
+def test_what_a_file_holds_in_nodes_is_put_in_too(tmp_path):
+    source, half, kept = (tmp_path / name / ONNX_FILE for name in ("source", "half", "kept"))
+    for path in (source, half, kept):
+        path.parent.mkdir()
+    write_with_constants(source)
+    round_to(Precision.FP16, source, half)
+    keeping = keeping_in_file(half.parent, source, {})
+    keeping.build(keeping.touched | {"deep", "flat"}, kept.parent)
+    batch = {"x": np.random.default_rng(2).normal(size=(3, 8)).astype(np.float32)}
+    own, rounded, put_in = (run_onnx(path, batch, optimised=False) for path in (source, half, kept))
+    assert np.abs(put_in - own).max() < np.abs(rounded - own).max() / 2
 
 
 def test_types_that_a_conversion_left_behind_do_no_harm(tmp_path, exported, workload):

@@ -15,6 +15,7 @@ import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from enginegate.engines.api import ONNX_FILE, Keeping
+from enginegate.engines.half import gather_constants
 from enginegate.engines.halving import ROUNDING
 from enginegate.errors import EngineError
 from enginegate.models import save_onnx, typed
@@ -110,8 +111,8 @@ class Pair:
         """A node of the source under the graph's names, with the casts that it needs."""
         node = NodeProto()
         node.CopyFrom(source)
-        node.name = _VALUE + source.name  # beside the converted node, which may live on unused
         output = source.output[0]
+        node.name = _VALUE + (source.name or output)  # the converted node may live on, unused
         for index, name in enumerate(source.input):
             if name in self._weights:
                 node.input[index] = _WEIGHT + name
@@ -190,7 +191,9 @@ def _same_input(ours: str, theirs: str, our_weights: Weights, their_weights: Wei
 
 def keeping_in_file(folder: Path, source: Path, properties: Mapping[str, Any]) -> Keeping:
     """The engine of a folder, an ONNX file, with nodes of the model's own file put back."""
-    pair = Pair(onnx.load(str(folder / ONNX_FILE)), onnx.load(str(source)))
+    own = onnx.load(str(source))
+    gather_constants(own)  # a conversion may have made weights of them
+    pair = Pair(onnx.load(str(folder / ONNX_FILE)), own)
 
     def build(nodes: frozenset[str], folder: Path) -> Mapping[str, Any]:
         save_onnx(pair.substituted(nodes), folder / ONNX_FILE)

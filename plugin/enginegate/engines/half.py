@@ -147,7 +147,7 @@ def read_half_graph(path: Path) -> HalfGraph:
     """Read an ONNX file of fp32."""
     model = onnx.load(str(path))
     put_in_order(model)
-    _gather_constants(model)
+    gather_constants(model)
     for tensor in model.graph.initializer:
         _cut_fill(tensor)
     for node in model.graph.node:
@@ -185,7 +185,7 @@ def _names_in(graph: Any) -> Iterator[str]:
     yield from (output.name for output in graph.output)
 
 
-def _gather_constants(model: ModelProto) -> None:
+def gather_constants(model: ModelProto) -> None:
     """Make initialisers of the nodes that hold a tensor."""
     nodes = list(model.graph.node)
     del model.graph.node[:]
