@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import onnx
@@ -231,8 +232,8 @@ def write_with_constants(path):
         helper.make_node("Squeeze", ["deep", "axes"], ["flat"]),
         helper.make_node("MatMul", ["flat", "weights"], ["y"]),
     ]
-    ends = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 8]) for n in "xy")
-    graph = helper.make_graph(nodes, "held", *([end] for end in ends))
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 8]) for n in "xy")
+    graph = helper.make_graph(nodes, "held", [x], [y])
     opset = [helper.make_opsetid("", 17)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), str(path))
 
@@ -245,7 +246,7 @@ def test_what_a_file_holds_in_nodes_is_put_in_too(tmp_path):
     round_to(Precision.FP16, source, half)
     keeping = keeping_in_file(half.parent, source, {})
     keeping.build(keeping.touched | {"deep", "flat"}, kept.parent)
-    batch = {"x": np.random.default_rng(2).normal(size=(3, 8)).astype(np.float32)}
+    batch: Any = {"x": np.random.default_rng(2).normal(size=(3, 8)).astype(np.float32)}
     own, rounded, put_in = (run_onnx(path, batch, optimised=False) for path in (source, half, kept))
     assert np.abs(put_in - own).max() < np.abs(rounded - own).max() / 2
 
