@@ -15,6 +15,7 @@ from enginegate.engines import Executed, Profiles
 from enginegate.engines.api import embed_all
 from enginegate.engines.build import build_engine, execution_flags, kept_notes
 from enginegate.engines.onnxruntime import run_onnx
+from enginegate.engines.openvino import OpenVino
 from enginegate.engines.registry import get_backend
 from enginegate.errors import EngineError, OptionError
 from enginegate.models import Exported, Kind, ModelSpec
@@ -109,7 +110,8 @@ def test_keeping_what_no_layer_is_named_is_an_error(tmp_path, exported, workload
         build_engine(Store(tmp_path), variant, keeping(exported, "block 9"), workload)
 
 
-def test_a_backend_that_cannot_keep_is_an_error(tmp_path, exported, workload):
+def test_a_backend_that_cannot_keep_is_an_error(tmp_path, exported, workload, monkeypatch):
+    monkeypatch.setattr(OpenVino, "stand_in", lambda self, precision: None)
     spec = dataclasses.replace(exported.spec, keep={"bf16": ["block 1"]})
     variant = Variant("m", "openvino", Precision.BF16)
     with pytest.raises(EngineError, match="for int8 only"):

@@ -469,7 +469,8 @@ FAST = ("-k", "not (slower or served or load)")
 def test_a_file_that_is_the_model_passes(judge, small, pytester):
     result, report = judge("first", *FAST, truth=str(small.published("cls")))
     assert result.ret == 0
-    result.assert_outcomes(passed=5, deselected=result.parseoutcomes()["deselected"])
+    outcomes = result.parseoutcomes()  # fp16 is flagged where the processor lacks it
+    assert (outcomes["passed"] + outcomes.get("flagged", 0), "failed" in outcomes) == (5, False)
     said = "the reference is the model: worst cosine 1.000000"
     result.stdout.fnmatch_lines(
         [f"*threads: *; {said}, by encode(); texts cut at 16 tokens by `seq_len`*"]
