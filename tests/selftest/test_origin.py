@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +69,13 @@ def test_a_pull_request_on_github_names_its_own_commit(repository, tmp_path):
     found = checkout_of(repository, "", {**job, "GITHUB_HEAD_REF": "faster"})
     assert (found.commit, found.branch) == (HEAD, "faster")
     assert found.commits_url == "https://github.com/acme/engines/commit/"
+
+
+@pytest.mark.parametrize("damage", ["[" * 200_000, "no JSON", "[]"])
+def test_a_damaged_event_of_github_loses_nothing(repository, tmp_path, damage):
+    job = github(repository, tmp_path)
+    Path(job["GITHUB_EVENT_PATH"]).write_text(damage)
+    assert checkout_of(repository, "", job).commit == git(repository, "rev-parse", "HEAD")
 
 
 def test_a_push_on_github_names_what_is_checked_out(repository, tmp_path):

@@ -1,12 +1,12 @@
 """Which commit of the project this is, as git and the environment of a CI job tell."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from enginegate.files import parse_json, read_text
 from enginegate.machine.processes import git
 
 
@@ -69,7 +69,7 @@ def _in_github(found: Checkout, environment: Mapping[str, str]) -> Checkout:
 
 def _event(environment: Mapping[str, str]) -> dict[str, Any]:
     try:
-        found = json.loads(Path(environment["GITHUB_EVENT_PATH"]).read_text("utf-8"))
+        found = parse_json(read_text(Path(environment["GITHUB_EVENT_PATH"])), halves=True)
     except (KeyError, OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
