@@ -39,6 +39,7 @@ from enginegate.variants import Precision, Variant
 
 _RECIPE = 3  # raise when the same key would build another engine
 _CHOICE_RULES = 2  # raise when the same embeddings would be accepted otherwise
+NO_MATMULS = "and it multiplies no matrices: nothing tells which precision ran"
 _CHOICE_BATCH = 8
 _CHOICE_CALLS = 9
 _NO_DEMAND = BuildHints()
@@ -260,9 +261,6 @@ def _try(built: Built, workload: Workload, threads: int, accept: Accept) -> dict
         refused = "; ".join(accept(embed_all(engine, workload.evaluation)))
         call_s = median_call_s(engine, workload.batch(_CHOICE_BATCH), _CHOICE_CALLS)
     return {"call_s": call_s, "refused": refused}
-
-
-NO_MATMULS = "and it multiplies no matrices: nothing tells which precision ran"
 
 
 def execution_flags(built: Built, executed: Executed) -> tuple[str, ...]:

@@ -588,7 +588,7 @@ def _pipeline_tokens(
     model: Any = encoder.model
     if is_static(model):
         tokenizer, settings = static_tokenizer(model), settings_at(source, TokenSettings())
-        return _OwnTokens(tokenizer, settings, lambda texts: static_tokens(model, texts, 0))
+        return _OwnTokens(tokenizer, settings, lambda texts: static_tokens(model, texts))
     if not hasattr(model.tokenizer, "backend_tokenizer"):
         raise ModelError(
             f"model {spec.name}: {source} tokenises by {type(model.tokenizer).__name__}, of which "

@@ -41,11 +41,11 @@ def static_tokenizer(model: Any) -> Any:
     return type(own).from_str(json.dumps(rules))
 
 
-def static_tokens(model: Any, texts: Sequence[str], pad: int) -> tuple[Tokens, Tokens]:
-    """The ids that the model gives the texts, padded to the longest, and their mask."""
+def static_tokens(model: Any, texts: Sequence[str]) -> tuple[Tokens, Tokens]:
+    """The ids that the model gives the texts, padded to the longest with 0, and their mask."""
     found = model[0].preprocess(list(texts))
     rows = np.split(found["input_ids"].numpy(), found["offsets"].numpy()[1:])
-    ids = np.full((len(rows), max(map(len, rows))), pad, dtype=np.int64)
+    ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
     mask = np.zeros_like(ids)
     for place, kept, row in zip(ids, mask, rows, strict=True):
         place[: len(row)], kept[: len(row)] = row, 1

@@ -38,8 +38,8 @@ def best_under_limits(run: SavedRun) -> Iterator[Table]:
                 speed=relative_speed(speed)[0],
                 size_bytes=result.size_bytes,
             )
-            for result in members
-            for result, deltas, speed in measured(result)
+            for member in members
+            for result, deltas, speed in measured(member)
         ]
         choices = [one for one in found if one.decision is not Decision.BLOCK]
         if len(choices) > 1:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 from enginegate.accuracy import Deltas
@@ -23,9 +22,7 @@ from enginegate.report.sections.vega import (
     titled,
 )
 from enginegate.results import Result
-from enginegate.speed import Errors, Speed, bounds
-
-_SIDES = Errors(0.025, 0.025)
+from enginegate.speed import Speed
 
 
 @dataclass(frozen=True)
@@ -94,14 +91,9 @@ def _table(model: str, found: Sequence[tuple[Result, Deltas, Speed]]) -> Table:
 
 
 def relative_speed(speed: Speed) -> tuple[float, float, float]:
-    """Time of the yardstick / time of the engine with its 95 % interval over the replicates."""
-    logs = speed.log_ratios["p50"]
-    low, high = bounds(logs, _SIDES, once=True)
-    return math.exp(-fmean(logs)), _exp(-high), _exp(-low)
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if math.isfinite(value) else math.nan
+    """The speedup with its interval of 95 %, each end NaN where it is not known."""
+    low, estimate, high = speed.speedup
+    return estimate, low or math.nan, high if math.isfinite(high) else math.nan
 
 
 def frontier(engines: Sequence[Point]) -> list[Point]:
