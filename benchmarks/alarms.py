@@ -30,7 +30,7 @@ from enginegate.speed.sequential import SequentialTest
 from enginegate.speed.stats import Anchor, anchor_of
 from enginegate.verdicts import Verdict
 
-LIMIT, EACH_S, MAX_TIME_S, REPLICATES = 0.05, 2.0, 120.0, 8
+LIMIT, EACH_S, MAX_TIME_S, REPLICATES = 0.05, 1.5, 120.0, 12
 CONCLUSIVE = (Verdict.PASS, Verdict.IMPROVED, Verdict.REGRESSED)
 
 # batch, spread of replicates and of sessions: beside an engine of a kind, beside the reference
@@ -42,7 +42,7 @@ CELLS = {
 }
 
 
-def stored_sessions(rng, spread: float, between: float, replicates=(8, 4, 4)) -> list[list[float]]:
+def stored_sessions(rng, spread: float, between: float, replicates=(12, 6, 6)) -> list[list[float]]:
     """Sessions of a refresh."""
     return [
         (between * rng.normal() + spread * rng.normal(size=count)).tolist() for count in replicates

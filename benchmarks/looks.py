@@ -19,7 +19,7 @@ from enginegate.speed.rules import P50, Question, Rules
 from enginegate.speed.sequential import SequentialTest
 from enginegate.speed.stats import Anchor
 
-LIMIT = 0.05
+LIMIT, PLANNED = 0.05, 12
 CASES = (  # slowdown, spread, seconds
     (0.0, 0.007, 60), (0.0, 0.02, 60), (0.0, 0.04, 60), (0.0, 0.10, 60), (0.05, 0.02, 60),
     (0.06, 0.01, 60), (0.08, 0.02, 60), (0.10, 0.01, 30), (0.10, 0.02, 30), (0.10, 0.04, 60),
@@ -36,7 +36,7 @@ def play(rng, slowdown: float, spread: float, time_s: float, *, early: bool) -> 
         taken += 1
         return {batch: Drawn(math.log1p(slowdown) + spread * rng.normal()) for batch in batches}
 
-    trial = SequentialTest(Rules(8, time_s, 0.01, 0.05, early), lambda: float(taken))
+    trial = SequentialTest(Rules(PLANNED, time_s, 0.01, 0.05, early), lambda: float(taken))
     question = Question(Anchor(), LIMIT, scale_s=1.0)
     finding = trial.run(measure, [1], {(1, P50): question}).findings[1, P50]
     return str(finding.judgement.verdict), taken

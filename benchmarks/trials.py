@@ -46,8 +46,8 @@ from enginegate.variants import Precision, Variant
 
 REFERENCE = "reference"
 BATCHES = (1, 8)
-REPLICATES, MAX_TIME_S = 8, 60.0
-REPLICATE_S = 1.6  # shared by the batch sizes of a replicate
+REPLICATES, MAX_TIME_S = 12, 60.0
+REPLICATE_S = 1.0  # shared by the batch sizes of a replicate
 LIMIT = 0.05
 KEPT_CALLS = 40
 SLOWER = (3, 5, 9, 17)  # matrix multiplications more, of 384 x 384 a token

@@ -77,7 +77,7 @@ def test_what_is_within_the_limit_passes_at_first_sight():
 
 
 def test_what_is_not_clear_at_once_is_looked_at_again_without_what_was():
-    machine = Machine({1: 0.0, 8: 0.04})
+    machine = Machine({1: 0.0, 8: 0.049})
     outcome = run(machine)
     assert outcome.findings[1, P50].judgement.verdict is Verdict.PASS
     assert machine.asked[:4] == [(1, 8)] * 3 + [(8,)]
@@ -114,7 +114,7 @@ def test_with_time_for_three_fresh_replicates_nothing_is_called_regressed():
     finding = trial.run(machine.replicate, [1], questions([1])).findings[1, P50]
     assert finding.judgement.verdict is Verdict.UNDECIDED
     assert finding.change.visible == math.inf
-    assert finding.judgement.reasons[-1].startswith("cannot detect less than 100 % here: about 7 s")
+    assert finding.judgement.reasons[-1].startswith("cannot detect less than 100 % here: about 6 s")
     assert len(machine.asked) == 3  # three more could decide nothing
 
 

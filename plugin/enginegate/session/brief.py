@@ -19,7 +19,7 @@ Arms = Mapping[str, Arm]
 BRIEF_S = 0.5  # of each batch size in a replicate
 BRIEFLY = (
     "measured shortly, as there is nothing to compare with: each speedup is known as well as its "
-    "interval says; --gate-measure-s=8 measures longer"
+    "interval says; --gate-measure-s=6 measures longer"
 )
 
 

@@ -15,6 +15,7 @@ from enginegate.speed.stats import (
 )
 
 _RHO = 1.5  # of the spending function: between 1, which favours early looks, and 3, late ones
+_GROWTH = 5 / 3  # from look to look: one costs little, each that is missed some replicates
 _LUCK = 0.99  # of the means that may be, below and above
 
 
@@ -26,12 +27,19 @@ def looks(planned: int, error: float, *, early: bool) -> Iterator[tuple[int, flo
     so all together err with `error` at most, however they depend on each other (Bonferroni); a
     group-sequential boundary would be a little sharper, and would need their joint distribution.
     """
-    first = {FEWEST_REPLICATES, (FEWEST_REPLICATES + planned) // 2} if early else set()
     spent = 0.0
-    for count in sorted({*first, planned}):
+    for count in (*(_early(planned) if early else ()), planned):
         whole = error * (count / planned) ** _RHO
         yield count, whole - spent
         spent = whole
+
+
+def _early(planned: int) -> Iterator[int]:
+    """3, 5, 8, 13, ... of fewer than planned."""
+    count = FEWEST_REPLICATES
+    while count < planned:
+        yield count
+        count = round(count * _GROWTH)
 
 
 def decidable(

@@ -87,7 +87,7 @@ class SequentialTest:
         rules, start_s = self._rules, self._clock()
         found = Screening({batch: [] for batch in batches}, {}, rules)
         waiting = list(batches)
-        for count, error in looks(rules.replicates, rules.miss / 2, early=rules.early):
+        for count, error in looks(rules.replicates, rules.miss_screening, early=rules.early):
             while waiting and len(found.taken[waiting[0]]) < count:
                 for batch, replicate in measure(waiting).items():
                     found.taken[batch].append(replicate)
@@ -130,7 +130,7 @@ class SequentialTest:
         self, key: Key, replicates: Sequence[Replicate], question: Question, found: Screening
     ) -> bool:
         """Tell if the time left may decide; what an earlier run suspects is always looked at."""
-        errors = Errors(alarm_share(self._rules.alarm, self._suspects + 1), self._rules.miss / 2)
+        errors = Errors(alarm_share(self._rules.alarm, self._suspects + 1), self._rules.miss_fresh)
         values = values_of(replicates, key[1])
         may = decidable(values, question.anchor, question.limit, errors, found.left)
         return question.earlier > 1 or may
@@ -173,13 +173,13 @@ class SequentialTest:
         """Tell if the time left may still decide; as many as of a screening are measured first."""
         if len(fresh) < self._rules.replicates or question.earlier > 1:
             return True
-        errors = Errors(error, self._rules.miss / 2)
+        errors = Errors(error, self._rules.miss_fresh)
         together = left + len(fresh)
         values = values_of(fresh, metric)
         return decidable(values, question.anchor, question.limit, errors, together)
 
     def _judge(self, values: Sequence[float], question: Question, error: float) -> Finding:
-        errors = Errors(error, self._rules.miss / 2)
+        errors = Errors(error, self._rules.miss_fresh)
         change = change_of(values, question.anchor, question.limit, errors)
         alarm = error / 2 if question.anchor.error else error
         judgement = judge_change(change, question.limit, alarm=alarm, earlier=question.earlier)
