@@ -35,6 +35,7 @@ from enginegate.cache import Store
 from enginegate.engines import run_reference
 from enginegate.models import Batch, Kind, ModelSpec, Workload, make_workload, read_texts
 from enginegate.models.export import load_pipeline
+from enginegate.models.tokens import Encoded
 from enginegate.session.truth import judged_by_truth
 from enginegate.verdicts import Verdict
 
@@ -135,7 +136,7 @@ class Exporting(torch.nn.Module):
             mask = (input_ids != edits.pad).long() + 0 * attention_mask
         if edits.positions:
             places = torch.ones_like(input_ids).cumsum(1) - 1
-            given["position_ids"] = places * (edits.positions == "plain")
+            given["position_ids"] = places * int(edits.positions == "plain")
         if edits.types is not None:
             given["token_type_ids"] = torch.ones_like(input_ids) * edits.types
         seen = torch.ones_like(mask) if edits.unmasked else mask
@@ -198,7 +199,7 @@ def workload_of(made: Published, how: Tokens) -> Workload:
     if how.side:
         own.padding_side = how.side
 
-    def tokenize(texts: Sequence[str]) -> tuple[Any, Any]:
+    def tokenize(texts: Sequence[str]) -> Encoded:
         short = own(
             [how.prompt + text for text in texts],
             truncation=True,
@@ -207,7 +208,8 @@ def workload_of(made: Published, how: Tokens) -> Workload:
         )
         found = own.pad(short, padding="max_length", max_length=LENGTH, return_tensors="np")
         ids, mask = (np.asarray(found[name], np.int64) for name in INPUTS)
-        return (np.where(mask == 0, how.pad, ids) if how.pad is not None else ids), mask
+        ids = np.where(mask == 0, how.pad, ids) if how.pad is not None else ids
+        return Encoded(ids, mask, np.zeros_like(ids), cut=0)
 
     return make_workload("texts", TEXTS, tokenize, INPUTS)
 
