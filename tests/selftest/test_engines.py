@@ -1,6 +1,7 @@
 """Engines of the real runtimes: what they give, and the proof of what they ran."""
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import onnx
@@ -143,3 +144,21 @@ def test_no_engine_within_the_limits_is_an_error(tmp_path, exported, workload):
     }
     with pytest.raises(EngineError, match="so there is none"):
         choose_best(store, candidates, workload, 1, lambda embeddings: ("too far off",), {})
+
+
+def test_a_blob_is_written_without_a_copy_of_it_in_memory(tmp_path, exported, workload):
+    given = (exported, Precision.FP32, workload.calibration, tmp_path)
+    OpenVino().build(*given)  # once, so that all is imported
+    tracemalloc.start()  # sees what Python holds
+    try:
+        OpenVino().build(*given)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < (tmp_path / "engine.blob").stat().st_size
+
+
+def test_a_full_disk_is_told_though_openvino_goes_on(tmp_path, exported, workload):
+    (tmp_path / "engine.blob").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        OpenVino().build(exported, Precision.FP32, workload.calibration, tmp_path)

@@ -2,10 +2,11 @@
 
 import collections
 import contextlib
-from collections.abc import Iterator, Mapping
+import io
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import openvino as ov
@@ -17,6 +18,7 @@ from enginegate.errors import EngineError
 from enginegate.models import Batch, Exported
 from enginegate.variants import Precision
 
+Made = TypeVar("Made")
 _FILE = "engine.blob"
 _DEVICE = "CPU"
 _HINTS = MappingProxyType(
@@ -120,16 +122,61 @@ def _loading(folder: Path) -> Iterator[None]:
 
 
 def _import(folder: Path, config: Mapping[str, Any]) -> Any:
-    blob = ov.tensor_from_file(str(folder / _FILE))
-    return ov.Core().import_model(blob, _DEVICE, dict(config))
+    return ov.Core().import_model(_read_blob(folder / _FILE), _DEVICE, dict(config))
+
+
+def _read_blob(path: Path) -> Any:
+    """The blob in memory of OpenVINO's own, once: `tensor_from_file` has it there twice."""
+    tensor = ov.Tensor(ov.Type.u8, ov.Shape([path.stat().st_size]))
+    with path.open("rb") as file:
+        file.readinto(tensor.data)
+    return tensor
 
 
 def _compile(graph: Any, model: Exported, precision: Precision, folder: Path) -> Mapping[str, Any]:
     """Write the blob; return what `load` needs."""
     hint = _HINTS[precision]
     compiled = ov.Core().compile_model(graph, _DEVICE, _config(hint, threads=1))
-    (folder / _FILE).write_bytes(compiled.export_model().getvalue())
+    with (folder / _FILE).open("wb") as file:
+        blob = _Blob(file)
+        try:
+            compiled.export_model(blob)
+        finally:
+            if blob.failure:
+                raise blob.failure
     return {"hint": hint, "output": model.output}
+
+
+class _Blob(io.BytesIO):
+    """Hands on to a file what OpenVINO exports, which it writes into a BytesIO only.
+
+    There it would be one more copy of the model. Where the file cannot be written, OpenVINO may go
+    on without a word, so the failure is kept.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file = file
+        self.failure: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        return self._tried(lambda: self._file.write(content))
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        return self._tried(lambda: self._file.seek(place, whence))
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        self._tried(self._file.flush)
+
+    def _tried(self, act: Callable[[], Made]) -> Made:
+        try:
+            return act()
+        except OSError as error:
+            self.failure = error
+            raise
 
 
 def _config(hint: str, threads: int) -> dict[str, Any]:

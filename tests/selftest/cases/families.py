@@ -12,51 +12,57 @@ import torch
 
 HIDDEN, LAYERS, LENGTH, SPREAD = 64, 3, 64, 0.15
 ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-SIZES = {
-    "hidden_size": HIDDEN,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "intermediate_size": 2 * HIDDEN,
-    "initializer_range": SPREAD,
-}
 
 
-def bert(vocab):
+def sizes(hidden=HIDDEN, layers=LAYERS):
+    return {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "intermediate_size": 2 * hidden,
+        "initializer_range": SPREAD,
+    }
+
+
+def bert(vocab, **size):
     from transformers import BertConfig, BertModel
 
-    return BertModel(BertConfig(vocab_size=vocab, **SIZES), add_pooling_layer=False)
+    return BertModel(BertConfig(vocab_size=vocab, **sizes(**size)), add_pooling_layer=False)
 
 
 def distilbert(vocab):
     from transformers import DistilBertConfig, DistilBertModel
 
-    sizes = {"dim": HIDDEN, "n_layers": LAYERS, "n_heads": 4, "hidden_dim": 2 * HIDDEN}
-    return DistilBertModel(DistilBertConfig(vocab_size=vocab, initializer_range=SPREAD, **sizes))
+    given = {"dim": HIDDEN, "n_layers": LAYERS, "n_heads": 4, "hidden_dim": 2 * HIDDEN}
+    return DistilBertModel(DistilBertConfig(vocab_size=vocab, initializer_range=SPREAD, **given))
 
 
 def mpnet(vocab):
     from transformers import MPNetConfig, MPNetModel
 
     return MPNetModel(
-        MPNetConfig(vocab_size=vocab, max_position_embeddings=514, **SIZES), add_pooling_layer=False
+        MPNetConfig(vocab_size=vocab, max_position_embeddings=514, **sizes()),
+        add_pooling_layer=False,
     )
 
 
-def xlm_roberta(vocab):
+def xlm_roberta(vocab, **size):
     from transformers import XLMRobertaConfig, XLMRobertaModel
 
     config = XLMRobertaConfig(
-        vocab_size=vocab, max_position_embeddings=514, pad_token_id=1, **SIZES
+        vocab_size=vocab, max_position_embeddings=514, pad_token_id=1, **sizes(**size)
     )
     return XLMRobertaModel(config, add_pooling_layer=False)
 
 
-def modernbert(vocab):
+def modernbert(vocab, **size):
     from transformers import ModernBertConfig, ModernBertModel
 
     ends = {"pad_token_id": 0, "cls_token_id": 2, "bos_token_id": 2, "sep_token_id": 3}
     return ModernBertModel(
-        ModernBertConfig(vocab_size=vocab, eos_token_id=3, local_attention=16, **ends, **SIZES)
+        ModernBertConfig(
+            vocab_size=vocab, eos_token_id=3, local_attention=16, **ends, **sizes(**size)
+        )
     )
 
 
@@ -72,7 +78,7 @@ def deberta(vocab):
         pos_att_type="p2c|c2p",
         position_biased_input=False,
         type_vocab_size=0,
-        **SIZES,
+        **sizes(),
     )
     return DebertaV2Model(config)
 
@@ -95,12 +101,12 @@ def t5(vocab):
     )
 
 
-def qwen3(vocab):
+def qwen3(vocab, **size):
     from transformers import Qwen3Config, Qwen3Model
 
-    return Qwen3Model(
-        Qwen3Config(vocab_size=vocab, num_key_value_heads=2, head_dim=16, pad_token_id=0, **SIZES)
-    )
+    given = sizes(**size)
+    heads = {"num_key_value_heads": 2, "head_dim": given["hidden_size"] // 4}
+    return Qwen3Model(Qwen3Config(vocab_size=vocab, pad_token_id=0, **heads, **given))
 
 
 def gemma3(vocab):
@@ -114,7 +120,7 @@ def gemma3(vocab):
         sliding_window=16,
         use_bidirectional_attention=True,
         query_pre_attn_scalar=16,
-        **SIZES,
+        **sizes(),
     )
     return Gemma3TextModel(config)
 
@@ -129,15 +135,15 @@ def clip(vocab):
         pad_token_id=0,
         bos_token_id=2,
         eos_token_id=3,
-        **SIZES,
+        **sizes(),
     )
     return CLIPTextModelWithProjection(config)
 
 
-def transformers_folder(make, folder, **tokens):
+def transformers_folder(make, folder, *, seed=11, **tokens):
     """A folder as transformers saves it, its tokenizer beside the weights."""
     vocab = shapes.write_tokenizer(folder, limit=LENGTH, **tokens)
-    torch.manual_seed(11)
+    torch.manual_seed(seed)
     make(vocab).eval().save_pretrained(folder)
     return folder
 
