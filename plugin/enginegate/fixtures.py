@@ -93,7 +93,9 @@ def own_texts(
 
 @pytest.fixture(scope="session")
 def embedding_judge(
+    enginegate: "Session",
     enginegate_variant: "Variant",
+    exported: "Exported",
     workload: "Workload",
     reference: "Reference",
     limits: "Limits",
@@ -102,8 +104,9 @@ def embedding_judge(
     """What judges the variant's embeddings."""
     from enginegate.accuracy import EmbeddingJudge
 
-    precision = enginegate_variant.precision
-    return EmbeddingJudge(workload, reference.embeddings, limits, precision, own_texts)
+    precision, views = enginegate_variant.precision, enginegate.prepare.views
+    seen = views(exported, workload, reference)
+    return EmbeddingJudge(workload, reference.embeddings, limits, precision, own_texts, seen)
 
 
 @pytest.fixture(scope="session")

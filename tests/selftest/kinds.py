@@ -10,6 +10,7 @@ from enginegate.accuracy.limits import DEFAULT_LIMITS
 from enginegate.accuracy.retrieval import FalseNeighbour, Retrieval, WorstText
 from enginegate.accuracy.stability import Determinism, Invariance, Offender
 from enginegate.accuracy.truth import AgainstTruth
+from enginegate.accuracy.views import Viewed
 from enginegate.config.serving import Arrivals, Deployment, Slo
 from enginegate.diagnostics.layers.repair import Repair, Step
 from enginegate.diagnostics.layers.search import Blamed
@@ -20,7 +21,7 @@ from enginegate.serving.records import Capacity, Latency, OpenLevel, SearchEnd
 from enginegate.variants import Precision
 from enginegate.verdicts import Judgement, Verdict
 
-from .reports import accuracy, change, cliff, context, load, result, run, speed
+from .reports import PASS, accuracy, change, cliff, context, load, result, run, speed
 
 NOTES = ("best took fp32", "read from the store")
 NEAR = Interval(0.98, 0.97, 0.99)
@@ -74,6 +75,18 @@ def _rich(relative=5e-4):
         invariance=_invariance(relative),
         determinism=Determinism(bitwise=False, max_abs=1e-6, rebuilds=(2e-5, 0.0)),
         sts=Sts(0.8, 0.79, 0.9875, 0.97, 1.0, 120),
+        views=_views(),
+    )
+
+
+def _views():
+    """Embeddings cut and stored: within limits, beyond them, and not comparable."""
+    short = Judgement(Verdict.FAIL, ("the engine gave all zeros for 1 texts, first: 3",))
+    lost = Judgement(Verdict.FAIL, ("recall_at_10 0.98 (0.97 … 0.99) < 0.995",))
+    return (
+        Viewed("first 8 of 16 dimensions", PASS, accuracy(0.991).deltas, _retrieval()),
+        Viewed("first 2 of 16 dimensions", short),
+        Viewed("stored as binary", lost, None, _retrieval()),
     )
 
 

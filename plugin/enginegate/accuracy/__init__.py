@@ -11,15 +11,18 @@ from enginegate.accuracy.truth import (
     Nearness,
     against_truth,
     apart,
+    at_dims,
     nearness_for,
     taken_as_model,
     telling_rows,
 )
 from enginegate.accuracy.user_texts import UserData, UserTexts
+from enginegate.accuracy.views import View, Viewed, check_dims, views_of
 
 __all__ = [
     "Accuracy", "AgainstTruth", "Deltas", "Determinism", "EmbeddingJudge", "Invariance", "Limits",
-    "Nearness", "Probe", "Retrieval", "UserData", "UserTexts", "WorstText", "against_truth",
-    "apart", "check_sane", "limits_for", "nearness_for", "probe_stability", "read_collection",
-    "read_pairs", "shortened", "taken_as_model", "telling_rows", "with_ranges",
+    "Nearness", "Probe", "Retrieval", "UserData", "UserTexts", "View", "Viewed", "WorstText",
+    "against_truth", "apart", "at_dims", "check_dims", "check_sane", "limits_for", "nearness_for",
+    "probe_stability", "read_collection", "read_pairs", "shortened", "taken_as_model",
+    "telling_rows", "views_of", "with_ranges",
 ]  # fmt: skip

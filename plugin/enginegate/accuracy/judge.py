@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from enginegate.accuracy.deltas import Deltas, check_sane, compare, cosines_of, violations
+from enginegate.accuracy.deltas import Deltas, check_sane, cosines_of, violations
 from enginegate.accuracy.labels import Sts, sts_violations
 from enginegate.accuracy.limits import DEFAULT_LIMITS, Limits
 from enginegate.accuracy.retrieval import (
@@ -13,7 +13,6 @@ from enginegate.accuracy.retrieval import (
     WorstText,
     compare_rankings,
     rank_violations,
-    similarities,
     unsure,
     worst_texts,
 )
@@ -26,6 +25,7 @@ from enginegate.accuracy.stability import (
     probe_stability,
 )
 from enginegate.accuracy.user_texts import UserTexts
+from enginegate.accuracy.views import WHOLE, View, Viewed
 from enginegate.engines import Embeddings, Engine, Ranges, embed_all
 from enginegate.errors import EmbeddingError
 from enginegate.models import Workload, token_counts
@@ -49,6 +49,7 @@ class Accuracy:
         sts: agreement with labelled pairs; None without --gate-sts, and of a served engine.
         invariance: whether an embedding depends on its batch; None for a served engine.
         determinism: whether the same input gives the same; None for a served engine.
+        views: the same embeddings cut or stored otherwise, as the model's table asks.
     """
 
     deltas: Deltas | None
@@ -60,6 +61,7 @@ class Accuracy:
     invariance: Invariance | None = None
     determinism: Determinism | None = None
     sts: Sts | None = None
+    views: tuple[Viewed, ...] = ()
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -88,6 +90,7 @@ class EmbeddingJudge:
         limits: how far an engine may be off.
         precision: what was asked for; int8 is flagged beyond the limits of fp16.
         own: the user's own queries, documents and pairs; None if there are none.
+        views: other ways in which the embeddings are used, each judged too.
     """
 
     workload: Workload
@@ -95,6 +98,7 @@ class EmbeddingJudge:
     limits: Limits
     precision: Precision
     own: UserTexts | None = None
+    views: tuple[View, ...] = ()
 
     def judge(self, found: Embeddings, engine: Engine | None = None) -> Accuracy:
         """All that is known of an engine's embeddings, float32 [texts, dim]; FAIL if not sane.
@@ -102,34 +106,59 @@ class EmbeddingJudge:
         `engine` embeds the user's own data too; without it, each text is searched among the others.
         """
         try:
-            deltas = compare(found, self.expected)
-            retrieval, sts = self._own(found, engine)
+            own = self._own(engine)
+            whole = self._looked(WHOLE, found, own)
         except EmbeddingError as error:
             return Accuracy(None, self.limits, Judgement(Verdict.FAIL, (str(error),)))
-        tight = _TIGHT if self.precision is Precision.INT8 else self.limits
+        deltas, retrieval = whole
+        sts = self.own.agreement(own) if self.own and own is not None else None
+        views = tuple(self._viewed(view, found, own) for view in self.views)
+        judged = judge_accuracy(deltas, self.limits, self._tight, retrieval, sts)
         cosines, texts = cosines_of(found, self.expected), self.workload.texts
         tokens = token_counts(self.workload.evaluation, self.workload.mask)
         return Accuracy(
             deltas=deltas,
             limits=self.limits,
-            judgement=judge_accuracy(deltas, self.limits, tight, retrieval, sts),
+            judgement=with_views(judged, views),
             cosines=tuple(map(float, cosines)),
             retrieval=retrieval,
             worst_texts=worst_texts(cosines, found, self.expected, texts, tokens),
             sts=sts,
+            views=views,
         )
+
+    @property
+    def _tight(self) -> Limits:
+        return _TIGHT if self.precision is Precision.INT8 else self.limits
+
+    def _viewed(self, view: View, found: Embeddings, own: Embeddings | None) -> Viewed:
+        """What is known of sane embeddings [texts, dim] in a view; `own` are of the own texts."""
+        try:
+            deltas, retrieval = self._looked(view, found, own)
+        except EmbeddingError as error:
+            return Viewed(view.name, Judgement(Verdict.FAIL, (str(error),)))
+        limits, tight = view.limits(self.limits), view.limits(self._tight)
+        judgement = judge_accuracy(deltas, limits, tight, retrieval)
+        return Viewed(view.name, judgement, deltas, retrieval)
+
+    def _looked(
+        self, view: View, found: Embeddings, own: Embeddings | None
+    ) -> tuple[Deltas | None, Retrieval]:
+        deltas = view.deltas(found, self.expected)
+        searched = self.own.rankings(own, view.similar) if self.own and own is not None else None
+        return deltas, searched or self._rankings(view, found)
 
     def refusals(self, found: Embeddings) -> tuple[str, ...]:
         """Reasons against an engine with these embeddings [texts, dim]; empty for nothing."""
         return self.judge(found).faults
 
-    def _own(self, found: Embeddings, engine: Engine | None) -> tuple[Retrieval, Sts | None]:
+    def _own(self, engine: Engine | None) -> Embeddings | None:
+        """The engine's embeddings of the user's own texts; None without either."""
         if self.own is None or engine is None:
-            return self._rankings(found), None
+            return None
         vectors = embed_all(engine, self.own.batch)
         check_sane(vectors, "the engine")
-        retrieval, sts = self.own.rankings(vectors), self.own.agreement(vectors)
-        return retrieval or self._rankings(found), sts
+        return vectors
 
     def rebuilt(
         self, accuracy: Accuracy, found: Embeddings, builds: Iterable[Embeddings]
@@ -147,9 +176,9 @@ class EmbeddingJudge:
         judgement = Judgement(Verdict.FAIL, tuple(broken)) if broken else accuracy.judgement
         return replace(accuracy, judgement=judgement, determinism=spread)
 
-    def _rankings(self, found: Embeddings) -> Retrieval:
+    def _rankings(self, view: View, found: Embeddings) -> Retrieval:
         """Each evaluation text searched among all the others."""
-        now, then = (similarities(Vectors(vectors)) for vectors in (found, self.expected))
+        now, then = (view.similar(Vectors(vectors)) for vectors in (found, self.expected))
         return compare_rankings(now, then, Names(self.workload.texts))
 
     def probed(self, accuracy: Accuracy, engine: Engine) -> Accuracy:
@@ -162,8 +191,23 @@ class EmbeddingJudge:
         return replace(accuracy, invariance=invariance, determinism=determinism)
 
 
+def with_views(judgement: Judgement, views: Sequence[Viewed]) -> Judgement:
+    """The judgement of embeddings with those of their views; what a view says begins with it."""
+    for verdict in (Verdict.FAIL, Verdict.FLAGGED):
+        said = [
+            f"{view.name}: {reason}"
+            for view in views
+            if view.judgement.verdict is verdict
+            for reason in view.judgement.reasons
+        ]
+        if judgement.verdict is verdict or said:
+            own = judgement.reasons if judgement.verdict is verdict else ()
+            return Judgement(verdict, (*own, *said))
+    return judgement
+
+
 def judge_accuracy(
-    deltas: Deltas,
+    deltas: Deltas | None,
     limits: Limits,
     tight: Limits,
     retrieval: Retrieval | None = None,
@@ -183,11 +227,12 @@ def judge_accuracy(
 
 
 def _broken(
-    deltas: Deltas, retrieval: Retrieval | None, sts: Sts | None, limits: Limits
+    deltas: Deltas | None, retrieval: Retrieval | None, sts: Sts | None, limits: Limits
 ) -> tuple[str, ...]:
     ranks = rank_violations(retrieval, limits) if retrieval else ()
     pairs = sts_violations(sts, limits) if sts else ()
-    return (*violations(deltas, limits), *ranks, *pairs)
+    off = violations(deltas, limits) if deltas else ()
+    return (*off, *ranks, *pairs)
 
 
 def _within(limits: Limits, loose: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ Similarities are cosines, computed in float64 from the float32 vectors: whatever
 the vectors, not to the scoring.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,12 +116,17 @@ def similarities(vectors: Vectors) -> Values:
 
     The similarity of a text to itself is left out.
     """
-    queries = _unit(vectors.queries)
-    if vectors.documents is not None:
-        return queries @ _unit(vectors.documents).T
+    return cosines_between(vectors, lambda documents: documents)
+
+
+def cosines_between(vectors: Vectors, show: Callable[[Array], Array]) -> Values:
+    """The same, of queries as they are and documents as `show` shows them."""
+    queries, documents = vectors.queries, vectors.documents
+    if documents is not None:
+        return _unit(queries) @ _unit(show(documents)).T
     count = len(queries)
     others = ~np.eye(count, dtype=bool)
-    return (queries @ queries.T)[others].reshape(count, count - 1)
+    return (_unit(queries) @ _unit(show(queries)).T)[others].reshape(count, count - 1)
 
 
 def _unit(vectors: Array) -> Values:

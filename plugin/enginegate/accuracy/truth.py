@@ -1,12 +1,13 @@
 """Is the reference the model? Its embeddings beside those that the model's own authors compute."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from enginegate.accuracy.deltas import Array, compare, cosines_of
 from enginegate.accuracy.limits import limits_for
+from enginegate.accuracy.views import first_numbers, has_unit_length
 from enginegate.errors import EmbeddingError
 from enginegate.models import TABLE_SAYS
 from enginegate.variants import Precision
@@ -131,6 +132,30 @@ def against_truth(
         max_abs_relative=deltas.max_abs_relative,
         notes=tuple(notes),
     )
+
+
+def at_dims(
+    found: AgainstTruth,
+    reference: Array,
+    truth: Array,
+    dims: Sequence[int],
+    near: Nearness = _FP32,
+) -> AgainstTruth:
+    """The same, FAIL where the reference is not the model in its first numbers.
+
+    `found` passed; both are [texts, dim].
+    """
+    unit = has_unit_length(truth)
+    for dim in dims:
+        first = first_numbers(reference, dim, unit=unit)
+        own = first_numbers(truth, dim, unit=unit)
+        judged = against_truth(first, own, found.by, near=near).judgement
+        if judged.verdict is Verdict.FAIL:
+            said = tuple(f"in its first {dim} dimensions {reason}" for reason in judged.reasons)
+            return replace(found, judgement=Judgement(Verdict.FAIL, said))
+    also = f", also in its first {', '.join(map(str, dims))} dimensions" if dims else ""
+    said = tuple(reason + also for reason in found.judgement.reasons)
+    return replace(found, judgement=replace(found.judgement, reasons=said))
 
 
 def telling_rows(reference: Array, truth: Array, count: int) -> Sequence[int]:

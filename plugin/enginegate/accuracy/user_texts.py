@@ -15,6 +15,8 @@ from enginegate.accuracy.labels import Sts, compare_ndcg, compare_pairs
 from enginegate.accuracy.retrieval import Names, Retrieval, Vectors, compare_rankings, similarities
 from enginegate.models import DOCUMENT, QUERY, TEXT, Batch
 
+Similar = Callable[[Vectors], Values]
+
 
 @dataclass(frozen=True)
 class UserData:
@@ -65,21 +67,21 @@ class UserTexts:
         rows = self.data.rows
         return np.array([rows[role, text] for text in texts])
 
-    def rankings(self, found: Array) -> Retrieval | None:
+    def rankings(self, found: Array, similar: Similar = similarities) -> Retrieval | None:
         """Compare what an engine's embeddings [texts, dim] find with what the reference finds."""
         searched = self.data.collection
         if searched is None:
             return None
-        now, then = (self._similar(vectors, searched) for vectors in (found, self.expected))
+        now, then = (similar(self._of(v, searched)) for v in (found, self.expected))
         retrieval = compare_rankings(now, then, Names(searched.queries, searched.documents))
         if searched.gains is None:
             return retrieval
         return replace(retrieval, ndcg_at_10=compare_ndcg(now, then, searched.gains))
 
-    def _similar(self, vectors: Array, searched: Collection) -> Values:
+    def _of(self, vectors: Array, searched: Collection) -> Vectors:
         queries = self._rows(QUERY, searched.queries)
         documents = self._rows(DOCUMENT, searched.documents)
-        return similarities(Vectors(vectors[queries], vectors[documents]))
+        return Vectors(vectors[queries], vectors[documents])
 
     def agreement(self, found: Array) -> Sts | None:
         """Agreement of an engine's embeddings [texts, dim] with the labels."""

@@ -227,11 +227,12 @@ def choose_best(
     workload: Workload,
     threads: int,
     accept: Accept,
-    limits: Mapping[str, float],
+    limits: Mapping[str, Any],
 ) -> tuple[Precision, tuple[str, ...]]:
     """The fastest candidate that `accept` finds nothing against, and why, in words.
 
-    `accept(embeddings)` returns what is wrong with the evaluation embeddings by `limits`. The
+    `accept(embeddings)` returns what is wrong with the evaluation embeddings by `limits`, which
+    hold all that it judges by. The
     choice is kept in the store, so that the same engines and limits give the same `best` on every
     run. Raises EngineError if no candidate is accepted.
     """

@@ -5,7 +5,9 @@ from enginegate.models.export import Say, export_model, tokenize_with
 from enginegate.models.layers import Layer, grouped, matching, nodes_of, read_layers
 from enginegate.models.onnx_file import beside, is_large_file, save_onnx, typed
 from enginegate.models.spec import (
+    BINARY,
     DROPPED,
+    INT8,
     OWN_CODE,
     POOLINGS,
     Exported,
@@ -37,8 +39,9 @@ from enginegate.models.workload import (
 )
 
 __all__ = [
-    "DOCUMENT", "DROPPED", "OWN_CODE", "POOLINGS", "QUERY", "ROLES", "TABLE_SAYS", "TEXT", "Batch",
-    "Exported", "Kind", "Layer", "ModelSpec", "Say", "Tokens", "Truth", "Workload", "beside",
+    "BINARY", "DOCUMENT", "DROPPED", "INT8", "OWN_CODE", "POOLINGS", "QUERY", "ROLES",
+    "TABLE_SAYS", "TEXT", "Batch", "Exported", "Kind", "Layer", "ModelSpec", "Say", "Tokens",
+    "Truth", "Workload", "beside",
     "chunks", "export_model", "find_cause", "find_pooling", "grouped", "hash_of", "ids_and_mask",
     "is_large_file", "make_batch", "make_workload", "matching", "nodes_of", "parts_of",
     "pooling_words", "probe_of", "read_layers", "read_texts", "save_onnx", "specs_from",

@@ -21,6 +21,7 @@ ACCEPTED = ("executed", "dominated")
 POOLINGS = ("first", "last", "mean")
 DEFAULT_POOLING = "mean"  # of a transformers folder that says nothing of it
 PACKAGE_PREFIX = "package:"
+INT8, BINARY = STORED = ("int8", "binary")  # what vectors may be stored as
 STANDARD_INPUTS = MappingProxyType(
     {
         "input_ids": "ids",
@@ -94,6 +95,9 @@ class ModelSpec:
             embeddings are compared with the file's.
         trust_remote_code: run the code that lies beside the weights; every output says so.
         allow_dropped: weights of the checkpoint, names or wildcards, to leave out on purpose.
+        dims: numbers of dimensions that its embeddings are used with too, the first ones
+            (Matryoshka); each is judged.
+        stored: what its vectors are stored as (of STORED); a search among such vectors is judged.
     """
 
     name: str
@@ -117,6 +121,8 @@ class ModelSpec:
     trust_remote_code: bool = False
     allow_dropped: Sequence[str] = ()
     truth: str | None = None
+    dims: Sequence[int] = ()
+    stored: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         checked_name(self.name)
@@ -264,6 +270,9 @@ def _refuse_bad_values(spec: ModelSpec) -> None:
     _require(spec, "head", spec.head is None or _is_count(spec.head, 1), "a whole number")
     vocab_fits = spec.vocab_size is None or _is_count(spec.vocab_size, 2)
     _require(spec, "vocab_size", vocab_fits, "a whole number, 2 or more")
+    _require(spec, "dims", _are_dims(spec.dims), "a list of whole numbers, each once")
+    stored_fits = _are_layers(spec.stored) and set(spec.stored) <= set(STORED)
+    _require(spec, "stored", stored_fits, f"a list of {', '.join(STORED)}")
     roles_fit = isinstance(spec.inputs, Mapping) and set(spec.inputs.values()) <= set(TOKEN_ROLES)
     _require(spec, "inputs", roles_fit, f"a table of roles {', '.join(TOKEN_ROLES)}")
     limits_fit = _by_precision(spec.limits, _are_limits)
@@ -289,6 +298,12 @@ def _are_limits(value: object) -> bool:
 
 def _are_layers(value: object) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(layer, str) for layer in value)
+
+
+def _are_dims(value: object) -> bool:
+    if not isinstance(value, list | tuple) or len(set(map(str, value))) < len(value):
+        return False
+    return all(_is_count(dim, 1) for dim in value)
 
 
 def _are_reasons(value: object) -> bool:

@@ -27,7 +27,14 @@ from enginegate.report.sections.changes import (
     over_time,
 )
 from enginegate.report.sections.choices import best_under_limits
-from enginegate.report.sections.embeddings import distributions, ranges, rankings, worst_texts
+from enginegate.report.sections.embeddings import (
+    distributions,
+    ranges,
+    rankings,
+    views,
+    views_said,
+    worst_texts,
+)
 from enginegate.report.sections.hardware import bound_tables, cost_tables, rooflines
 from enginegate.report.sections.layers import blame_charts, repairs
 from enginegate.report.sections.proof import proof
@@ -68,8 +75,9 @@ def compose(run: SavedRun, baselines: Path | None) -> Page:
         Section(
             anchor="embeddings",
             title="How near the embeddings are",
+            findings=tuple(views_said(run)),
             charts=tuple(distributions(run)),
-            tables=(*ranges(run), *rankings(run), *worst_texts(run)),
+            tables=(*views(run), *ranges(run), *rankings(run), *worst_texts(run)),
         ),
         Section(
             anchor="layers",

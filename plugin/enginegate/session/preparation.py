@@ -18,10 +18,13 @@ from enginegate.accuracy import (
     EmbeddingJudge,
     UserData,
     UserTexts,
+    View,
+    check_dims,
     check_sane,
     limits_for,
     read_collection,
     read_pairs,
+    views_of,
 )
 from enginegate.cache import Store
 from enginegate.config import Options
@@ -47,6 +50,7 @@ from enginegate.engines import (
 from enginegate.files import scratch_folder
 from enginegate.machine import git, this_machine
 from enginegate.models import (
+    INT8,
     Batch,
     Exported,
     ModelSpec,
@@ -150,6 +154,7 @@ class Preparation:
             engine = self.open_reference(model, workload)
             embeddings = self._reference_embeddings(engine, model, workload.evaluation)
             check_sane(embeddings, f"the reference of {model.spec.name}")
+            check_dims(model.spec, embeddings)
             doubts = second_opinions(self.store, engine, model, workload, embeddings)
         if self._options.save_engines:
             return Reference(engine, embeddings, None, doubts)
@@ -171,6 +176,13 @@ class Preparation:
             expected = self._reference_embeddings(reference.engine, model, batch)
         check_sane(expected, f"the reference of {model.spec.name}")
         return UserTexts(self._own, batch, expected)
+
+    def views(self, model: Exported, workload: Workload, reference: Reference) -> tuple[View, ...]:
+        """The other ways in which the model's table says that its embeddings are used."""
+        calibration = None
+        if INT8 in model.spec.stored:
+            calibration = self._reference_embeddings(reference.engine, model, workload.calibration)
+        return views_of(model.spec, reference.embeddings, calibration)
 
     def _reference_embeddings(self, engine: Engine, model: Exported, batch: Batch) -> Embeddings:
         key = {
@@ -244,12 +256,11 @@ class Preparation:
         found = {p: self.ranges(built, model, workload) for p, built in candidates.items()}
         beyond = {p: ranges.fault for p, ranges in found.items() if ranges and ranges.fault}
         able = {p: built for p, built in candidates.items() if p not in beyond}
-        expected = reference.embeddings
-        accept = EmbeddingJudge(workload, expected, limits, Precision.BEST).refusals
+        views = self.views(model, workload, reference)
+        judge = EmbeddingJudge(workload, reference.embeddings, limits, Precision.BEST, None, views)
+        rules = {**dataclasses.asdict(limits), "views": [view.name for view in views]}
         threads = self._options.threads
-        best, notes = choose_best(
-            self.store, able, workload, threads, accept, dataclasses.asdict(limits)
-        )
+        best, notes = choose_best(self.store, able, workload, threads, judge.refusals, rules)
         refused = (f"{p} refused: {fault}" for p, fault in beyond.items())
         return dataclasses.replace(able[best], variant=variant, notes=(*notes, *refused))
 

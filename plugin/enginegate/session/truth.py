@@ -14,6 +14,7 @@ from enginegate.accuracy import (
     Nearness,
     against_truth,
     apart,
+    at_dims,
     check_sane,
     nearness_for,
     taken_as_model,
@@ -76,7 +77,7 @@ def judged_by_truth(
     check_sane(truth.embeddings, f"the truth of {spec.name}")
     found = against_truth(reference, truth.embeddings, truth.by, truth.notes, sought.near)
     if found.judgement.verdict is not Verdict.FAIL:
-        return found
+        return at_dims(found, reference, truth.embeddings, spec.dims, sought.near)
     with progress(f"why the reference of {spec.name} is not the model"):
         cause = sought.cause(truth)
     reasons = tuple(f"{reason}: {cause}" for reason in found.judgement.reasons)

@@ -1,6 +1,7 @@
 """How far the embeddings are off: the distribution over the texts, the worst ones, rankings."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from enginegate.engines import Ranges
@@ -17,12 +18,14 @@ from enginegate.report.sections.vega import (
     titled,
 )
 from enginegate.report.table import engine_name
+from enginegate.report.wording.accuracy import view_line
 from enginegate.results import Result
 
 _SHOWN = 160  # letters of a text
 _SHARES = (0.5, 0.9, 0.99, 1.0)
 _RANKS = ("recall_at_1", "recall_at_10", "spearman", "kendall")
 _RANKING = ("model", "engine", "recall@1", "recall@10", "Spearman", "Kendall", "false ties")
+_VIEWS = ("model", "engine", "used as", "min cosine", "recall@1", "recall@10", "verdict", "why")
 _STEADY = ("model", "engine", "share it changes with its batch", "allowed", "same input, twice")
 _RANGES = ("model", "engine", "largest number inside", "where", "what fp16 cannot hold")
 _SEARCH = ("model", "engine", "measure", "reference", "engine's", "change, or share retained")
@@ -120,6 +123,35 @@ def _ranking(run: SavedRun, result: Result) -> Iterator[Row]:
         told = (interval(**found[name]) for name in _RANKS)
         name = engine_name(result.variant)
         yield (result.variant.model, name, *told, whole(found["false_ties"]))
+
+
+def views(run: SavedRun) -> Iterator[Table]:
+    """The same embeddings cut to fewer dimensions, or stored in fewer bits."""
+    rows = tuple(row for result in _in_process(run) for row in _view_rows(result))
+    if rows:
+        yield Table("Fewer dimensions, and vectors stored in fewer bits", _VIEWS, rows)
+
+
+def _view_rows(result: Result) -> Iterator[Row]:
+    for view in result.accuracy.views if result.accuracy else ():
+        deltas, found = view.deltas, view.retrieval
+        yield (
+            result.variant.model,
+            engine_name(result.variant),
+            view.name,
+            f"{deltas.cosine_worst:.6f}" if deltas else NOTHING,
+            interval(**asdict(found.recall_at_1)) if found else NOTHING,
+            interval(**asdict(found.recall_at_10)) if found else NOTHING,
+            str(view.judgement.verdict),
+            "; ".join(view.judgement.reasons),
+        )
+
+
+def views_said(run: SavedRun) -> Iterator[str]:
+    """A sentence for each of them, for the comment."""
+    for result in _in_process(run):
+        for view in result.accuracy.views if result.accuracy else ():
+            yield f"{result.variant.model} {engine_name(result.variant)}, {view_line(view)}"
 
 
 def _search(run: SavedRun, result: Result) -> Iterator[Row]:

@@ -2,7 +2,15 @@
 
 from collections.abc import Iterator
 
-from enginegate.accuracy import Accuracy, Determinism, Invariance, Retrieval, WorstText, shortened
+from enginegate.accuracy import (
+    Accuracy,
+    Determinism,
+    Invariance,
+    Retrieval,
+    Viewed,
+    WorstText,
+    shortened,
+)
 from enginegate.verdicts import Verdict
 
 _SHOWN = 3  # false neighbours and worst texts
@@ -21,6 +29,7 @@ def embedding_notes(accuracy: Accuracy) -> Iterator[str]:
     if found and found.ndcg_at_10:
         searched = f"{found.queries} queries over {found.documents} documents"
         yield f"{searched}: {found.ndcg_at_10.words}"
+    yield from map(view_line, accuracy.views)
     if accuracy.sts:
         yield f"labelled pairs: {accuracy.sts.words}"
     if judgement.verdict is Verdict.FAIL and accuracy.worst_texts:
@@ -49,6 +58,13 @@ def _retrieval_lines(found: Retrieval) -> Iterator[str]:
     for one in found.false_neighbours[:_SHOWN]:
         query, expected, other = map(shortened, (one.query, one.expected, one.found))
         yield f'false neighbour of "{query}": "{other}" instead of "{expected}"'
+
+
+def view_line(found: Viewed) -> str:
+    """The verdict on a view of the embeddings, and its figures."""
+    parts = [f"worst cosine {found.deltas.cosine_worst:.6f}"] if found.deltas else []
+    parts += [f"recall_at_10 {found.retrieval.recall_at_10.words}"] if found.retrieval else []
+    return f"{found.name}: {found.judgement.verdict}: {', '.join(parts) or 'not comparable'}"
 
 
 def _worst(text: WorstText) -> str:
