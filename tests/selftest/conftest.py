@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonschema  # noqa: F401
 import pytest
+import scipy.stats  # noqa: F401 - numpy loads once, and a test in this process forgets
 import vl_convert  # noqa: F401
 from _pytest.pytester import SysModulesSnapshot
 
