@@ -2,11 +2,16 @@
 
 import dataclasses
 import json
+import shutil
+import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import onnxruntime as real
 import pytest
+from onnx import numpy_helper
 
 from enginegate.cache import Store
 from enginegate.engines import BuildHints
@@ -36,7 +41,8 @@ class Session:
 
     def __init__(self, gpu, path, options, providers):
         self.gpu, self.asked = gpu, dict(providers)
-        self._real = real.InferenceSession(path, options, providers=[CPU])
+        plan = cached_plan(path, self.asked.get(TENSORRT, {}))
+        self._real = real.InferenceSession(str(plan), options, providers=[CPU])
         self._providers = [name for name in self.asked if name in gpu.loads]
         self.retries = True
         gpu.session = self
@@ -60,6 +66,26 @@ class Session:
         with open(path, "w") as stream:  # noqa: PTH123
             json.dump(events, stream)
         return path
+
+
+def cached_plan(path, options):
+    """The file that the TensorRT provider runs: a plan of the same name, if its cache has one.
+
+    As in ONNX Runtime, the name is a hash of names: of the file, of inputs and of the results of
+    nodes. Weights and scales do not count, and folders are only made in folders that exist.
+    """
+    if options.get("trt_engine_cache_enable") != "1":
+        return Path(path)
+    folder = Path(options["trt_engine_cache_path"])
+    folder.mkdir(exist_ok=True)
+    graph = onnx.load(path).graph
+    results = [name for node in graph.node for name in node.output]
+    names = [Path(path).name, *(value.name for value in graph.input), *results]
+    kinds = "".join(options[f"trt_{kind}_enable"] for kind in ("fp16", "int8"))
+    plan = folder / f"TRTKernel_{zlib.crc32(repr(names).encode())}_{kinds}_sm90.engine"
+    if not plan.exists():
+        shutil.copy(path, plan)
+    return plan
 
 
 @pytest.fixture
@@ -94,10 +120,11 @@ def build(tmp_path, gpu, tiny_onnx, workload):
     spec = ModelSpec("tiny", Kind.ONNX, str(tiny_onnx), vocab_size=200, seq_len=8)
     model = Exported(spec, tiny_onnx, "hash", "here", None, ROLES, "sentence_embedding")
 
-    def make(backend, precision=Precision.FP32, **demanded):
+    def make(backend, precision=Precision.FP32, model=model, **demanded):
         variant = Variant("tiny", backend, precision)
         return build_engine(Store(tmp_path), variant, model, workload, BuildHints(**demanded))
 
+    make.model = model
     return make
 
 
@@ -152,18 +179,65 @@ def test_without_a_gpu_it_is_never_loaded(build, fake_gpu, workload):
         pass
 
 
-def test_the_tensorrt_provider_proves_nothing_and_says_so(build, gpu, workload, monkeypatch):
-    import enginegate.engines.onnxruntime_gpu as module
-
-    monkeypatch.setattr(module, "check_tensorrt", lambda folder: None)
+def test_the_tensorrt_provider_proves_nothing_and_says_so(build, tensorrt_provider, workload):
     built = build("onnxruntime-tensorrt", Precision.FP16, usual_batch=4, largest_batch=16)
     with built.load(workload, threads=1) as engine:
         (flag,) = execution_flags(built, engine.executed)
     assert flag.startswith("fp16 requested, unseen ran: ONNX Runtime does not tell")
-    asked = gpu.session.asked
+    asked = tensorrt_provider.session.asked
     assert list(asked) == [TENSORRT, CUDA]
     assert asked[TENSORRT]["trt_profile_max_shapes"] == "input_ids:16x8,attention_mask:16x8"
     assert asked[TENSORRT]["trt_fp16_enable"] == "1"
+
+
+def trained_again(model, path):
+    """The model with other weights under the same names."""
+    content = onnx.load(str(model.onnx))
+    for tensor in content.graph.initializer:
+        if tensor.name == "head":
+            values = -numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(content, path)
+    return dataclasses.replace(model, onnx=path, sha256="another")
+
+
+@pytest.fixture
+def tensorrt_provider(gpu, monkeypatch):
+    monkeypatch.setattr("enginegate.engines.onnxruntime_gpu.check_tensorrt", lambda folder: None)
+    return gpu
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.INT8])
+def test_a_model_that_was_trained_again_never_runs_the_plan_of_the_one_before(
+    build, tensorrt_provider, workload, tmp_path, precision
+):
+    again = trained_again(build.model, tmp_path / "again.onnx")
+    found = []
+    for model in (build.model, again, build.model):
+        built = build("onnxruntime-tensorrt", precision, model)
+        with built.load(workload, threads=1) as engine:
+            found.append(embed_all(engine, workload.evaluation))
+    assert np.abs(found[0] + found[1]).max() < 0.1 * np.abs(found[0]).max()
+    assert np.array_equal(found[0], found[2])
+
+
+def test_a_plan_is_kept_for_the_next_load(build, tensorrt_provider, workload, tmp_path):
+    built = build("onnxruntime-tensorrt")
+    for _ in range(2):
+        with built.load(workload, threads=1) as engine:
+            engine.embed(workload.batch(2))
+    options = tensorrt_provider.session.asked[TENSORRT]
+    assert len(list(Path(options["trt_engine_cache_path"]).iterdir())) == 1
+    assert Path(options["trt_timing_cache_path"]).is_dir()
+    assert build("onnxruntime-tensorrt").entry.note == ""  # the entry is as it was built
+
+
+def test_a_folder_that_cannot_be_written_has_no_cache(build, tensorrt_provider, workload):
+    built = build("onnxruntime-tensorrt")
+    built.entry.folder.parent.joinpath(".tensorrt-timings").write_text("in the way")
+    with built.load(workload, threads=1):
+        pass
+    assert "trt_engine_cache_path" not in tensorrt_provider.session.asked[TENSORRT]
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from enginegate.engines.onnxruntime import (
 )
 from enginegate.engines.quantize import to_bf16, to_fp16
 from enginegate.errors import EngineError
+from enginegate.files import sha256_of_folder, sha256_of_json
 from enginegate.machine import first_gpu
 from enginegate.models import Batch, Exported
 from enginegate.variants import Precision
@@ -35,6 +36,7 @@ _CUDA, _TENSORRT, _CPU = (f"{name}ExecutionProvider" for name in ("CUDA", "Tenso
 _FLOATS = frozenset({"float", "float16", "bfloat16", "double"})
 _NVINFER = re.compile(rb"libnvinfer\.so\.(\d+)")
 _MOST_NAMED = 5
+_PLANS = ".tensorrt-"  # a dot: the folder lies among engines and is none
 UNSEEN = "unseen"  # inside TensorRT's own subgraphs
 
 
@@ -104,8 +106,12 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
     ) -> Mapping[str, Any]:
         """Write `engine.onnx`; the provider builds its plans when it is first loaded."""
         properties = super().build(model, precision, calibration, folder)
-        options = {**_shapes(model, self.demand), **_flags(precision), **_caches(self.demand)}
-        return {**properties, "providers": [[_TENSORRT, options], *properties["providers"]]}
+        options = {**_shapes(model, self.demand), **_flags(precision)}
+        return {
+            **properties,
+            "providers": [[_TENSORRT, options], *properties["providers"]],
+            "content": sha256_of_json(sha256_of_folder(folder)),
+        }
 
     @contextlib.contextmanager
     def load(
@@ -113,7 +119,10 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
     ) -> Iterator[OnnxRuntimeEngine]:
         """Load `engine.onnx` on the GPU, and only there."""
         check_tensorrt(Path(ort.__file__).parent / "capi")
-        with super().load(folder, properties, probe, threads) as engine:
+        (name, options), *others = properties["providers"]
+        caches = _caches(folder.parent, sha256_of_json([self.version(), dict(properties)]))
+        cached = {**properties, "providers": [(name, {**options, **caches}), *others]}
+        with super().load(folder, cached, probe, threads) as engine:
             yield engine
 
 
@@ -149,15 +158,24 @@ def _flags(precision: Precision) -> dict[str, str]:
     }
 
 
-def _caches(demand: BuildHints) -> dict[str, str]:
-    if demand.timings is None:
+def _caches(root: Path, identity: str) -> dict[str, str]:
+    """Folders under `root` for plans and kernel timings; none where they cannot be made.
+
+    The provider names a plan by the graph's file and names, without its weights: a model that was
+    trained or calibrated again would run the plan of the one before. So each `identity` of an
+    engine has a folder of its own. Timings fit every model.
+    """
+    plans, timings = root / f"{_PLANS}{identity[:32]}", root / f"{_PLANS}timings"
+    try:
+        for folder in (plans, timings):
+            folder.mkdir(exist_ok=True)
+    except OSError:
         return {}
-    folder = str(demand.timings / "onnxruntime")
     return {
         "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": folder,
+        "trt_engine_cache_path": str(plans),
         "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": folder,
+        "trt_timing_cache_path": str(timings),
     }
 
 
