@@ -1,5 +1,6 @@
 """TensorRT on the fake GPU: the whole way from ONNX to judged embeddings."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -91,6 +92,16 @@ def test_a_second_run_builds_nothing(gpu_project, fake_gpu):
     for _ in range(2):
         assert gpu_project.run("--precision=fp16", "-k", "embeddings").ret == 0
     assert fake_gpu.log.count("built") == 1
+
+
+def test_another_length_of_texts_is_another_plan(tmp_path, fake_gpu, exported, workload):
+    variant = Variant("tiny", "tensorrt", Precision.FP32)
+    spec = dataclasses.replace(exported.spec, seq_len=16)
+    longer = dataclasses.replace(exported, spec=spec)
+    texts = make_workload("corpus", default_corpus(), hashed_tokenizer(200, 16), ROLES)
+    build_engine(Store(tmp_path), variant, exported, workload)
+    with build_engine(Store(tmp_path), variant, longer, texts).load(texts, threads=1) as engine:
+        assert len(engine.embed(texts.batch(2))) == 2
 
 
 def test_baselines_of_another_gpu_are_incomparable(gpu_project, fake_gpu):

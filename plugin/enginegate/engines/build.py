@@ -133,7 +133,8 @@ def build_engine(
 
     key = _key(name, variant, model, workload, kept)
     if isinstance(backend, SupportsBuildHints):
-        backend, key["demand"] = backend.for_demand(demand), demand.key
+        backend = backend.for_demand(demand)
+        key["demand"] = {**demand.key, "seq_len": model.seq_len}  # a plan's shapes
     entry = store.get_or_build("engine", key, build)
     notes = (entry.note,) if entry.note else ()
     return Built(variant, variant.precision, name, entry, notes, kept)
