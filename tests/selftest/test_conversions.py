@@ -266,6 +266,41 @@ def test_all_in_fp16_the_same_is_wrong(tmp_path):
     assert not furthest(found, run_onnx(tmp_path / "r.onnx", batch)) < 0.1
 
 
+def on_the_fake(path, folder):
+    """The file as the fake GPU runs it."""
+    from fake_network import runnable
+
+    name_nodes(path)
+    target = folder / "fake.onnx"
+    target.write_bytes(runnable(onnx.load(path), {}))
+    return target
+
+
+def test_the_fake_gpu_overflows_where_fp16_does(tmp_path, fake_gpu):
+    """ONNX Runtime alone would not: it drops the casts between."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    batch = write_rope(tmp_path / "r.onnx", scale=400)
+    model = convert_float_to_float16(onnx.load(tmp_path / "r.onnx"), keep_io_types=True)
+    onnx.save(model, tmp_path / "h.onnx")
+    wanted = run_onnx(tmp_path / "r.onnx", batch)
+    assert furthest(run_onnx(tmp_path / "h.onnx", batch), wanted) < 0.1
+    found = run_onnx(on_the_fake(tmp_path / "h.onnx", tmp_path), batch)
+    assert not furthest(found, wanted) < 0.1
+
+
+@pytest.mark.parametrize("convert", [to_fp16, to_bf16])
+@pytest.mark.parametrize("scale", [1, 400])
+def test_the_fake_gpu_rounds_every_result(tmp_path, fake_gpu, scale, convert):
+    """As ONNX's own evaluator, which computes each node in the type that it has."""
+    batch = write_rope(tmp_path / "r.onnx", scale)
+    convert(tmp_path / "r.onnx", tmp_path / "h.onnx")
+    (exact,) = ReferenceEvaluator(str(tmp_path / "h.onnx")).run(None, batch)
+    found = run_onnx(on_the_fake(tmp_path / "h.onnx", tmp_path), batch)
+    wanted = run_onnx(tmp_path / "r.onnx", batch)
+    assert furthest(found, exact) < 0.2 * furthest(exact, wanted)
+
+
 @pytest.mark.parametrize("scale", [1, 400])
 def test_rounded_is_what_a_converted_graph_gives_where_it_is_computed(tmp_path, scale):
     """ONNX's own evaluator computes each node in the type that it has."""

@@ -29,6 +29,9 @@ from enginegate.models import Exported, Kind, ModelSpec
 from enginegate.models.workload import default_corpus, hashed_tokenizer, make_workload
 from enginegate.variants import Precision, Variant
 
+from .tiny import write_bert
+
+RAN = {Precision.FP16: "f16", Precision.BF16: "bf16", Precision.FP32: "f32"}
 ROLES = {"input_ids": "ids", "attention_mask": "mask"}
 RELOADED = (
     "enginegate.engines.tensorrt.inspector",
@@ -245,6 +248,27 @@ def flags_tf32_where_it_is_allowed(range_):
     ran, flags = range_.ran(range_.build(tf32=True))
     assert ran == {"tf32": 1}, f"ran {ran}"
     assert "--gate-tf32 allows it" in flags[0]
+
+
+def sees_the_kernels_of_the_usual_batch(range_):
+    range_.state.run_instead_of_many = "f32"
+    ran, flags = range_.ran(range_.build(Precision.FP16, usual_batch=8))
+    assert ran == {"f32": 1}, f"ran {ran}"
+    assert flags
+
+
+def with_attention(range_):
+    """The same range with a model that attends."""
+    write_bert(range_.model, layers=2)
+    return range_
+
+
+def proves_an_attention(range_):
+    """Eight kernels for sixteen products: q, k and v are one, so are both of an attention."""
+    for precision, kind in RAN.items():
+        ran, flags = with_attention(range_).ran(range_.build(precision))
+        assert ran == {kind: 16}, f"{precision} ran {ran}"
+        assert flags == ()
 
 
 def keeps_the_types_on_tensorrt_10(range_):

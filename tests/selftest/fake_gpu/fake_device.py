@@ -35,6 +35,7 @@ class State:
     throttling: int = 0  # bits, as NVML has them
     tensorrt: str = "11.4.0.106"
     run_instead: str = ""  # type that the builder's kernels compute in, whatever is asked for
+    run_instead_of_many: str = ""  # the same, where a batch has more than two rows
     fails: set[str] = field(default_factory=set)  # calls that answer False or None
     contexts: list[object] = field(default_factory=list)  # stack of this thread
     retained: int = 0

@@ -17,6 +17,7 @@ from fake_device import STATE, Counted, Misuse, enqueue, memory_at, need_context
 from fake_network import (
     dim_of,
     inspector_layers,
+    kernels_of,
     runnable,
     types_of_matmuls,
     unsupported,
@@ -24,6 +25,7 @@ from fake_network import (
 
 __version__ = STATE.tensorrt
 _MAGIC = b"fake plan\n"
+_FEW_ROWS = 2
 
 
 class DataType(enum.Enum):
@@ -257,7 +259,14 @@ class Builder:
         types = {name: STATE.run_instead or kind for name, kind in types.items()}
         shapes = {name: list(map(list, s)) for name, s in config.profiles[0].shapes.items()}
         detailed = config.profiling_verbosity is ProfilingVerbosity.DETAILED
-        header = {"types": types, "shapes": shapes, "detailed": detailed, **_identity()}
+        header = {
+            "types": types,
+            "kernels": kernels_of(network.model, types),
+            "others": [n.name for n in network.model.graph.node if n.name not in types],
+            "shapes": shapes,
+            "detailed": detailed,
+            **_identity(),
+        }
         onnx_bytes = runnable(network.model, types)
         STATE.log.append("built")
         return IHostMemory(_MAGIC + json.dumps(header).encode() + b"\n" + onnx_bytes)
@@ -316,16 +325,16 @@ class EngineInspector:
     def get_engine_information(self, format: LayerInformationFormat) -> str:  # noqa: A002
         if format is not LayerInformationFormat.JSON:
             return "one line a layer"
+        header, split = self._engine.header, STATE.tensorrt.startswith("11")
+        types, kernels = header["types"], header["kernels"]
         context = self.execution_context
-        header = self._engine.header
-        others = [n.name for n in self._engine.model.graph.node if n.name not in header["types"]]
-        layers = inspector_layers(
-            header["types"],
-            others,
-            detailed=header["detailed"],
-            shaped=context is not None and not context.infer_shapes(),
-        )
-        return json.dumps({"Layers": layers, "Bindings": []})
+        shaped = context is not None and not context.infer_shapes()
+        if context is not None and context.rows > _FEW_ROWS and STATE.run_instead_of_many:
+            types = dict.fromkeys(types, STATE.run_instead_of_many)
+        layers = inspector_layers(kernels, header["others"], types, shaped=shaped, split=split)
+        names = [layer["Name"] for layer in layers]
+        detailed = layers if header["detailed"] else names
+        return json.dumps({"Layers": detailed, "I/O Tensors" if split else "Bindings": []})
 
 
 class ICudaEngine(Counted):
@@ -409,6 +418,10 @@ class IExecutionContext(Counted):
             return self._refuse(f"shape {tuple(shape)} of {name} is outside the profile")
         self._shapes[name] = tuple(shape)
         return True
+
+    @property
+    def rows(self) -> int:
+        return max((shape[0] for shape in self._shapes.values()), default=0)
 
     def infer_shapes(self) -> list[str]:
         return [v.name for v in self.engine.model.graph.input if v.name not in self._shapes]

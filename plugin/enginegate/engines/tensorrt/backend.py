@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from enginegate.engines.api import (
     PLAN_FILE,
     BuildHints,
@@ -39,12 +41,13 @@ from enginegate.variants import Precision
 
 
 class TensorRtEngine:
-    """A plan on the GPU, proven by the engine inspector."""
+    """A plan on the GPU, proven by the engine inspector for the batch that was run."""
 
-    def __init__(self, runner: PlanRunner, matmuls: list[str], probe: Batch) -> None:
+    def __init__(self, runner: PlanRunner, properties: Mapping[str, Any], batch: Batch) -> None:
         self.runner = runner
-        self.embed(probe)  # the inspector knows the types of dynamic layers only with shapes
-        self.executed = Executed(types_of(runner.inspect(), matmuls))
+        self.embed(batch)  # the inspector knows the types of dynamic layers only with shapes
+        found = types_of(runner.inspect(), properties["matmuls"], tf32=properties["tf32"])
+        self.executed = Executed(found)
         self.mode = MODE
 
     def embed(self, batch: Batch) -> Embeddings:
@@ -104,7 +107,13 @@ class TensorRt:
             cache = TimingCacheFile.in_folder(self.demand.timings, runtime)
             plan = build_plan(onnx, self._profiles(model), cache, tf32=self.demand.tf32)
         (folder / PLAN_FILE).write_bytes(plan)
-        return {"output": model.output, "runtime": runtime, "matmuls": matmuls}
+        return {
+            "output": model.output,
+            "runtime": runtime,
+            "matmuls": matmuls,
+            "tf32": self.demand.tf32,
+            "usual_batch": self.demand.usual_batch,
+        }
 
     def _profiles(self, model: Exported) -> dict[str, Profile]:
         demand, length = self.demand, model.seq_len
@@ -125,9 +134,14 @@ class TensorRt:
             runner = PlanRunner(properties["output"])
             try:
                 runner.load(folder / PLAN_FILE)
-                yield TensorRtEngine(runner, properties["matmuls"], probe)
+                yield TensorRtEngine(runner, properties, _of(probe, properties["usual_batch"]))
             finally:
                 runner.close()
+
+
+def _of(batch: Batch, rows: int) -> Batch:
+    """The rows of a batch over again, until there are so many."""
+    return {name: np.resize(values, (rows, *values.shape[1:])) for name, values in batch.items()}
 
 
 def _convert(source: Path, target: Path, precision: Precision, calibration: Batch) -> None:
