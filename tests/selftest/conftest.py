@@ -213,6 +213,7 @@ def fake_gpu(monkeypatch):
     forget_machine()
     yield fake_device.STATE
     gc.collect()
+    fake_device.stacks_are_empty()
     faults = list(fake_device.STATE.faults)
     for name in set(sys.modules) - known:
         if name.startswith(

@@ -25,6 +25,7 @@ class Misuse(BaseException):
 class State:
     """The device and all that is done to it; `reset` for a new test."""
 
+    boot: int = 0  # objects of an earlier one do nothing any more
     gpu: str = "NVIDIA Fake 9000"
     gpus: int = 1
     cuda_init: int = 0
@@ -37,8 +38,10 @@ class State:
     run_instead: str = ""  # type that the builder's kernels compute in, whatever is asked for
     run_instead_of_many: str = ""  # the same, where a batch has more than two rows
     fails: set[str] = field(default_factory=set)  # calls that answer False or None
-    contexts: list[object] = field(default_factory=list)  # stack of this thread
-    retained: int = 0
+    contexts: list[str] = field(default_factory=list)  # the driver's stack of this thread
+    pycuda_contexts: list[Any] = field(default_factory=list)  # pycuda's own, beside it
+    retained: int = 0  # of the primary context
+    made: int = 0  # times that it was made from nothing
     streams: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
     memory: dict[int, np.ndarray] = field(default_factory=dict)
     pinned: list[tuple[int, int]] = field(default_factory=list)  # first and last address
@@ -55,13 +58,41 @@ STATE = State()
 
 def reset() -> None:
     """A new device, with nothing on it."""
+    boot = STATE.boot + 1
     STATE.__dict__.update(State().__dict__)
+    STATE.boot = boot
 
 
 def need_context(what: str) -> None:
-    """Every call of CUDA and TensorRT needs a current context in this thread."""
+    """Every call of CUDA and TensorRT needs a current context in this thread, one that lives."""
     if not STATE.contexts:
         raise Misuse(f"{what} without a current CUDA context: push the primary context first")
+    if not STATE.retained:
+        raise Misuse(f"{what} in a primary context that was released, and is current still")
+
+
+def retain() -> None:
+    """As cuDevicePrimaryCtxRetain."""
+    STATE.made += not STATE.retained
+    STATE.retained += 1
+
+
+def release() -> None:
+    """As cuDevicePrimaryCtxRelease: the last one ends the context, and pops it from no stack."""
+    if any(STATE.streams.values()):
+        raise Misuse("CUDA context released with work on a stream")
+    alive = {kind: count for kind, count in STATE.alive.items() if count}
+    if STATE.retained == 1 and (alive or STATE.memory):
+        raise Misuse(f"CUDA context released before TensorRT's objects: {alive}, {STATE.memory}")
+    STATE.retained -= 1
+
+
+def stacks_are_empty() -> None:
+    """When a process ends: pycuda aborts it for a context on its stack."""
+    if STATE.pycuda_contexts:
+        STATE.faults.append("pycuda's stack of contexts was not empty when the process ended")
+    if STATE.contexts:
+        STATE.faults.append("a context stayed on the driver's stack")
 
 
 def allocate(size: int) -> int:
@@ -171,7 +202,7 @@ class Counted:
         self._lives = False
         STATE.alive[self.kind] = STATE.alive.get(self.kind, 0) - 1
         STATE.freed.append(self.kind)
-        if not STATE.contexts:
+        if not (STATE.contexts and STATE.retained):
             STATE.faults.append(f"{self.kind} freed after its CUDA context")
 
 
