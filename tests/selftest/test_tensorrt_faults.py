@@ -298,6 +298,53 @@ def closes_after_an_error(range_):
     assert (range_.state.contexts, range_.state.memory) == ([], {})
 
 
+def tells_what_tensorrt_warned_of(range_):
+    range_.state.warns = ("layernorm in FP16 may overflow",) * 2
+    built = range_.build(Precision.FP16)
+    assert built.notes == ("TensorRT warns: layernorm in FP16 may overflow",), built.notes
+    range_.state.warns = tuple("abcdefg")
+    told = range_.build(Precision.BF16).notes
+    assert len(told) == 6, told
+    assert told[-1] == "TensorRT warns: 2 more warnings"
+
+
+def closes_after_a_kernel_failed(range_):
+    """Every step is taken, and the error is the kernel's, not that of a step of closing."""
+    built = range_.build()
+
+    def run():
+        with built.load(range_.workload, threads=1) as engine:
+            range_.state.sticks_at = "an illegal memory access was encountered"
+            range_.state.freed.clear()
+            engine.embed(range_.workload.batch(2))
+
+    refuses("CUDA: cuStreamSynchronize failed: an illegal memory access", run)
+    assert range_.state.freed == FREED, f"freed {range_.state.freed}"
+    assert range_.state.contexts == [], "a context stayed current"
+
+
+def says_that_closing_failed(range_):
+    """A kernel's error that nobody waited for."""
+    built = range_.build()
+
+    def run():
+        with built.load(range_.workload, threads=1):
+            range_.state.sticky = "unspecified launch failure"
+
+    refuses("CUDA: cuStreamSynchronize failed: unspecified launch failure", run)
+
+
+def gives_the_parser_one_output(range_):
+    model = onnx.load(str(range_.model))
+    vectors = helper.make_tensor_value_info("vectors", 1, ["batch", "seq", 32])
+    model.graph.node.append(helper.make_node("Tanh", ["vectors"], ["tanh"]))
+    tanh = helper.make_tensor_value_info("tanh", 1, ["batch", "seq", 32])
+    model.graph.output.extend([vectors, tanh])
+    onnx.save(model, str(range_.model))
+    runs(range_)
+    assert range_.state.parsed == ["sentence_embedding"], f"parsed {range_.state.parsed}"
+
+
 FAULTS = tomllib.loads(
     (Path(__file__).parent / "data" / "tensorrt_faults.toml").read_text(encoding="utf-8")
 )["fault"]

@@ -136,7 +136,7 @@ def build_engine(
         backend = backend.for_demand(demand)
         key["demand"] = {**demand.key, "seq_len": model.seq_len}  # a plan's shapes
     entry = store.get_or_build("engine", key, build)
-    notes = (entry.note,) if entry.note else ()
+    notes = (*filter(None, [entry.note]), *entry.properties.get("notes", ()))
     return Built(variant, variant.precision, name, entry, notes, kept)
 
 

@@ -37,6 +37,11 @@ class State:
     tensorrt: str = "11.4.0.106"
     run_instead: str = ""  # type that the builder's kernels compute in, whatever is asked for
     run_instead_of_many: str = ""  # the same, where a batch has more than two rows
+    logger: Any = None  # the first that TensorRT was given
+    warns: tuple[str, ...] = ()  # what the parser warns of
+    parsed: list[str] = field(default_factory=list)  # outputs of the graph that the parser got
+    sticky: str = ""  # an error of a kernel, which every later call answers
+    sticks_at: str = ""  # the error that the next inference makes
     fails: set[str] = field(default_factory=set)  # calls that answer False or None
     contexts: list[str] = field(default_factory=list)  # the driver's stack of this thread
     pycuda_contexts: list[Any] = field(default_factory=list)  # pycuda's own, beside it
@@ -71,6 +76,16 @@ def need_context(what: str) -> None:
         raise Misuse(f"{what} in a primary context that was released, and is current still")
 
 
+class CudaError(Exception):
+    """What a call of CUDA answers; the fake pycuda makes an error of its own of it."""
+
+
+def need_health(what: str) -> None:
+    """After an error of a kernel every call of the process has that error."""
+    if STATE.sticky:
+        raise CudaError(f"{what} failed: {STATE.sticky}")
+
+
 def retain() -> None:
     """As cuDevicePrimaryCtxRetain."""
     STATE.made += not STATE.retained
@@ -82,7 +97,7 @@ def release() -> None:
     if any(STATE.streams.values()):
         raise Misuse("CUDA context released with work on a stream")
     alive = {kind: count for kind, count in STATE.alive.items() if count}
-    if STATE.retained == 1 and (alive or STATE.memory):
+    if STATE.retained == 1 and (alive or (STATE.memory and not STATE.sticky)):
         raise Misuse(f"CUDA context released before TensorRT's objects: {alive}, {STATE.memory}")
     STATE.retained -= 1
 
@@ -105,11 +120,12 @@ def allocate(size: int) -> int:
 
 def free(address: int) -> None:
     need_context("cuMemFree")
+    STATE.freed.append("memory")
+    need_health("cuMemFree")
     if any(STATE.streams.values()):
         raise Misuse("device memory freed while a stream uses it")
     if STATE.memory.pop(address, None) is None:
         raise Misuse("device memory freed twice")
-    STATE.freed.append("memory")
 
 
 def memory_at(address: int, size: int) -> np.ndarray:
@@ -146,8 +162,11 @@ def enqueue(handle: int, work: Callable[[], None]) -> None:
 def synchronize(handle: int) -> None:
     need_context("cuStreamSynchronize")
     queue = STATE.streams[handle]
-    while queue:
+    while queue and not STATE.sticky:
         queue.pop(0)()
+    if STATE.sticky:
+        queue.clear()
+    need_health("cuStreamSynchronize")
 
 
 def copy_in(address: int, source: np.ndarray, handle: int) -> None:

@@ -104,6 +104,18 @@ class ILogger:
         raise NotImplementedError
 
 
+def _register(logger: ILogger, what: str) -> None:
+    """TensorRT keeps a pointer to the first logger of a process, and writes to no other."""
+    if not hasattr(logger, "_made"):
+        raise Misuse("ILogger.__init__ was not called")
+    if STATE.logger is None:
+        STATE.logger = weakref.ref(logger)
+    elif STATE.logger() is None:
+        raise Misuse(f"{what} writes to a logger that was freed")
+    elif STATE.logger() is not logger:
+        raise Misuse(f"{what} with a second logger, whose messages are lost")
+
+
 class IHostMemory(bytes):
     @property
     def nbytes(self) -> int:
@@ -152,10 +164,14 @@ class ParserError:
 
 class OnnxParser:
     def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
-        self._network, self._errors = network, list[ParserError]()
+        _register(logger, "createParser")
+        self._network, self._errors, self._logger = network, list[ParserError](), logger
 
     def parse_from_file(self, model: str) -> bool:
         content = onnx.load(model)
+        STATE.parsed = [value.name for value in content.graph.output]
+        for text in STATE.warns:
+            self._logger.log(ILogger.WARNING, text)
         self._errors = [ParserError(index, node) for index, node in unsupported(content)]
         if not self._errors:
             self._network.model = content
@@ -230,8 +246,7 @@ class IBuilderConfig:
 class Builder:
     def __init__(self, logger: ILogger) -> None:
         need_context("createInferBuilder")
-        if not hasattr(logger, "_made"):
-            raise Misuse("ILogger.__init__ was not called")
+        _register(logger, "createInferBuilder")
         self.logger = logger
 
     def create_network(self, flags: int = 0) -> INetworkDefinition:
@@ -292,6 +307,7 @@ class Runtime(Counted):
 
     def __init__(self, logger: ILogger) -> None:
         need_context("createInferRuntime")
+        _register(logger, "createInferRuntime")
         if STATE.gpus == 0:
             raise Misuse("segmentation fault: a runtime without a driver")
         self.logger = logger
@@ -461,6 +477,9 @@ class IExecutionContext(Counted):
 def _compute(
     engine: ICudaEngine, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]
 ) -> None:
+    if STATE.sticks_at:
+        STATE.sticky = STATE.sticks_at
+        return
     feeds = {}
     for value in engine.model.graph.input:
         dtype = np.dtype(_TYPES[value.type.tensor_type.elem_type][1])

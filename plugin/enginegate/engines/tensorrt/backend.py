@@ -31,7 +31,7 @@ from enginegate.engines.quantize import (
 from enginegate.engines.tensorrt.builder import Profile, build_plan, runtime_version
 from enginegate.engines.tensorrt.device import open_device
 from enginegate.engines.tensorrt.inspector import types_of
-from enginegate.engines.tensorrt.runner import MODE, PlanRunner
+from enginegate.engines.tensorrt.runner import MODE, PlanRunner, open_plan
 from enginegate.engines.tensorrt.timing_cache import TimingCacheFile
 from enginegate.errors import EngineError
 from enginegate.files import scratch_folder
@@ -103,9 +103,9 @@ class TensorRt:
                 copy_onnx(model.onnx, onnx)
             else:
                 _convert(model.onnx, onnx, precision, calibration)
-            matmuls = name_nodes(onnx)
+            matmuls = name_nodes(onnx, model.output)
             cache = TimingCacheFile.in_folder(self.demand.timings, runtime)
-            plan = build_plan(onnx, self._profiles(model), cache, tf32=self.demand.tf32)
+            plan, warnings = build_plan(onnx, self._profiles(model), cache, tf32=self.demand.tf32)
         (folder / PLAN_FILE).write_bytes(plan)
         return {
             "output": model.output,
@@ -113,6 +113,7 @@ class TensorRt:
             "matmuls": matmuls,
             "tf32": self.demand.tf32,
             "usual_batch": self.demand.usual_batch,
+            "notes": warnings,
         }
 
     def _profiles(self, model: Exported) -> dict[str, Profile]:
@@ -130,13 +131,8 @@ class TensorRt:
     ) -> Iterator[TensorRtEngine]:
         """Load `engine.plan`. `threads` are of processors, and a GPU has its own."""
         _refuse_other(properties["runtime"], self.version(), folder)
-        with open_device():
-            runner = PlanRunner(properties["output"])
-            try:
-                runner.load(folder / PLAN_FILE)
-                yield TensorRtEngine(runner, properties, _of(probe, properties["usual_batch"]))
-            finally:
-                runner.close()
+        with open_device(), open_plan(folder / PLAN_FILE, properties["output"]) as runner:
+            yield TensorRtEngine(runner, properties, _of(probe, properties["usual_batch"]))
 
 
 def _of(batch: Batch, rows: int) -> Batch:

@@ -5,8 +5,9 @@ synchronised; what was enqueued is not done before. Objects are given up in the 
 engine, runtime, memory, while the CUDA context is still current.
 """
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +19,7 @@ import pycuda.driver as cuda
 import tensorrt as trt
 
 from enginegate.engines.api import Phases
-from enginegate.engines.tensorrt.log import Log
+from enginegate.engines.tensorrt.log import the_log
 from enginegate.errors import EngineError
 
 Array = npt.NDArray[Any]
@@ -53,10 +54,10 @@ class Tensor:
 
 
 class PlanRunner:
-    """A plan on the GPU. `load` it once; `close` it, also after an error, before the context."""
+    """A plan on the GPU. `load` it once, `close` it before the context; `open_plan` does both."""
 
     def __init__(self, output: str) -> None:
-        self._output, self._log = output, Log()
+        self._output, self._log = output, the_log()
         self._stream = cuda.Stream()
         self._events = tuple(cuda.Event() for _ in range(4))
         self._tensors: list[Tensor] = []
@@ -189,14 +190,43 @@ class PlanRunner:
         return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
     def close(self) -> None:
-        """Give up TensorRT's objects, then memory, stream and events; all that was made so far."""
-        self._stream.synchronize()
-        for name in ("_context", "_engine", "_runtime"):
-            vars(self).pop(name, None)
-        for tensor in self._tensors:
-            tensor.memory.free()
+        """Give up TensorRT's objects, then memory, stream and events; all that was made so far.
+
+        Every step is taken, also after one that failed; the first error is then raised.
+        """
+        frees = [tensor.memory.free for tensor in self._tensors]
+        steps = (self._stream.synchronize, self._drop_objects, *frees)
+        errors = [error for step in steps if (error := _tried(step))]
         self._tensors = []
         del self._stream, self._events
+        if errors:
+            raise errors[0]
+
+    def _drop_objects(self) -> None:
+        for name in ("_context", "_engine", "_runtime"):
+            vars(self).pop(name, None)
+
+
+@contextlib.contextmanager
+def open_plan(plan: Path, output: str) -> Iterator[PlanRunner]:
+    """A loaded plan, closed in the end; an error inside is raised, not one of the closing."""
+    runner = PlanRunner(output)
+    try:
+        runner.load(plan)
+        yield runner
+    except BaseException:
+        _tried(runner.close)
+        raise
+    runner.close()
+
+
+def _tried(step: Callable[[], None]) -> cuda.Error | None:
+    """The CUDA error of a step; after one that sticks, every other step has it too."""
+    try:
+        step()
+    except cuda.Error as error:
+        return error
+    return None
 
 
 def _seconds(earlier: cuda.Event, later: cuda.Event) -> float:

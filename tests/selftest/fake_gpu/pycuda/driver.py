@@ -13,6 +13,14 @@ class LogicError(Error):
     pass
 
 
+def _answering(call, *arguments):
+    """What a call gives, its error as one of pycuda's."""
+    try:
+        return call(*arguments)
+    except fake_device.CudaError as error:
+        raise LogicError(str(error)) from error
+
+
 def init(flags=0):
     if STATE.cuda_init:
         raise LogicError("cuInit failed: no CUDA-capable device is detected")
@@ -100,7 +108,7 @@ class DeviceAllocation:
         return self._address
 
     def free(self):
-        fake_device.free(self._address)
+        _answering(fake_device.free, self._address)
 
 
 def mem_alloc(bytes):  # noqa: A002
@@ -119,7 +127,7 @@ class Stream:
         STATE.streams[self.handle] = []
 
     def synchronize(self):
-        fake_device.synchronize(self.handle)
+        _answering(fake_device.synchronize, self.handle)
 
 
 class Event:
