@@ -12,10 +12,12 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from enginegate.cache import Store
-from enginegate.engines import BuildHints
+from enginegate.engines import BuildHints, registry
 from enginegate.engines.api import embed_all
 from enginegate.engines.build import build_engine, execution_flags
 from enginegate.engines.onnxruntime import open_onnx
+from enginegate.engines.registry import offered
+from enginegate.errors import EngineError, OptionError
 from enginegate.machine.fingerprint import this_machine
 from enginegate.machine.gpus import find_gpus
 from enginegate.models import Exported, Kind, ModelSpec
@@ -72,6 +74,13 @@ def test_every_precision_runs_and_is_proven(build, workload, reference, precisio
     assert (np.abs(found - reference).max() > 0) == (precision is not Precision.FP32)
 
 
+@pytest.mark.parametrize("precision", [precision for precision, _, _ in BUILT])
+def test_weights_that_no_message_holds_reach_the_parser(build, workload, monkeypatch, precision):
+    monkeypatch.setattr("enginegate.models.onnx_file.LIMIT_BYTES", 100)
+    with build(precision).load(workload, threads=1) as engine:
+        assert engine.executed.matmuls == {RAN[precision][0]: 1}
+
+
 def test_a_whole_run_on_tensorrt(gpu_project):
     options = ("--gate-backend=tensorrt", "--precision=all", "--gate-report-json=report.json")
     one = "--gate-sessions=1"  # no other process has the fake
@@ -92,6 +101,23 @@ def test_a_second_run_builds_nothing(gpu_project, fake_gpu):
     for _ in range(2):
         assert gpu_project.run("--precision=fp16", "-k", "embeddings").ret == 0
     assert fake_gpu.log.count("built") == 1
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "onnxruntime-cuda"])
+@pytest.mark.parametrize(("capability", "offers"), [((7, 5), False), ((8, 0), True)])
+def test_bf16_is_offered_where_the_gpu_has_it(fake_gpu, monkeypatch, backend, capability, offers):
+    monkeypatch.setattr(registry, "installed_version", lambda name: "1.31.0")
+    fake_gpu.capability = capability
+    assert (Precision.BF16 in offered(backend, list(Precision))) == offers
+    if not offers:
+        with pytest.raises(OptionError, match=f"{backend} does not build bf16: it offers fp32,"):
+            offered(backend, [Precision.BF16])
+
+
+def test_without_bf16_a_plan_of_it_cannot_be_built(build, fake_gpu):
+    fake_gpu.capability = (7, 5)
+    with pytest.raises(EngineError, match="BF16 is not supported on this platform"):
+        build(Precision.BF16)
 
 
 def test_another_length_of_texts_is_another_plan(tmp_path, fake_gpu, exported, workload):

@@ -28,13 +28,14 @@ from enginegate.engines.onnxruntime import (
 from enginegate.engines.quantize import to_bf16, to_fp16
 from enginegate.errors import EngineError
 from enginegate.files import sha256_of_folder, sha256_of_json
-from enginegate.machine import first_gpu
+from enginegate.machine import first_gpu, precisions_here
 from enginegate.models import Batch, Exported
 from enginegate.variants import Precision
 
 _CUDA, _TENSORRT, _CPU = (f"{name}ExecutionProvider" for name in ("CUDA", "Tensorrt", "CPU"))
 _FLOATS = frozenset({"float", "float16", "bfloat16", "double"})
 _NVINFER = re.compile(rb"libnvinfer\.so\.(\d+)")
+_PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16)
 _MOST_NAMED = 5
 _PLANS = ".tensorrt-"  # a dot: the folder lies among engines and is none
 UNSEEN = "unseen"  # inside TensorRT's own subgraphs
@@ -45,7 +46,7 @@ class OnnxRuntimeCuda:
     """The CUDA provider. TF32 is off unless it is allowed; the provider has it on by default."""
 
     demand: BuildHints = field(default_factory=BuildHints)
-    offers: tuple[Precision, ...] = (Precision.FP32, Precision.FP16, Precision.BF16)
+    offers: tuple[Precision, ...] = field(default_factory=lambda: precisions_here(_PRECISIONS))
     provider: str = _CUDA
 
     def version(self) -> str:

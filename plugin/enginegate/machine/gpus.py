@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from enginegate.errors import EngineError
+from enginegate.variants import Precision
 
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _VERSION_FILE = Path("/proc/driver/nvidia/version")
 _NAME_BYTES = 256
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+_BF16_SINCE = 8
 _SUCCESS = 0
 _FAULTS = {
     100: "no GPU is visible: look at `nvidia-smi` and at $CUDA_VISIBLE_DEVICES",
@@ -44,6 +46,11 @@ class Gpu:
     capability: str
     driver: str
     pci: str
+
+    @property
+    def has_bf16(self) -> bool:
+        """Tell if its tensor cores take bfloat16: from compute capability 8.0 on."""
+        return int(self.capability.partition(".")[0]) >= _BF16_SINCE
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,13 @@ def first_gpu() -> Gpu:
     if not found.gpus:
         raise EngineError(f"no GPU can be used: {found.reason}")
     return found.gpus[0]
+
+
+def precisions_here(precisions: tuple[Precision, ...]) -> tuple[Precision, ...]:
+    """Of these precisions, those that the GPU of engines has arithmetic for; all without a GPU."""
+    gpus = find_gpus().gpus
+    lacking = {Precision.BF16} if gpus and not gpus[0].has_bf16 else set()
+    return tuple(precision for precision in precisions if precision not in lacking)
 
 
 def load_library() -> Any:

@@ -292,6 +292,11 @@ def _cannot_build(network: INetworkDefinition, config: IBuilderConfig) -> str:
         return "out of device memory"
     if network.model is None:
         return "network has no outputs"
+    if (
+        STATE.capability < (8, 0)
+        and "bf16" in types_of_matmuls(network.model, typed=True, tf32=False).values()
+    ):
+        return "BF16 is not supported on this platform"
     if not config.profiles:
         return "network has dynamic inputs, but no optimization profile has been defined"
     missing = {i.name for i in network.model.graph.input} - set(config.profiles[0].shapes)

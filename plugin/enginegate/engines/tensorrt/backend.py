@@ -35,9 +35,12 @@ from enginegate.engines.tensorrt.runner import MODE, PlanRunner, open_plan
 from enginegate.engines.tensorrt.timing_cache import TimingCacheFile
 from enginegate.errors import EngineError
 from enginegate.files import scratch_folder
-from enginegate.machine import first_gpu
+from enginegate.machine import first_gpu, precisions_here
 from enginegate.models import Batch, Exported
 from enginegate.variants import Precision
+
+
+_PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
 
 
 class TensorRtEngine:
@@ -66,12 +69,7 @@ class TensorRt:
     """Builds plans for CUDA's device 0."""
 
     demand: BuildHints = field(default_factory=BuildHints)
-    offers: tuple[Precision, ...] = (
-        Precision.FP32,
-        Precision.FP16,
-        Precision.BF16,
-        Precision.INT8,
-    )
+    offers: tuple[Precision, ...] = field(default_factory=lambda: precisions_here(_PRECISIONS))
 
     def version(self) -> str:
         """Version of TensorRT, and what else a plan depends on: GPU and driver."""
