@@ -12,7 +12,7 @@ def test_without_a_driver_tensorrt_is_one_clear_error(project, no_driver):
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     (line,) = result.stderr.lines[:1]
     assert line.startswith("ERROR: backend tensorrt cannot run here: no CUDA driver is installed")
-    assert "pip install 'pytest-enginegate[gpu]'" in line
+    assert "pip install 'pytest-enginegate[gpu-cu13]'" in line
     assert "enginegate doctor" in line
 
 

@@ -9,6 +9,7 @@ the runtime puts it there on purpose.
 
 import contextlib
 import ctypes
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -95,6 +96,11 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
     offers: tuple[Precision, ...] = (Precision.FP32, Precision.FP16, Precision.INT8)
     provider: str = _TENSORRT
 
+    def version(self) -> str:
+        """The same. Raises EngineError where the provider's TensorRT cannot be loaded."""
+        check_tensorrt(Path(ort.__file__).parent / "capi")
+        return super().version()
+
     def limitation(self, precision: Precision) -> str:  # noqa: ARG002
         """The reason why nothing is proven."""
         return (
@@ -119,7 +125,6 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
         self, folder: Path, properties: Mapping[str, Any], probe: Batch, threads: int
     ) -> Iterator[OnnxRuntimeEngine]:
         """Load `engine.onnx` on the GPU, and only there."""
-        check_tensorrt(Path(ort.__file__).parent / "capi")
         (name, options), *others = properties["providers"]
         caches = _caches(folder.parent, sha256_of_json([self.version(), dict(properties)]))
         cached = {**properties, "providers": [(name, {**options, **caches}), *others]}
@@ -230,6 +235,7 @@ def _proven(events: Sequence[Event], *, tf32: bool) -> Executed:
     return Executed(matmuls)
 
 
+@functools.cache
 def check_tensorrt(folder: Path) -> None:
     """Raise EngineError unless the TensorRT that the provider was linked to can be loaded.
 

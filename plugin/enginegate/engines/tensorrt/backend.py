@@ -39,7 +39,6 @@ from enginegate.machine import first_gpu, precisions_here
 from enginegate.models import Batch, Exported
 from enginegate.variants import Precision
 
-
 _PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
 
 
