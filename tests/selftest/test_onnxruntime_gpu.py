@@ -116,15 +116,17 @@ def workload():
 
 
 @pytest.fixture
-def build(tmp_path, gpu, tiny_onnx, workload):
+def exported(tiny_onnx):
     spec = ModelSpec("tiny", Kind.ONNX, str(tiny_onnx), vocab_size=200, seq_len=8)
-    model = Exported(spec, tiny_onnx, "hash", "here", None, ROLES, "sentence_embedding")
+    return Exported(spec, tiny_onnx, "hash", "here", None, ROLES, "sentence_embedding")
 
-    def make(backend, precision=Precision.FP32, model=model, **demanded):
+
+@pytest.fixture
+def build(tmp_path, gpu, exported, workload):
+    def make(backend, precision=Precision.FP32, model=exported, **demanded):
         variant = Variant("tiny", backend, precision)
         return build_engine(Store(tmp_path), variant, model, workload, BuildHints(**demanded))
 
-    make.model = model
     return make
 
 
@@ -209,11 +211,11 @@ def tensorrt_provider(gpu, monkeypatch):
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.INT8])
 def test_a_model_that_was_trained_again_never_runs_the_plan_of_the_one_before(
-    build, tensorrt_provider, workload, tmp_path, precision
+    build, exported, tensorrt_provider, workload, tmp_path, precision
 ):
-    again = trained_again(build.model, tmp_path / "again.onnx")
+    again = trained_again(exported, tmp_path / "again.onnx")
     found = []
-    for model in (build.model, again, build.model):
+    for model in (exported, again, exported):
         built = build("onnxruntime-tensorrt", precision, model)
         with built.load(workload, threads=1) as engine:
             found.append(embed_all(engine, workload.evaluation))
