@@ -86,7 +86,7 @@ def test_what_is_copied_to_the_gpu_comes_back():
     with open_device():
         source, target = (cuda.pagelocked_empty((1 << 20,), np.float32) for _ in range(2))
         source[:] = np.arange(1 << 20, dtype=np.float32)
-        memory, stream = cuda.mem_alloc(source.nbytes), cuda.Stream()
+        memory, stream = cuda.mem_alloc(source.nbytes), cuda.Stream(1)
         first, last = cuda.Event(), cuda.Event()
         first.record(stream)
         cuda.memcpy_htod_async(memory, source, stream)

@@ -19,6 +19,7 @@ Embeddings = npt.NDArray[np.float32]
 ONNX_FILE = "engine.onnx"  # of an engine that is an ONNX graph
 PLAN_FILE = "engine.plan"  # of one that is a TensorRT plan
 EMBEDDED_AT_ONCE = 32  # texts
+_ENQUEUE_BOUND = 0.8  # of the compute time
 
 EXPECTED_TYPES: Mapping[Precision, frozenset[str]] = MappingProxyType(
     {
@@ -81,6 +82,11 @@ class Phases:
     compute_s: float
     d2h_s: float
     enqueue_s: float
+
+    @property
+    def waits_for_host(self) -> bool:
+        """Tell if the GPU may wait for what the processor hands over: trtexec's own rule."""
+        return self.enqueue_s > _ENQUEUE_BOUND * self.compute_s
 
 
 @runtime_checkable

@@ -49,6 +49,7 @@ class State:
     made: int = 0  # times that it was made from nothing
     streams: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
     memory: dict[int, np.ndarray] = field(default_factory=dict)
+    staged: dict[int, bytes] = field(default_factory=dict)  # host memory at the first event
     pinned: list[tuple[int, int]] = field(default_factory=list)  # first and last address
     next_address: int = _FIRST_ADDRESS
     alive: dict[str, int] = field(default_factory=dict)  # TensorRT's objects by kind
@@ -172,11 +173,21 @@ def synchronize(handle: int) -> None:
 def copy_in(address: int, source: np.ndarray, handle: int) -> None:
     need_context("cuMemcpyHtoDAsync")
     need_pinned(source)
+    _need_staged(source)
 
     def work() -> None:
         memory_at(address, source.nbytes)[...] = np.ascontiguousarray(source).view(np.uint8).ravel()
 
     enqueue(handle, work)
+
+
+def _need_staged(source: np.ndarray) -> None:
+    """What the host does between two events is time of the GPU's in every figure."""
+    first, last = _range_of(source)
+    for start, content in STATE.staged.items():
+        offset = first - start
+        if 0 <= offset < len(content) and content[offset : last - start] != source.tobytes():
+            raise Misuse("host memory written after the first event, in the time of the transfer")
 
 
 def copy_out(target: np.ndarray, address: int, handle: int) -> None:
@@ -200,6 +211,8 @@ class Moment:
     def record(self, handle: int) -> None:
         need_context("cuEventRecord")
         self.time_s = None
+        if not STATE.streams[handle]:
+            STATE.staged = {a: ctypes.string_at(a, b - a) for a, b in STATE.pinned}
         enqueue(handle, lambda: setattr(self, "time_s", time.perf_counter()))
 
 

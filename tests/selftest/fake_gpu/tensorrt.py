@@ -24,6 +24,7 @@ from fake_network import (
 )
 
 __version__ = STATE.tensorrt
+STATE.logger = None  # imported once in a process
 _MAGIC = b"fake plan\n"
 _FEW_ROWS = 2
 

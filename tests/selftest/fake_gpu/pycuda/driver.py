@@ -5,6 +5,9 @@ import numpy as np
 from fake_device import STATE, Misuse
 
 
+_NON_BLOCKING = 1
+
+
 class Error(Exception):
     """Base of pycuda's errors."""
 
@@ -54,7 +57,7 @@ class Context:
 
     def __del__(self):
         if self._valid and self._boot == STATE.boot:
-            self.detach()
+            fake_device.release()
 
     @staticmethod
     def pop():
@@ -123,6 +126,8 @@ def mem_get_info():
 class Stream:
     def __init__(self, flags=0):
         fake_device.need_context("cuStreamCreate")
+        if flags != _NON_BLOCKING:
+            raise Misuse("a stream that waits for the default one, which others use")
         self.handle = len(STATE.streams) + 1
         STATE.streams[self.handle] = []
 
