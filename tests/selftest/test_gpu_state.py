@@ -81,5 +81,10 @@ def test_phases_are_medians_and_shown_in_milliseconds():
     result: Any = SimpleNamespace(gpu=times, variant=variant)
     assert list(gpu_lines(result))[1] == (
         "  batch 8: host to device 2.00 ms, compute 4.00 ms, device to host 6.00 ms, "
-        "enqueue 8.00 ms"
+        "enqueue 8.00 ms; bound by enqueue: the GPU waits for the host"
     )
+
+
+@pytest.mark.parametrize(("enqueue_s", "bound"), [(0.79, False), (0.81, True)])
+def test_a_gpu_waits_for_the_host_above_four_fifths_of_its_own_time(enqueue_s, bound):
+    assert Phases(9, 1, 9, enqueue_s).waits_for_host == bound

@@ -330,7 +330,8 @@ def gpu_lines(result: Result) -> Iterator[str]:
             "enqueue": phases.enqueue_s,
         }
         said = ", ".join(f"{name} {milliseconds(seconds)} ms" for name, seconds in parts.items())
-        yield f"  batch {batch}: {said}"
+        bound = "; bound by enqueue: the GPU waits for the host" if phases.waits_for_host else ""
+        yield f"  batch {batch}: {said}{bound}"
 
 
 def interrupted_line(by: str) -> str:

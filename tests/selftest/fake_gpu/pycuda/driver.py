@@ -4,7 +4,6 @@ import fake_device
 import numpy as np
 from fake_device import STATE, Misuse
 
-
 _NON_BLOCKING = 1
 
 
