@@ -72,7 +72,7 @@ def test_bf16_as_rounded_operands_is_what_the_reference_evaluator_gives(
     from fake_network import runnable, types_of_matmuls
 
     to_bf16(tiny_onnx, tmp_path / "b.onnx")
-    name_nodes(tmp_path / "b.onnx", "sentence_embedding")
+    name_nodes(tmp_path / "b.onnx")
     model = onnx.load(str(tmp_path / "b.onnx"))
     types = types_of_matmuls(model, typed=True, tf32=False)
     assert list(types.values()) == ["bf16"]
@@ -103,7 +103,7 @@ def write_two(path):
 def test_nodes_are_in_order_for_a_runtime(tmp_path, convert):
     write_two(tmp_path / "two.onnx")
     convert(tmp_path / "two.onnx", tmp_path / "h.onnx")
-    name_nodes(tmp_path / "h.onnx", "z")
+    name_nodes(tmp_path / "h.onnx")
     onnx.checker.check_model(onnx.load(tmp_path / "h.onnx"))
 
 
@@ -146,7 +146,7 @@ def test_nodes_get_names_of_their_own(tiny_onnx, tmp_path, wanted, workload):
     for node in model.graph.node[:2]:
         node.name = "twice"
     onnx.save(model, path)
-    assert [name.partition("_")[0] for name in name_nodes(path, "sentence_embedding")] == ["MatMul"]
+    assert [name.partition("_")[0] for name in name_nodes(path)] == ["MatMul"]
     names = [node.name for node in onnx.load(path).graph.node]
     assert len(set(names)) == len(names)
     assert all(names)
@@ -270,7 +270,7 @@ def on_the_fake(path, folder):
     """The file as the fake GPU runs it."""
     from fake_network import runnable
 
-    name_nodes(path, "y")
+    name_nodes(path)
     target = folder / "fake.onnx"
     target.write_bytes(runnable(onnx.load(path), {}))
     return target

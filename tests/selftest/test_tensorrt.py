@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jsonschema
 import numpy as np
+import onnx
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -95,6 +96,20 @@ def test_a_whole_run_on_tensorrt(gpu_project):
     assert all(r["speeds"][1]["batch"] == 4 and not r["flags"] for r in found.values())
     assert all(r["accuracy"]["deltas"]["max_abs"] < 0.5 for r in found.values())
     assert found["fp16"]["backend"] == ("tensorrt 11.4.0.106 on NVIDIA Fake 9000, driver CUDA 13.0")
+
+
+def test_the_parser_gets_one_output_of_several(gpu_project, fake_gpu):
+    """Every other one would be computed and copied at each call, and end a fusion."""
+    path = gpu_project.path / "tiny.onnx"
+    model = onnx.load(path)
+    vectors = onnx.helper.make_tensor_value_info("vectors", 1, ["batch", "seq", 32])
+    model.graph.output.append(vectors)
+    onnx.save(model, path)
+    table = (gpu_project.path / "pyproject.toml").read_text()
+    named = table.replace("tiny.onnx", 'tiny.onnx"\noutput = "sentence_embedding')
+    gpu_project.write("pyproject.toml", named)
+    assert gpu_project.run("--precision=fp16", "-k", "embeddings").ret == 0
+    assert fake_gpu.parsed == ["sentence_embedding"]
 
 
 def test_a_second_run_builds_nothing(gpu_project, fake_gpu):

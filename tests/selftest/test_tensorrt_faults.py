@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
 
 import enginegate
 from enginegate.cache import Store
@@ -333,17 +332,6 @@ def says_that_closing_failed(range_):
             range_.state.sticky = "unspecified launch failure"
 
     refuses("CUDA: cuStreamSynchronize failed: unspecified launch failure", run)
-
-
-def gives_the_parser_one_output(range_):
-    model = onnx.load(str(range_.model))
-    vectors = helper.make_tensor_value_info("vectors", 1, ["batch", "seq", 32])
-    model.graph.node.append(helper.make_node("Tanh", ["vectors"], ["tanh"]))
-    tanh = helper.make_tensor_value_info("tanh", 1, ["batch", "seq", 32])
-    model.graph.output.extend([vectors, tanh])
-    onnx.save(model, str(range_.model))
-    runs(range_)
-    assert range_.state.parsed == ["sentence_embedding"], f"parsed {range_.state.parsed}"
 
 
 FAULTS = tomllib.loads(

@@ -168,26 +168,6 @@ def put_in_order(model: ModelProto) -> None:
     model.graph.node.extend(nodes[index] for index in order)
 
 
-def keep_output(model: ModelProto, output: str) -> None:
-    """Leave one output, and the nodes and weights that it needs; nodes are in order."""
-    graph, needed, kept = model.graph, {output}, list[NodeProto]()
-    for node in reversed(graph.node):
-        if not needed.isdisjoint(node.output):
-            inner = (name for a in node.attribute for name in _names_in(a.g))
-            needed.update(node.input, inner)
-            kept.append(node)
-    _leave(graph.output, {output})
-    _leave(graph.initializer, needed)
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-
-
-def _leave(values: Any, names: Collection[str]) -> None:
-    for index in reversed(range(len(values))):
-        if values[index].name not in names:
-            del values[index]
-
-
 def _depending(nodes: Sequence[NodeProto], names: Collection[str]) -> frozenset[str]:
     """The names, and all values that depend on theirs."""
     found = set(names)

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 import onnx
 
-from enginegate.engines.half import MATMULS, keep_output, put_in_order, read_half_graph
+from enginegate.engines.half import MATMULS, put_in_order, read_half_graph
 from enginegate.engines.halving import BF16, FP16, ROUNDING, converted, rounded
 from enginegate.models import Batch, chunks, is_large_file, save_onnx
 from enginegate.variants import Precision
@@ -61,14 +61,10 @@ def copy_onnx(source: Path, target: Path) -> None:
     save_onnx(onnx.load(str(source)), target)
 
 
-def name_nodes(path: Path, output: str) -> list[str]:
-    """Leave what `output` needs, ordered and named; the names of nodes that multiply matrices.
-
-    Every other output would be computed and copied at every call, and end a fusion.
-    """
+def name_nodes(path: Path) -> list[str]:
+    """Order the nodes and name each; the names of those that multiply matrices."""
     model = onnx.load(str(path))
     put_in_order(model)
-    keep_output(model, output)
     taken: set[str] = set()
     for index, node in enumerate(model.graph.node):
         node.name = node.name if node.name and node.name not in taken else f"{node.op_type}_{index}"

@@ -7,6 +7,7 @@ What a real GPU would answer with a crash or with garbage is a `Misuse` here.
 import contextlib
 import ctypes
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,7 +51,7 @@ class State:
     streams: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
     memory: dict[int, np.ndarray] = field(default_factory=dict)
     staged: dict[int, bytes] = field(default_factory=dict)  # host memory at the first event
-    pinned: list[tuple[int, int]] = field(default_factory=list)  # first and last address
+    pinned: list[weakref.ref[np.ndarray]] = field(default_factory=list)
     next_address: int = _FIRST_ADDRESS
     alive: dict[str, int] = field(default_factory=dict)  # TensorRT's objects by kind
     freed: list[str] = field(default_factory=list)
@@ -139,14 +140,20 @@ def memory_at(address: int, size: int) -> np.ndarray:
 
 def pin(array: np.ndarray) -> np.ndarray:
     array.view(np.uint8).fill(POISON)
-    STATE.pinned.append(_range_of(array))
+    STATE.pinned.append(weakref.ref(array))
     return array
 
 
 def need_pinned(array: np.ndarray) -> None:
     first, last = _range_of(array)
-    if not any(low <= first and last <= high for low, high in STATE.pinned):
+    ranges = map(_range_of, _all_pinned())
+    if not any(low <= first and last <= high for low, high in ranges):
         raise Misuse("asynchronous copy of pageable memory, which may be gone when it happens")
+
+
+def _all_pinned() -> list[np.ndarray]:
+    STATE.pinned = [reference for reference in STATE.pinned if reference() is not None]
+    return [array for reference in STATE.pinned if (array := reference()) is not None]
 
 
 def _range_of(array: np.ndarray) -> tuple[int, int]:
@@ -212,7 +219,7 @@ class Moment:
         need_context("cuEventRecord")
         self.time_s = None
         if not STATE.streams[handle]:
-            STATE.staged = {a: ctypes.string_at(a, b - a) for a, b in STATE.pinned}
+            STATE.staged = {_range_of(a)[0]: a.tobytes() for a in _all_pinned()}
         enqueue(handle, lambda: setattr(self, "time_s", time.perf_counter()))
 
 

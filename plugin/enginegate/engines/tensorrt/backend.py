@@ -100,7 +100,7 @@ class TensorRt:
                 copy_onnx(model.onnx, onnx)
             else:
                 _convert(model.onnx, onnx, precision, calibration)
-            matmuls = name_nodes(onnx, model.output)
+            matmuls = name_nodes(onnx)
             cache = TimingCacheFile.in_folder(self.demand.timings, runtime)
             plan, warnings = build_plan(onnx, self._profiles(model), cache, tf32=self.demand.tf32)
         (folder / PLAN_FILE).write_bytes(plan)
