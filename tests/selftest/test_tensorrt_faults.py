@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 import enginegate
 from enginegate.cache import Store
@@ -34,6 +35,7 @@ from .tiny import write_bert
 RAN = {Precision.FP16: "f16", Precision.BF16: "bf16", Precision.FP32: "f32"}
 ROLES = {"input_ids": "ids", "attention_mask": "mask"}
 RELOADED = (
+    "enginegate.engines.int8",
     "enginegate.engines.tensorrt.inspector",
     "enginegate.engines.tensorrt.timing_cache",
     "enginegate.engines.tensorrt.device",
@@ -332,6 +334,32 @@ def says_that_closing_failed(range_):
             range_.state.sticky = "unspecified launch failure"
 
     refuses("CUDA: cuStreamSynchronize failed: unspecified launch failure", run)
+
+
+def leaves_an_attention_in_fp16(range_):
+    """Its products have no weights: 12 of 16 in int8, which is what was asked for."""
+    ran, flags = with_attention(range_).ran(range_.build(Precision.INT8))
+    assert ran == {"i8": 12, "f16": 4}, f"ran {ran}"
+    assert flags == (), f"elsewhere: {flags}"
+
+
+def scales_every_column(range_):
+    """Columns of very different size, of which one scale would lose the small ones."""
+    write_bert(range_.model)
+    model = onnx.load(str(range_.model))
+    for tensor in model.graph.initializer:
+        if tensor.name == "layer.0/up/w":
+            values = numpy_helper.to_array(tensor) * np.geomspace(1e-3, 1, 128, dtype=np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        if tensor.name == "layer.0/down/w":
+            values = numpy_helper.to_array(tensor) / np.geomspace(1e-3, 1, 128)[:, None]
+            tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
+    onnx.save(model, str(range_.model))
+    reference = open_onnx(range_.model, "sentence_embedding", range_.workload.batch(2), threads=1)
+    wanted = embed_all(reference, range_.workload.evaluation)
+    with range_.build(Precision.INT8).load(range_.workload, threads=1) as engine:
+        found = embed_all(engine, range_.workload.evaluation)
+    assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
 
 
 FAULTS = tomllib.loads(

@@ -8,6 +8,7 @@ from typing import Any
 
 from enginegate.cache import MANIFEST, Entry, Store
 from enginegate.engines.api import (
+    APART,
     EXPECTED_TYPES,
     ONNX_FILE,
     Backend,
@@ -274,11 +275,12 @@ def execution_flags(built: Built, executed: Executed) -> tuple[str, ...]:
     total = sum(executed.matmuls.values())
     proven = executed.count_of(expected)
     kept = sum(layer.matmuls for layer in built.kept)
-    if total and 0 <= total - proven <= kept and (proven < total or not kept):
+    elsewhere = total - proven - kept - int(built.entry.properties.get(APART, 0))
+    if total and proven <= total and elsewhere <= 0 and (proven < total or not kept):
         return ()
     if kept and proven == total:
         return (f"nothing was kept: {executed.summary} ran everywhere",)
-    return (_other_flag(built, executed, total - proven - kept),)
+    return (_other_flag(built, executed, elsewhere),)
 
 
 def kept_notes(built: Built, executed: Executed) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from typing import Any
 import onnxruntime as ort
 
 from enginegate.engines.api import ONNX_FILE, BuildHints, Executed
+from enginegate.engines.int8 import to_int8
 from enginegate.engines.onnxruntime import (
     Event,
     OnnxRuntime,
@@ -26,7 +27,7 @@ from enginegate.engines.onnxruntime import (
     executed_in,
     profiled,
 )
-from enginegate.engines.quantize import to_bf16, to_fp16
+from enginegate.engines.quantize import matmuls_of, products_to_bf16, to_fp16
 from enginegate.errors import EngineError
 from enginegate.files import sha256_of_folder, sha256_of_json
 from enginegate.machine import first_gpu, precisions_here
@@ -135,11 +136,14 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
 def _converted(
     model: Exported, precision: Precision, calibration: Batch, folder: Path
 ) -> Mapping[str, Any]:
-    convert = {Precision.FP16: to_fp16, Precision.BF16: to_bf16}.get(precision)
-    if convert is None:
+    target = folder / ONNX_FILE
+    if model.nature.is_quantised or precision is Precision.FP32:
         return OnnxRuntime().build(model, precision, calibration, folder)
-    convert(model.onnx, folder / ONNX_FILE)
-    return {"output": model.output}
+    if precision is Precision.INT8:
+        inside = to_int8(model.onnx, target, calibration)
+    else:
+        inside = (to_fp16 if precision is Precision.FP16 else products_to_bf16)(model.onnx, target)
+    return {"output": model.output, "apart": matmuls_of(target) - len(inside)}
 
 
 def _shapes(model: Exported, demand: BuildHints) -> dict[str, str]:
@@ -159,7 +163,7 @@ def _shapes(model: Exported, demand: BuildHints) -> dict[str, str]:
 def _flags(precision: Precision) -> dict[str, str]:
     return {
         "device_id": "0",
-        "trt_fp16_enable": str(int(precision is Precision.FP16)),
+        "trt_fp16_enable": str(int(precision in (Precision.FP16, Precision.INT8))),
         "trt_int8_enable": str(int(precision is Precision.INT8)),
     }
 

@@ -20,14 +20,8 @@ from enginegate.engines.api import (
     Phases,
     check_shape,
 )
-from enginegate.engines.quantize import (
-    copy_onnx,
-    name_nodes,
-    others_to_fp16,
-    quantize_qdq,
-    to_bf16,
-    to_fp16,
-)
+from enginegate.engines.int8 import to_int8
+from enginegate.engines.quantize import copy_onnx, name_nodes, to_bf16, to_fp16
 from enginegate.engines.tensorrt.builder import Profile, build_plan, runtime_version
 from enginegate.engines.tensorrt.device import open_device
 from enginegate.engines.tensorrt.inspector import types_of
@@ -96,10 +90,7 @@ class TensorRt:
         runtime = self.version()
         with scratch_folder() as temporary, open_device():
             onnx = temporary / f"{model.spec.name}-{precision}.onnx"
-            if model.nature.is_quantised:
-                copy_onnx(model.onnx, onnx)
-            else:
-                _convert(model.onnx, onnx, precision, calibration)
+            inside = _convert(model, onnx, precision, calibration)
             matmuls = name_nodes(onnx)
             cache = TimingCacheFile.in_folder(self.demand.timings, runtime)
             plan, warnings = build_plan(onnx, self._profiles(model), cache, tf32=self.demand.tf32)
@@ -108,6 +99,7 @@ class TensorRt:
             "output": model.output,
             "runtime": runtime,
             "matmuls": matmuls,
+            "apart": 0 if inside is None else len(matmuls) - len(inside),
             "tf32": self.demand.tf32,
             "usual_batch": self.demand.usual_batch,
             "notes": warnings,
@@ -137,17 +129,16 @@ def _of(batch: Batch, rows: int) -> Batch:
     return {name: np.resize(values, (rows, *values.shape[1:])) for name, values in batch.items()}
 
 
-def _convert(source: Path, target: Path, precision: Precision, calibration: Batch) -> None:
-    if precision is Precision.FP16:
-        to_fp16(source, target)
-    elif precision is Precision.BF16:
-        to_bf16(source, target)
-    elif precision is Precision.INT8:
-        others = target.with_suffix(".fp16.onnx")
-        others_to_fp16(source, others)  # what is not int8 is fp16: the mix that is deployed
-        quantize_qdq(others, target, calibration, results=False)
-    else:
-        copy_onnx(source, target)
+def _convert(
+    model: Exported, target: Path, precision: Precision, calibration: Batch
+) -> frozenset[str] | None:
+    """Write the file in the given precision; what multiplies in it, None for everything."""
+    if model.nature.is_quantised or precision is Precision.FP32:
+        copy_onnx(model.onnx, target)
+        return None
+    if precision is Precision.INT8:
+        return to_int8(model.onnx, target, calibration)
+    return (to_fp16 if precision is Precision.FP16 else to_bf16)(model.onnx, target)
 
 
 def _refuse_other(built: str, here: str, folder: Path) -> None:
