@@ -145,7 +145,7 @@ def test_int8_is_what_tensorrt_fuses(tmp_path, workload):
     assert len(weighted) == len(chosen) == 6
     for node in weighted:
         given, scales, zeros = (tensors[name] for name in makers[node.input[1]].input)
-        assert (given.dtype, scales.dtype) == (np.int8, np.float16)
+        assert [given.dtype, scales.dtype] == [np.dtype(np.int8), np.dtype(np.float16)]
         assert scales.shape == zeros.shape == given.shape[1:]
         assert not zeros.any()
         quantised = makers[makers[node.input[0]].input[0]]

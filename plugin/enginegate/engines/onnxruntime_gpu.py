@@ -102,10 +102,11 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
         check_tensorrt(Path(ort.__file__).parent / "capi")
         return super().version()
 
-    def limitation(self, precision: Precision) -> str:  # noqa: ARG002
+    def limitation(self, precision: Precision) -> str:
         """The reason why nothing is proven."""
+        tf32 = ", which may take TF32 for fp32" if precision is Precision.FP32 else ""
         return (
-            "ONNX Runtime does not tell which types run inside TensorRT; "
+            f"ONNX Runtime does not tell which types run inside TensorRT{tf32}; "
             "--gate-backend tensorrt proves them"
         )
 

@@ -66,8 +66,7 @@ class TensorRt:
 
     def version(self) -> str:
         """Version of TensorRT, and what else a plan depends on: GPU and driver."""
-        gpu = first_gpu()
-        return f"tensorrt {runtime_version()} on {gpu.name}, driver {gpu.driver}"
+        return f"{_plan_runtime()}, driver {first_gpu().driver}"
 
     def for_demand(self, demand: BuildHints) -> "TensorRt":
         """A backend that builds for these batch sizes."""
@@ -87,17 +86,16 @@ class TensorRt:
         self, model: Exported, precision: Precision, calibration: Batch, folder: Path
     ) -> Mapping[str, Any]:
         """Write the plan, for this GPU, of the ONNX file converted to the given precision."""
-        runtime = self.version()
         with scratch_folder() as temporary, open_device():
             onnx = temporary / f"{model.spec.name}-{precision}.onnx"
             inside = _convert(model, onnx, precision, calibration)
             matmuls = name_nodes(onnx)
-            cache = TimingCacheFile.in_folder(self.demand.timings, runtime)
+            cache = TimingCacheFile.in_folder(self.demand.timings, self.version())
             plan, warnings = build_plan(onnx, self._profiles(model), cache, tf32=self.demand.tf32)
         (folder / PLAN_FILE).write_bytes(plan)
         return {
             "output": model.output,
-            "runtime": runtime,
+            "runtime": _plan_runtime(),
             "matmuls": matmuls,
             "apart": 0 if inside is None else len(matmuls) - len(inside),
             "tf32": self.demand.tf32,
@@ -119,7 +117,7 @@ class TensorRt:
         threads: int,  # noqa: ARG002
     ) -> Iterator[TensorRtEngine]:
         """Load `engine.plan`. `threads` are of processors, and a GPU has its own."""
-        _refuse_other(properties["runtime"], self.version(), folder)
+        _refuse_other(properties["runtime"], _plan_runtime(), folder)
         with open_device(), open_plan(folder / PLAN_FILE, properties["output"]) as runner:
             yield TensorRtEngine(runner, properties, _of(probe, properties["usual_batch"]))
 
@@ -139,6 +137,14 @@ def _convert(
     if precision is Precision.INT8:
         return to_int8(model.onnx, target, calibration)
     return (to_fp16 if precision is Precision.FP16 else to_bf16)(model.onnx, target)
+
+
+def _plan_runtime() -> str:
+    """What a plan runs in, and nowhere else: a version of TensorRT, and a GPU. Drivers may differ.
+
+    Raises EngineError for a version that cannot be used, or without a GPU.
+    """
+    return f"tensorrt {runtime_version()} on {first_gpu().name}"
 
 
 def _refuse_other(built: str, here: str, folder: Path) -> None:
