@@ -216,7 +216,7 @@ def test_nodes_get_names_of_their_own(tiny_onnx, tmp_path, wanted, workload):
 
 def test_a_conversion_that_breaks_the_numbers_is_seen(tiny_onnx, tmp_path, workload, wanted):
     """Weights stored in another order: the types are right, the embeddings are not."""
-    to_bf16(tiny_onnx, tmp_path / "b.onnx")
+    products_to_bf16(tiny_onnx, tmp_path / "b.onnx")
     model = onnx.load(str(tmp_path / "b.onnx"))
     (weight,) = [w for w in model.graph.initializer if w.data_type == TensorProto.BFLOAT16]
     weight.raw_data = weight.raw_data[::-1]

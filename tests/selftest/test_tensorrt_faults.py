@@ -348,22 +348,25 @@ def leaves_an_attention_in_fp16(range_):
 
 
 def scales_every_column(range_):
-    """Columns of very different size, of which one scale would lose the small ones."""
-    write_bert(range_.model)
+    """Columns of very different size: each is off by half a step of its own at most."""
+    from enginegate.engines.int8 import to_int8
+
+    write_bert(range_.model, hidden=16)
     model = onnx.load(str(range_.model))
-    for tensor in model.graph.initializer:
-        if tensor.name == "layer.0/up/w":
-            values = numpy_helper.to_array(tensor) * np.geomspace(1e-3, 1, 128, dtype=np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-        if tensor.name == "layer.0/down/w":
-            values = numpy_helper.to_array(tensor) / np.geomspace(1e-3, 1, 128)[:, None]
-            tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
+    (tensor,) = [t for t in model.graph.initializer if t.name == "layer.0/up/w"]
+    wanted = numpy_helper.to_array(tensor) * np.geomspace(1e-2, 1, 64, dtype=np.float32)
+    tensor.CopyFrom(numpy_helper.from_array(wanted, tensor.name))
     onnx.save(model, str(range_.model))
-    reference = open_onnx(range_.model, "sentence_embedding", range_.workload.batch(2), threads=1)
-    wanted = embed_all(reference, range_.workload.evaluation)
-    with range_.build(Precision.INT8).load(range_.workload, threads=1) as engine:
-        found = embed_all(engine, range_.workload.evaluation)
-    assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+    to_int8(range_.model, range_.folder / "q.onnx", range_.workload.calibration)
+    found = {t.name: t for t in onnx.load(range_.folder / "q.onnx").graph.initializer}
+    steps, scales = (
+        numpy_helper.to_array(
+            next(t for n, t in found.items() if n.startswith(f"{tensor.name}/{k}"))
+        )
+        for k in ("int8", "scales")
+    )
+    off = np.abs(steps * scales.astype(np.float32) - wanted) / np.abs(wanted).max(axis=0)
+    assert off.max() < 1 / 200, f"off by {off.max()}"
 
 
 FAULTS = tomllib.loads(

@@ -42,8 +42,8 @@ def to_int8(source: Path, target: Path, calibration: Batch) -> frozenset[str]:
     """
     graph = read_half_graph(source)
     chosen = {node.output[0]: node for node in graph.nodes if _is_of_weights(node, graph)}
-    held = held_values(source, {node.input[0] for node in chosen.values()}, calibration)
     model = _of_opset(converted(graph, FP16, graph.halves))
+    held = held_values(source, {node.input[0] for node in chosen.values()}, calibration)
     made = [node for node in model.graph.node if node.op_type in MATMULS]
     given = [node for node in graph.nodes if node.op_type in MATMULS]
     writer = _Writer(graph)
@@ -196,5 +196,7 @@ def _with_outputs(source: Path, path: Path, names: Collection[str]) -> Path:
 
 def _runs(path: Path, names: list[str], batch: Batch) -> Iterator[dict[str, Array]]:
     session = session_of(path)
+    made = [name for name in names if name not in batch]  # an input is no output
     for part in chunks(batch, _ROWS):
-        yield dict(zip(names, session.run(names, dict(part)), strict=True))
+        found = dict(zip(made, session.run(made, dict(part)) if made else [], strict=True))
+        yield {name: found[name] if name in found else part[name] for name in names}
