@@ -407,6 +407,7 @@ def gpu_project(project, fake_gpu, monkeypatch):
     brief = brief.replace("max_time_per_variant = 600", "max_time_per_variant = 6")
     project.write("pyproject.toml", brief.replace('backend = "faulty"', 'backend = "tensorrt"'))
     monkeypatch.setattr("enginegate.speed.timing.TURN_S", 0.006)
+    monkeypatch.setattr("enginegate.speed.timing.WARM_UP_S", 0.001)
     return project
 
 

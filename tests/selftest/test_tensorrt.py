@@ -112,6 +112,23 @@ def test_the_parser_gets_one_output_of_several(gpu_project, fake_gpu):
     assert fake_gpu.parsed == ["sentence_embedding"]
 
 
+def test_an_engine_on_the_gpu_is_timed_beside_fp32_there(gpu_project, fake_gpu):
+    """Beside the processor, what slows the GPU would be taken for a slower engine."""
+    options = ("--precision=fp16", "--gate-report-json=report.json", "--gate-report-text=r.txt")
+    result = gpu_project.run(*options, "--gate-refresh-baselines", "--gate-sessions=1")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["fp16: the speedup is over fp32 on the same GPU"])
+    (found,) = json.loads((gpu_project.path / "report.json").read_text())["results"]
+    assert found["context"]["control"] == "fp32 on the same GPU"
+    built = [
+        json.loads(p.read_text()) for p in gpu_project.path.glob("cache/engine/*/manifest.json")
+    ]
+    assert sorted(entry["key"]["precision"] for entry in built) == ["fp16", "fp32"]
+    assert " x fp32 on the same GPU, " in (gpu_project.path / "r.txt").read_text()
+    stored = json.loads(next(gpu_project.path.glob("baselines/*/tiny.json")).read_text())
+    assert "fp32 on the same GPU" in json.dumps(stored)
+
+
 def test_a_second_run_builds_nothing(gpu_project, fake_gpu):
     for _ in range(2):
         assert gpu_project.run("--precision=fp16", "-k", "embeddings").ret == 0
