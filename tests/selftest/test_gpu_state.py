@@ -76,7 +76,7 @@ def rig_with(fake_gpu, clocks, log):
 
 
 def test_a_gpu_warms_up_until_its_clock_is_steady(fake_gpu):
-    log = []
+    log: list[Any] = []
     fake_gpu.sm_mhz = 210
     rig_with(fake_gpu, [600, 1200, 1750, 1755], log).replicate([1])
     warmed = [name for name, time_s in log if time_s == WARM_UP_S]
@@ -89,7 +89,7 @@ def test_a_clock_that_falls_in_turns_of_the_processor_disturbs_nothing(fake_gpu)
 
 
 def test_a_power_cap_in_turns_of_the_gpu_is_seen_whatever_ran_last(fake_gpu, monkeypatch):
-    log = []
+    log: list[Any] = []
     rig = rig_with(fake_gpu, [1755], log)
     look = read_state
 

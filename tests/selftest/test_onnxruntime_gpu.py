@@ -194,6 +194,36 @@ def test_the_tensorrt_provider_proves_nothing_and_says_so(build, tensorrt_provid
     assert asked[TENSORRT]["trt_fp16_enable"] == "1"
 
 
+TRITON = {  # parameters that Triton's ONNX Runtime takes; for an unknown one the model fails
+    "tensorrt": {
+        *("precision_mode", "trt_engine_cache_enable", "trt_engine_cache_path"),
+        *(f"trt_profile_{name}_shapes" for name in ("min", "opt", "max")),
+    },
+    "cuda": {"use_tf32"},  # handed to the provider
+}
+
+
+@pytest.mark.parametrize(
+    ("precision", "mode"),
+    [(Precision.FP32, None), (Precision.FP16, "FP16"), (Precision.INT8, "INT8")],
+)
+def test_triton_is_told_shapes_precision_and_a_cache_of_the_engines_own(
+    build, exported, tensorrt_provider, tmp_path, precision, mode
+):
+    again = trained_again(exported, tmp_path / "again.onnx")
+    paths = set()
+    for model in (exported, again):
+        built = build("onnxruntime-tensorrt", precision, model, largest_batch=16)
+        told = dict(built.entry.properties["accelerators"])
+        assert list(told) == ["tensorrt", "cuda"]
+        assert all(set(parameters) <= TRITON[name] for name, parameters in told.items())
+        assert told["tensorrt"].get("precision_mode") == mode
+        assert told["tensorrt"]["trt_profile_max_shapes"] == "input_ids:16x8,attention_mask:16x8"
+        assert told["cuda"] == {"use_tf32": "0"}
+        paths.add(told["tensorrt"]["trt_engine_cache_path"])
+    assert len(paths) == 2
+
+
 def trained_again(model, path):
     """The model with other weights under the same names."""
     content = onnx.load(str(model.onnx))

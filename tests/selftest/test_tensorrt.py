@@ -171,6 +171,11 @@ def test_baselines_of_another_gpu_are_incomparable(gpu_project, fake_gpu):
     result.stdout.fnmatch_lines(["*incomparable: baselines are of *nvidia-fake-9000*"])
 
 
+def test_a_part_of_a_gpu_has_a_number_of_its_own(fake_gpu):
+    fake_gpu.gpu = "NVIDIA H100 80GB HBM3 MIG 1g.10gb"
+    assert find_gpus().gpus[0].uuid == "MIG-00010203-0405-0607-0809-0a0b0c0d0e0f"
+
+
 def test_a_plan_is_written_for_a_triton_with_a_gpu_and_the_command_is_told(gpu_project):
     shutil.copy(Path(__file__).parents[1] / "test_serving.py", gpu_project.path)
     options = (
@@ -183,7 +188,9 @@ def test_a_plan_is_written_for_a_triton_with_a_gpu_and_the_command_is_told(gpu_p
     result = gpu_project.run(*options, "--gate-max-batch-size=8")
     result.stdout.fnmatch_lines(
         [
-            "*docker run --rm --gpus all*tritonserver --model-repository=/models, and --gate-serve grpc://localhost:8001/tiny-tensorrt-fp16*"
+            "*docker run --rm --gpus device=GPU-00010203-0405-0607-0809-0a0b0c0d0e0f *tritonserver "
+            "--model-repository=/models, and --gate-serve grpc://localhost:8001/"
+            "tiny-tensorrt-fp16; YY.MM is a release whose TensorRT is 11.4.0.106*"
         ]
     )
     folder = gpu_project.path / "models" / "tiny-tensorrt-fp16"

@@ -18,7 +18,7 @@ from enginegate.variants import Precision
 Embeddings = npt.NDArray[np.float32]
 ONNX_FILE = "engine.onnx"  # of an engine that is an ONNX graph
 PLAN_FILE = "engine.plan"  # of one that is a TensorRT plan
-APART = "apart"  # of an engine's properties
+APART, ACCELERATORS = "apart", "accelerators"  # of an engine's properties
 EMBEDDED_AT_ONCE = 32  # texts
 _ENQUEUE_BOUND = 0.8  # of the compute time
 
@@ -120,8 +120,9 @@ class Backend(Protocol):
     ) -> Mapping[str, Any]:
         """Write the engine's files into `folder`; return JSON properties that `load` needs.
 
-        Two of them are looked at elsewhere: `notes`, texts that are told with the engine, and
-        `apart`, the number of multiplications that the conversion leaves in another type.
+        Some are looked at elsewhere: `notes`, texts that are told with the engine; `apart`, the
+        number of multiplications that the conversion leaves in another type; `accelerators`, names
+        of Triton's execution accelerators with their parameters.
         """
 
     def load(

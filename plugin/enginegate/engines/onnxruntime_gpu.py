@@ -18,7 +18,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from enginegate.engines.api import ONNX_FILE, BuildHints, Executed
+from enginegate.engines.api import ACCELERATORS, ONNX_FILE, BuildHints, Executed
 from enginegate.engines.int8 import to_int8
 from enginegate.engines.onnxruntime import (
     Event,
@@ -75,8 +75,13 @@ class OnnxRuntimeCuda:
     ) -> Mapping[str, Any]:
         """Write `engine.onnx` in the given precision."""
         properties = _converted(model, precision, calibration, folder)
-        options = {"device_id": "0", "use_tf32": str(int(self.demand.tf32))}
-        return {**properties, "providers": [[_CUDA, options]], "tf32": self.demand.tf32}
+        options = {"use_tf32": str(int(self.demand.tf32))}
+        return {
+            **properties,
+            "providers": [[_CUDA, {"device_id": "0", **options}]],
+            "tf32": self.demand.tf32,
+            ACCELERATORS: [["cuda", options]],
+        }
 
     @contextlib.contextmanager
     def load(
@@ -115,11 +120,14 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
     ) -> Mapping[str, Any]:
         """Write `engine.onnx`; the provider builds its plans when it is first loaded."""
         properties = super().build(model, precision, calibration, folder)
-        options = {**_shapes(model, self.demand), **_flags(precision)}
+        shapes, content = _shapes(model, self.demand), sha256_of_json(sha256_of_folder(folder))
+        options = {**shapes, **_flags(precision)}
+        served = {**shapes, **_flags_of_triton(precision, content)}
         return {
             **properties,
             "providers": [[_TENSORRT, options], *properties["providers"]],
-            "content": sha256_of_json(sha256_of_folder(folder)),
+            "content": content,
+            ACCELERATORS: [["tensorrt", served], *properties[ACCELERATORS]],
         }
 
     @contextlib.contextmanager
@@ -167,6 +175,14 @@ def _flags(precision: Precision) -> dict[str, str]:
         "trt_fp16_enable": str(int(precision in (Precision.FP16, Precision.INT8))),
         "trt_int8_enable": str(int(precision is Precision.INT8)),
     }
+
+
+def _flags_of_triton(precision: Precision, content: str) -> dict[str, str]:
+    """The same for Triton, which has its own word; its plans in a folder for this very file."""
+    modes = {Precision.FP16: "FP16", Precision.INT8: "INT8"}
+    mode = {"precision_mode": modes[precision]} if precision in modes else {}
+    folder = f"/tmp/enginegate-{content[:32]}"  # noqa: S108 - in the server's container
+    return {**mode, "trt_engine_cache_enable": "1", "trt_engine_cache_path": folder}
 
 
 def _caches(root: Path, identity: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ import ctypes
 import functools
 import re
 import sys
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from enginegate.variants import Precision
 
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _VERSION_FILE = Path("/proc/driver/nvidia/version")
-_NAME_BYTES = 256
+_NAME_BYTES, _UUID_BYTES = 256, 16
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 _BF16_SINCE = 8
 _SUCCESS = 0
@@ -46,6 +47,7 @@ class Gpu:
         driver: version of the driver, `580.65.06`; where unknown the CUDA version it has.
         pci: address on the bus, `0000:41:00.0`.
         cuda: the newest CUDA that the driver has, (13, 0).
+        uuid: `GPU-` or `MIG-` and its number, the same whatever order GPUs have.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Gpu:
     driver: str
     pci: str
     cuda: tuple[int, int] = (0, 0)
+    uuid: str = ""
 
     @property
     def has_bf16(self) -> bool:
@@ -120,7 +123,14 @@ def _gpu(library: Any, index: int, driver: str, cuda: tuple[int, int]) -> Gpu:
     major, minor = (
         _attribute(library, device, which) for which in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR)
     )
-    return Gpu(name, f"{major}.{minor}", driver, pci, cuda)
+    return Gpu(name, f"{major}.{minor}", driver, pci, cuda, _uuid(library, device, name))
+
+
+def _uuid(library: Any, device: ctypes.c_int, name: str) -> str:
+    """As nvidia-smi and Docker spell it; of a part of a GPU, which its name tells, that part's."""
+    number = ctypes.create_string_buffer(_UUID_BYTES)
+    _check(library.cuDeviceGetUuid_v2(number, device))
+    return f"{'MIG' if ' MIG ' in name else 'GPU'}-{uuid.UUID(bytes=number.raw)}"
 
 
 def _text(call: Any, device: ctypes.c_int) -> str:

@@ -267,6 +267,10 @@ class FakeDriver:
         name.value = STATE.pci.encode()
         return 0
 
+    def cuDeviceGetUuid_v2(self, number: Any, device: Any) -> int:  # noqa: N802
+        number.raw = bytes(range(16))
+        return 0
+
     def cuDeviceGetAttribute(self, value: Any, which: int, device: ctypes.c_int) -> int:  # noqa: N802
         value._obj.value = STATE.capability[{75: 0, 76: 1}[which]]
         return 0
