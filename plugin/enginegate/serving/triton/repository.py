@@ -94,7 +94,9 @@ def _write_file(root: Path, served: Served, built: Built, model: TritonModel) ->
 
 def _accelerate(config: "ModelConfig", model: TritonModel, built: Built) -> None:
     """Hand what the engine was built for to what builds it again there; graphs for a plan."""
-    named = [(model.accelerator, {})] if model.accelerator else []
+    named: list[tuple[str, dict[str, str]]] = []
+    if model.accelerator:
+        named.append((model.accelerator, {}))
     for name, parameters in built.entry.properties.get(ACCELERATORS, named):
         accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
         accelerators.add(name=name, parameters=parameters)
