@@ -13,6 +13,7 @@ from enginegate.variants import Variant
 from enginegate.verdicts import Verdict
 
 HASHED = "hashed words"  # a tokenizer that stands for one that was not at hand
+FP32_THERE = "fp32 on the same GPU"  # a control
 DOUBT = "the reference is in doubt: "  # before notes against it
 NOW_UNJUDGED = "and no truth judged it now"  # ends the note on a truth that is lost
 _GRAVEST_FIRST = (
@@ -42,7 +43,8 @@ class Context:
         reference: runtime of the reference.
         threads: threads each engine may use.
         method: how times are taken; figures of two methods are not compared.
-        against: what it was measured beside instead of the reference; empty for the reference.
+        against: what it was measured beside instead of its control; empty for the control.
+        control: what engines like this are timed beside; empty for the reference.
         deployment: how a server runs it; empty for an engine in this process.
         limit: tokens that the model itself cuts a text at; None for no limit.
         cut: evaluation texts that were longer than seq_len; None in reports of older versions.
@@ -68,6 +70,12 @@ class Context:
     padding: float | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     overruled: tuple[str, ...] = ()
+    control: str = ""
+
+    @property
+    def timed_beside(self) -> str:
+        """What it was timed beside, in words."""
+        return self.against or self.control or "the reference"
 
 
 @dataclass(frozen=True)

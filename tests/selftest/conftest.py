@@ -213,6 +213,7 @@ def fake_gpu(monkeypatch):
     forget_machine()
     yield fake_device.STATE
     gc.collect()
+    fake_device.stacks_are_empty()
     faults = list(fake_device.STATE.faults)
     for name in set(sys.modules) - known:
         if name.startswith(
@@ -406,6 +407,7 @@ def gpu_project(project, fake_gpu, monkeypatch):
     brief = brief.replace("max_time_per_variant = 600", "max_time_per_variant = 6")
     project.write("pyproject.toml", brief.replace('backend = "faulty"', 'backend = "tensorrt"'))
     monkeypatch.setattr("enginegate.speed.timing.TURN_S", 0.006)
+    monkeypatch.setattr("enginegate.speed.timing.WARM_UP_S", 0.001)
     return project
 
 

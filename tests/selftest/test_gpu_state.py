@@ -1,6 +1,8 @@
 """Clocks, throttling and phases of a GPU: what is read, and what it does to a run."""
 
+import contextlib
 import json
+import random
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +13,7 @@ from enginegate.engines.measure import GpuTimes, median_phases
 from enginegate.machine.condition import Condition, describe_machine, disturbance
 from enginegate.machine.nvml import disturbance_of, read_state
 from enginegate.report.table import gpu_lines
+from enginegate.speed.timing import CANDIDATE, CONTROL, SECOND_CONTROL, WARM_UP_S, Rig
 from enginegate.variants import Precision, Variant
 
 
@@ -27,7 +30,7 @@ def test_an_unknown_state_is_none(fake_gpu, fails):
     fake_gpu.fails = {fails}
     fake_gpu.gpus = 0 if fails == "no GPU" else 1
     assert read_state() is None
-    assert disturbance_of(None, read_state()) == ()
+    assert disturbance_of([None, read_state()]) == ()
 
 
 @pytest.mark.parametrize(
@@ -43,12 +46,60 @@ def test_an_unknown_state_is_none(fake_gpu, fails):
     ],
 )
 def test_throttling_and_drift_disturb_a_block(fake_gpu, change, said):
-    before = Condition.now(gpu=True)
+    before, looks = Condition.now(), [read_state()]
     vars(fake_gpu).update(change)
-    after = Condition.now(gpu=True)
-    assert disturbance(before, after, own=False).removeprefix("steal").lstrip(", ") == said
-    elsewhere = (Condition.now(), Condition.now())
-    assert "GPU" not in disturbance(*elsewhere, own=False)
+    looks.append(read_state())
+    found = disturbance(before, Condition.now(), own=False, gpu=looks)
+    assert found.removeprefix("steal").lstrip(", ") == said
+    assert "GPU" not in disturbance(before, Condition.now(), own=False)
+
+
+class FakeArm:
+    """Work on a GPU whose clock rises with it and falls without, or of a processor."""
+
+    def __init__(self, state, clocks, log, name):
+        self.state, self.clocks, self.log, self.name = state, clocks, log, name
+
+    def run(self, batch, time_s):
+        self.log.append((self.name, time_s))
+        self.state.sm_mhz = self.clocks.pop(0) if len(self.clocks) > 1 else self.clocks[0]
+        return (0.001,)
+
+
+def rig_with(fake_gpu, clocks, log):
+    """Candidate and control on the GPU, or with a control whose turns let the clock fall."""
+    busy, idle = FakeArm(fake_gpu, clocks, log, "gpu"), FakeArm(fake_gpu, [210], log, "cpu")
+    arms = {CANDIDATE: busy, CONTROL: idle, SECOND_CONTROL: idle}
+    opened = lambda batches, rng: contextlib.nullcontext(arms)  # noqa: E731
+    on_gpu = frozenset({CANDIDATE})
+    return Rig(opened, 0.0, random.Random(1), watch_self=False, on_gpu=on_gpu)
+
+
+def test_a_gpu_warms_up_until_its_clock_is_steady(fake_gpu):
+    log: list[Any] = []
+    fake_gpu.sm_mhz = 210
+    rig_with(fake_gpu, [600, 1200, 1750, 1755], log).replicate([1])
+    warmed = [name for name, time_s in log if time_s == WARM_UP_S]
+    assert warmed == ["gpu"] * 4  # from idle to the second look that shows the same clock
+
+
+def test_a_clock_that_falls_in_turns_of_the_processor_disturbs_nothing(fake_gpu):
+    (block,) = rig_with(fake_gpu, [1755], []).replicate([1])[1].blocks
+    assert "GPU" not in block.disturbance
+
+
+def test_a_power_cap_in_turns_of_the_gpu_is_seen_whatever_ran_last(fake_gpu, monkeypatch):
+    log: list[Any] = []
+    rig = rig_with(fake_gpu, [1755], log)
+    look = read_state
+
+    def capped_after_work():
+        fake_gpu.throttling = 0x04 if log and log[-1][0] == "gpu" else 0
+        return look()
+
+    monkeypatch.setattr("enginegate.speed.timing.read_state", capped_after_work)
+    (block,) = rig.replicate([1])[1].blocks
+    assert "GPU power cap" in block.disturbance
 
 
 def test_a_throttled_run_is_marked(gpu_project, fake_gpu):
@@ -81,5 +132,10 @@ def test_phases_are_medians_and_shown_in_milliseconds():
     result: Any = SimpleNamespace(gpu=times, variant=variant)
     assert list(gpu_lines(result))[1] == (
         "  batch 8: host to device 2.00 ms, compute 4.00 ms, device to host 6.00 ms, "
-        "enqueue 8.00 ms"
+        "enqueue 8.00 ms; bound by enqueue: the GPU waits for the host"
     )
+
+
+@pytest.mark.parametrize(("enqueue_s", "bound"), [(0.79, False), (0.81, True)])
+def test_a_gpu_waits_for_the_host_above_four_fifths_of_its_own_time(enqueue_s, bound):
+    assert Phases(9, 1, 9, enqueue_s).waits_for_host == bound

@@ -1,12 +1,18 @@
 """The suite for owners of a GPU, on the fake one and without any; the doctor."""
 
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from enginegate.cli import main
-from enginegate.engines import doctor
+from enginegate.engines import doctor, registry
+from enginegate.engines import wheels as wheels_module
+from enginegate.engines.registry import what_lacks
+from enginegate.engines.wheels import FITTING
+from enginegate.machine.gpus import find_gpus
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +52,10 @@ def test_the_doctor_says_what_to_install(no_driver, capsys):
     lines = capsys.readouterr().out.splitlines()
     (tensorrt,) = [line for line in lines if line.startswith("backend tensorrt ")]
     assert "missing" in tensorrt
-    assert "pip install 'pytest-enginegate[gpu]'" in tensorrt
+    assert (
+        "pip install 'pytest-enginegate[gpu-cu13]', or gpu-cu12 for a driver older than 580,"
+        in tensorrt
+    )
     (cuda,) = [line for line in lines if line.startswith("backend onnxruntime-cuda ")]
     assert "onnxruntime-gpu not installed" in cuda
     (openvino,) = [line for line in lines if line.startswith("backend openvino ")]
@@ -61,6 +70,69 @@ def test_the_doctor_sees_the_gpu_and_how_to_confirm_it(fake_gpu, capsys):
     assert "NVIDIA Fake 9000 (compute capability 9.0), driver CUDA 13.0; throttled now" in said
     assert "backend tensorrt              usable   tensorrt 11.4.0.106 on NVIDIA Fake 9000" in said
     assert "--require-gpu, in a checkout" in said
+
+
+@pytest.fixture
+def wheels(fake_gpu, monkeypatch):
+    """Wheels by name and version, and the CUDA that onnxruntime-gpu was built for."""
+
+    def install(cuda=13, **versions):
+        for module in (doctor, registry, wheels_module):
+            monkeypatch.setattr(module, "installed_version", versions.get)
+        monkeypatch.setattr(wheels_module, "_of_onnxruntime", lambda: cuda)
+
+    return install
+
+
+def test_a_driver_older_than_a_wheel_is_said_before_anything_fails(wheels, fake_gpu, capsys):
+    wheels(tensorrt_cu13_bindings="10.16.1.11")
+    fake_gpu.driver = 12040
+    assert what_lacks("tensorrt") == (
+        "the driver has CUDA 12.4, tensorrt_cu13_bindings needs CUDA 13, onnxruntime-gpu needs "
+        "CUDA 13: update the driver, or pip install 'pytest-enginegate[gpu-cu12]' in a new "
+        "environment"
+    )
+    main(["doctor"])
+    said = capsys.readouterr().out
+    assert "the driver has CUDA 12.4: the extra gpu-cu12 fits it" in said
+    assert "backend auto: openvino, on the CPU; no tensorrt: the driver has CUDA 12.4" in said
+
+
+@pytest.mark.parametrize("driver", [12020, 13000, 14010])
+def test_a_driver_runs_wheels_of_its_cuda_and_of_older_ones(wheels, fake_gpu, driver):
+    wheels(cuda=12, tensorrt_cu12_bindings="10.16.1.11")
+    fake_gpu.driver = driver
+    assert what_lacks("tensorrt") == ""
+
+
+def test_a_driver_that_no_extra_fits_is_said(wheels, fake_gpu):
+    wheels(cuda=12)
+    fake_gpu.driver = 11080
+    assert what_lacks("tensorrt").endswith("no version of this package works with that driver")
+
+
+@pytest.mark.parametrize("code", [34, 35, 36, 46])
+def test_faults_of_the_driver_have_a_way_out(fake_gpu, code):
+    fake_gpu.cuda_init = code
+    assert ": " in find_gpus().reason
+    assert "answers error" not in find_gpus().reason
+
+
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+@pytest.mark.parametrize("cuda", FITTING)
+def test_an_extra_has_wheels_of_one_cuda_and_one_tensorrt(cuda):
+    """As their own metadata say: onnxruntime-gpu 1.26.0 needs CUDA 12, 1.28.0 needs CUDA 13."""
+    wanted = {r.name: r for r in map(Requirement, EXTRAS[FITTING[cuda]])}
+    runtime, plans = wanted["onnxruntime-gpu"], wanted[f"tensorrt-cu{cuda}"]
+    assert {v: v in runtime.specifier for v in ("1.20.2", "1.26.0", "1.28.0")} == {
+        "1.20.2": False,  # lacks preload_dlls
+        "1.26.0": cuda == 12,
+        "1.28.0": cuda == 13,
+    }
+    assert "10.16.1.11" in plans.specifier
+    assert "11.0.0.114" not in plans.specifier  # onnxruntime-gpu is linked to libnvinfer.so.10
 
 
 def test_the_doctor_finds_packages_that_exclude_each_other(monkeypatch):

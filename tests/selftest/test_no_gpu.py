@@ -12,7 +12,7 @@ def test_without_a_driver_tensorrt_is_one_clear_error(project, no_driver):
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     (line,) = result.stderr.lines[:1]
     assert line.startswith("ERROR: backend tensorrt cannot run here: no CUDA driver is installed")
-    assert "pip install 'pytest-enginegate[gpu]'" in line
+    assert "pip install 'pytest-enginegate[gpu-cu13]'" in line
     assert "enginegate doctor" in line
 
 
@@ -35,7 +35,8 @@ def test_with_a_gpu_auto_is_tensorrt(fake_gpu):
         (100, 0, "no GPU is visible"),
         (0, 0, "no GPU is visible"),
         (804, 1, "update the driver"),
-        (35, 1, "the CUDA driver answers error 35"),
+        (35, 1, "the driver is too old for the CUDA that was installed"),
+        (719, 1, "the CUDA driver answers error 719"),
     ],
 )
 def test_a_driver_that_cannot_says_why(fake_gpu, code, gpus, said):

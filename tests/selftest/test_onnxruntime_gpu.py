@@ -2,11 +2,16 @@
 
 import dataclasses
 import json
+import shutil
+import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import onnxruntime as real
 import pytest
+from onnx import numpy_helper
 
 from enginegate.cache import Store
 from enginegate.engines import BuildHints
@@ -36,7 +41,8 @@ class Session:
 
     def __init__(self, gpu, path, options, providers):
         self.gpu, self.asked = gpu, dict(providers)
-        self._real = real.InferenceSession(path, options, providers=[CPU])
+        plan = cached_plan(path, self.asked.get(TENSORRT, {}))
+        self._real = real.InferenceSession(str(plan), options, providers=[CPU])
         self._providers = [name for name in self.asked if name in gpu.loads]
         self.retries = True
         gpu.session = self
@@ -62,14 +68,36 @@ class Session:
         return path
 
 
+def cached_plan(path, options):
+    """The file that the TensorRT provider runs: a plan of the same name, if its cache has one.
+
+    As in ONNX Runtime, the name is a hash of names: of the file, of inputs and of the results of
+    nodes. Weights and scales do not count, and folders are only made in folders that exist.
+    """
+    if options.get("trt_engine_cache_enable") != "1":
+        return Path(path)
+    folder = Path(options["trt_engine_cache_path"])
+    folder.mkdir(exist_ok=True)
+    graph = onnx.load(path).graph
+    results = [name for node in graph.node for name in node.output]
+    names = [Path(path).name, *(value.name for value in graph.input), *results]
+    kinds = "".join(options[f"trt_{kind}_enable"] for kind in ("fp16", "int8"))
+    plan = folder / f"TRTKernel_{zlib.crc32(repr(names).encode())}_{kinds}_sm90.engine"
+    if not plan.exists():
+        shutil.copy(path, plan)
+    return plan
+
+
 @pytest.fixture
 def gpu(fake_gpu, monkeypatch):
     """A fake onnxruntime-gpu."""
     found = Gpu()
     fake = SimpleNamespace(
         **{name: getattr(real, name) for name in ("SessionOptions", "__version__", "__file__")},
-        InferenceSession=lambda path, options, providers, **_: Session(
-            found, path, options, providers
+        InferenceSession=lambda path, options, providers, **_: (
+            real.InferenceSession(path, options, providers=[CPU])
+            if list(providers) == [CPU]  # numbers for a calibration
+            else Session(found, path, options, providers)
         ),
         preload_dlls=lambda: None,
     )
@@ -90,11 +118,14 @@ def workload():
 
 
 @pytest.fixture
-def build(tmp_path, gpu, tiny_onnx, workload):
+def exported(tiny_onnx):
     spec = ModelSpec("tiny", Kind.ONNX, str(tiny_onnx), vocab_size=200, seq_len=8)
-    model = Exported(spec, tiny_onnx, "hash", "here", None, ROLES, "sentence_embedding")
+    return Exported(spec, tiny_onnx, "hash", "here", None, ROLES, "sentence_embedding")
 
-    def make(backend, precision=Precision.FP32, **demanded):
+
+@pytest.fixture
+def build(tmp_path, gpu, exported, workload):
+    def make(backend, precision=Precision.FP32, model=exported, **demanded):
         variant = Variant("tiny", backend, precision)
         return build_engine(Store(tmp_path), variant, model, workload, BuildHints(**demanded))
 
@@ -152,18 +183,95 @@ def test_without_a_gpu_it_is_never_loaded(build, fake_gpu, workload):
         pass
 
 
-def test_the_tensorrt_provider_proves_nothing_and_says_so(build, gpu, workload, monkeypatch):
-    import enginegate.engines.onnxruntime_gpu as module
-
-    monkeypatch.setattr(module, "check_tensorrt", lambda folder: None)
+def test_the_tensorrt_provider_proves_nothing_and_says_so(build, tensorrt_provider, workload):
     built = build("onnxruntime-tensorrt", Precision.FP16, usual_batch=4, largest_batch=16)
     with built.load(workload, threads=1) as engine:
         (flag,) = execution_flags(built, engine.executed)
     assert flag.startswith("fp16 requested, unseen ran: ONNX Runtime does not tell")
-    asked = gpu.session.asked
+    asked = tensorrt_provider.session.asked
     assert list(asked) == [TENSORRT, CUDA]
     assert asked[TENSORRT]["trt_profile_max_shapes"] == "input_ids:16x8,attention_mask:16x8"
     assert asked[TENSORRT]["trt_fp16_enable"] == "1"
+
+
+TRITON = {  # parameters that Triton's ONNX Runtime takes; for an unknown one the model fails
+    "tensorrt": {
+        *("precision_mode", "trt_engine_cache_enable", "trt_engine_cache_path"),
+        *(f"trt_profile_{name}_shapes" for name in ("min", "opt", "max")),
+    },
+    "cuda": {"use_tf32"},  # handed to the provider
+}
+
+
+@pytest.mark.parametrize(
+    ("precision", "mode"),
+    [(Precision.FP32, None), (Precision.FP16, "FP16"), (Precision.INT8, "INT8")],
+)
+def test_triton_is_told_shapes_precision_and_a_cache_of_the_engines_own(
+    build, exported, tensorrt_provider, tmp_path, precision, mode
+):
+    again = trained_again(exported, tmp_path / "again.onnx")
+    paths = set()
+    for model in (exported, again):
+        built = build("onnxruntime-tensorrt", precision, model, largest_batch=16)
+        told = dict(built.entry.properties["accelerators"])
+        assert list(told) == ["tensorrt", "cuda"]
+        assert all(set(parameters) <= TRITON[name] for name, parameters in told.items())
+        assert told["tensorrt"].get("precision_mode") == mode
+        assert told["tensorrt"]["trt_profile_max_shapes"] == "input_ids:16x8,attention_mask:16x8"
+        assert told["cuda"] == {"use_tf32": "0"}
+        paths.add(told["tensorrt"]["trt_engine_cache_path"])
+    assert len(paths) == 2
+
+
+def trained_again(model, path):
+    """The model with other weights under the same names."""
+    content = onnx.load(str(model.onnx))
+    for tensor in content.graph.initializer:
+        if tensor.name == "head":
+            values = -numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(content, path)
+    return dataclasses.replace(model, onnx=path, sha256="another")
+
+
+@pytest.fixture
+def tensorrt_provider(gpu, monkeypatch):
+    monkeypatch.setattr("enginegate.engines.onnxruntime_gpu.check_tensorrt", lambda folder: None)
+    return gpu
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.INT8])
+def test_a_model_that_was_trained_again_never_runs_the_plan_of_the_one_before(
+    build, exported, tensorrt_provider, workload, tmp_path, precision
+):
+    again = trained_again(exported, tmp_path / "again.onnx")
+    found = []
+    for model in (exported, again, exported):
+        built = build("onnxruntime-tensorrt", precision, model)
+        with built.load(workload, threads=1) as engine:
+            found.append(embed_all(engine, workload.evaluation))
+    assert np.abs(found[0] + found[1]).max() < 0.1 * np.abs(found[0]).max()
+    assert np.array_equal(found[0], found[2])
+
+
+def test_a_plan_is_kept_for_the_next_load(build, tensorrt_provider, workload, tmp_path):
+    built = build("onnxruntime-tensorrt")
+    for _ in range(2):
+        with built.load(workload, threads=1) as engine:
+            engine.embed(workload.batch(2))
+    options = tensorrt_provider.session.asked[TENSORRT]
+    assert len(list(Path(options["trt_engine_cache_path"]).iterdir())) == 1
+    assert Path(options["trt_timing_cache_path"]).is_dir()
+    assert build("onnxruntime-tensorrt").entry.note == ""  # the entry is as it was built
+
+
+def test_a_folder_that_cannot_be_written_has_no_cache(build, tensorrt_provider, workload):
+    built = build("onnxruntime-tensorrt")
+    built.entry.folder.parent.joinpath(".tensorrt-timings").write_text("in the way")
+    with built.load(workload, threads=1):
+        pass
+    assert "trt_engine_cache_path" not in tensorrt_provider.session.asked[TENSORRT]
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,20 @@
 
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
+from enginegate.baselines.store import Baseline
 from enginegate.cache import Store
 from enginegate.errors import FileError, StoreError
 from enginegate.files import parse_json, readable_json, write_atomic
 from enginegate.machine.fingerprint import Machine
 from enginegate.models.workload import default_corpus, hashed_tokenizer, make_workload
+from enginegate.results import FP32_THERE
+
+from .reports import context
 
 ROLES = {"input_ids": "ids", "attention_mask": "mask"}
 
@@ -124,3 +129,12 @@ def test_cosine_helpers_are_finite_for_tiny_values():
 
     tiny = np.full((3, 4), 1e-20, dtype=np.float32) * np.arange(1, 4, dtype=np.float32)[:, None]
     assert math.isfinite(compare(tiny, tiny).cosine_worst)
+
+
+def test_a_baseline_beside_another_control_is_not_compared(tmp_path):
+    mine = context()
+    stored = {name: value for name, value in asdict(mine).items() if name != "control"}  # of before
+    baseline = Baseline(tmp_path, stored, {}, {})
+    assert baseline.difference(mine) == ""
+    said = "control was the reference, is fp32 on the same GPU"
+    assert baseline.difference(context(control=FP32_THERE)) == said

@@ -126,7 +126,32 @@ class TestRepository:
         config = config_of(tmp_path)
         assert (config.platform, config.backend) == ("tensorrt_plan", "")
         assert config.instance_group[0].kind == config.instance_group[0].KIND_GPU
+        assert config.optimization.cuda.graphs
         assert (tmp_path / "tiny" / "1" / "model.plan").read_bytes() == b"plan"
+
+    def test_a_gpu_is_warm_before_the_first_request(self, tmp_path, served, built, batch):
+        """With zeros: random whole numbers would be no words."""
+        write_engine(tmp_path, served, of_backend("onnxruntime-cuda", built), batch)
+        found = config_of(tmp_path)
+        sizes = [warm_up.batch_size for warm_up in found.model_warmup]
+        assert sizes == [1, served.deployment.max_batch_size]
+        for warm_up in found.model_warmup:
+            assert set(warm_up.inputs) == {value.name for value in found.input}
+            for value in found.input:
+                given = warm_up.inputs[value.name]
+                assert (given.data_type, list(given.dims)) == (value.data_type, list(value.dims))
+                assert given.zero_data
+
+    def test_an_accelerator_gets_what_the_engine_was_built_for(
+        self, tmp_path, served, built, batch
+    ):
+        asked = [["tensorrt", {"precision_mode": "FP16"}], ["cuda", {"use_tf32": "0"}]]
+        entry = dataclasses.replace(built.entry, properties={"accelerators": asked})
+        made = dataclasses.replace(built, entry=entry)
+        write_engine(tmp_path, served, of_backend("onnxruntime-tensorrt", made), batch)
+        config = config_of(tmp_path)
+        found = config.optimization.execution_accelerators.gpu_execution_accelerator
+        assert [[a.name, dict(a.parameters)] for a in found] == asked
 
     def test_onnx_for_a_gpu(self, tmp_path, served, built, batch):
         for backend, accelerators in (

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from enginegate.errors import BaselineError
@@ -31,7 +32,16 @@ from enginegate.variants import checked_name, name_fault
 CALIBRATION = "calibration.json"
 SCHEMA = 2
 _DIGITS = 5
-_COMPARED = ("method", "workload_sha256", "seq_len", "threads", "reference", "deployment")
+_COMPARED = (
+    "method",
+    "workload_sha256",
+    "seq_len",
+    "threads",
+    "reference",
+    "deployment",
+    "control",
+)
+_UNSAID = MappingProxyType({"control": "the reference"})
 _KEPT_SESSIONS = 7  # the oldest, so that many small slips add up in sight, and the newest
 _MOST_BYTES = 16 << 20
 
@@ -91,7 +101,10 @@ class Baseline:
         now = asdict(context)
         then = {name: self.context.get(name, "") for name in _COMPARED}
         changed = [name for name in _COMPARED if then[name] != now[name]]
-        return ", ".join(f"{n} was {then[n]}, is {now[n]}" for n in changed)
+        said = {n: [value or _UNSAID.get(n, "") for value in (then[n], now[n])] for n in changed}
+        return ", ".join(
+            f"{name} was {before}, is {after}" for name, (before, after) in said.items()
+        )
 
     def log_ratios(self, batch: int, metric: str) -> list[Sequence[float]]:
         """Of each session that has the metric at this batch size; empty if none has."""

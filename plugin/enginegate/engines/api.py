@@ -18,7 +18,9 @@ from enginegate.variants import Precision
 Embeddings = npt.NDArray[np.float32]
 ONNX_FILE = "engine.onnx"  # of an engine that is an ONNX graph
 PLAN_FILE = "engine.plan"  # of one that is a TensorRT plan
+APART, ACCELERATORS = "apart", "accelerators"  # of an engine's properties
 EMBEDDED_AT_ONCE = 32  # texts
+_ENQUEUE_BOUND = 0.8  # of the compute time
 
 EXPECTED_TYPES: Mapping[Precision, frozenset[str]] = MappingProxyType(
     {
@@ -82,6 +84,11 @@ class Phases:
     d2h_s: float
     enqueue_s: float
 
+    @property
+    def waits_for_host(self) -> bool:
+        """Tell if the GPU may wait for what the processor hands over: trtexec's own rule."""
+        return self.enqueue_s > _ENQUEUE_BOUND * self.compute_s
+
 
 @runtime_checkable
 class ReportsPhases(Protocol):
@@ -111,7 +118,12 @@ class Backend(Protocol):
     def build(
         self, model: Exported, precision: Precision, calibration: Batch, folder: Path
     ) -> Mapping[str, Any]:
-        """Write the engine's files into `folder`; return JSON properties that `load` needs."""
+        """Write the engine's files into `folder`; return JSON properties that `load` needs.
+
+        Some are looked at elsewhere: `notes`, texts that are told with the engine; `apart`, the
+        number of multiplications that the conversion leaves in another type; `accelerators`, names
+        of Triton's execution accelerators with their parameters.
+        """
 
     def load(
         self, folder: Path, properties: Mapping[str, Any], probe: Batch, threads: int

@@ -8,6 +8,7 @@ from typing import Any
 
 from enginegate.cache import MANIFEST, Entry, Store
 from enginegate.engines.api import (
+    APART,
     EXPECTED_TYPES,
     ONNX_FILE,
     Backend,
@@ -133,9 +134,10 @@ def build_engine(
 
     key = _key(name, variant, model, workload, kept)
     if isinstance(backend, SupportsBuildHints):
-        backend, key["demand"] = backend.for_demand(demand), demand.key
+        backend = backend.for_demand(demand)
+        key["demand"] = {**demand.key, "seq_len": model.seq_len}  # a plan's shapes
     entry = store.get_or_build("engine", key, build)
-    notes = (entry.note,) if entry.note else ()
+    notes = (*filter(None, [entry.note]), *entry.properties.get("notes", ()))
     return Built(variant, variant.precision, name, entry, notes, kept)
 
 
@@ -274,11 +276,12 @@ def execution_flags(built: Built, executed: Executed) -> tuple[str, ...]:
     total = sum(executed.matmuls.values())
     proven = executed.count_of(expected)
     kept = sum(layer.matmuls for layer in built.kept)
-    if total and 0 <= total - proven <= kept and (proven < total or not kept):
+    elsewhere = total - proven - kept - int(built.entry.properties.get(APART, 0))
+    if total and proven <= total and elsewhere <= 0 and (proven < total or not kept):
         return ()
     if kept and proven == total:
         return (f"nothing was kept: {executed.summary} ran everywhere",)
-    return (_other_flag(built, executed, total - proven - kept),)
+    return (_other_flag(built, executed, elsewhere),)
 
 
 def kept_notes(built: Built, executed: Executed) -> tuple[str, ...]:

@@ -5,8 +5,9 @@ from importlib.metadata import metadata, requires
 from typing import TYPE_CHECKING
 
 from enginegate.engines.registry import REGISTERED, check_runnable, get_backend, resolve, what_lacks
+from enginegate.engines.wheels import fitting_extra
 from enginegate.errors import EngineGateError
-from enginegate.machine import find_gpus, installed_version, read_state
+from enginegate.machine import Gpu, find_gpus, installed_version, read_state
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -19,7 +20,8 @@ _PACKAGE = "pytest-enginegate"
 _EXTRAS = {
     "cpu": "engines on a processor, and the reference",
     "export": "models that are no .onnx files yet",
-    "gpu": "engines on an NVIDIA GPU; in an environment without the extra cpu",
+    "gpu-cu12": "engines on an NVIDIA GPU, by CUDA 12; in an environment without the extra cpu",
+    "gpu-cu13": "engines on an NVIDIA GPU, by CUDA 13; in an environment without the extra cpu",
     "minilm": "the shipped model minilm",
     "report": "--gate-report-html",
     "serve": "--gate-serve",
@@ -49,8 +51,16 @@ def advice() -> Iterator[str]:
         yield f"a run would end at once: {error}"
     if installed_version("onnxruntime") and installed_version("onnxruntime-gpu"):
         yield _BOTH
-    if find_gpus().gpus:
+    if gpus := find_gpus().gpus:
+        yield from _fitting(gpus[0])
         yield f"to confirm that the GPU path works here: {_CONFIRM}"
+
+
+def _fitting(gpu: Gpu) -> Iterator[str]:
+    """The extra whose CUDA the driver can run."""
+    if extra := fitting_extra(gpu.cuda[0]):
+        has = ".".join(map(str, gpu.cuda))
+        yield f"the driver has CUDA {has}: the extra {extra} fits it"
 
 
 def _driver() -> Finding:

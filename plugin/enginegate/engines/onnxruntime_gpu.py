@@ -9,6 +9,7 @@ the runtime puts it there on purpose.
 
 import contextlib
 import ctypes
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,8 @@ from typing import Any
 
 import onnxruntime as ort
 
-from enginegate.engines.api import ONNX_FILE, BuildHints, Executed
+from enginegate.engines.api import ACCELERATORS, ONNX_FILE, BuildHints, Executed
+from enginegate.engines.int8 import to_int8
 from enginegate.engines.onnxruntime import (
     Event,
     OnnxRuntime,
@@ -25,16 +27,19 @@ from enginegate.engines.onnxruntime import (
     executed_in,
     profiled,
 )
-from enginegate.engines.quantize import to_bf16, to_fp16
+from enginegate.engines.quantize import matmuls_of, products_to_bf16, to_fp16
 from enginegate.errors import EngineError
-from enginegate.machine import first_gpu
+from enginegate.files import sha256_of_folder, sha256_of_json
+from enginegate.machine import first_gpu, precisions_here
 from enginegate.models import Batch, Exported
 from enginegate.variants import Precision
 
 _CUDA, _TENSORRT, _CPU = (f"{name}ExecutionProvider" for name in ("CUDA", "Tensorrt", "CPU"))
 _FLOATS = frozenset({"float", "float16", "bfloat16", "double"})
 _NVINFER = re.compile(rb"libnvinfer\.so\.(\d+)")
+_PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16)
 _MOST_NAMED = 5
+_PLANS = ".tensorrt-"  # a dot: the folder lies among engines and is none
 UNSEEN = "unseen"  # inside TensorRT's own subgraphs
 
 
@@ -43,7 +48,7 @@ class OnnxRuntimeCuda:
     """The CUDA provider. TF32 is off unless it is allowed; the provider has it on by default."""
 
     demand: BuildHints = field(default_factory=BuildHints)
-    offers: tuple[Precision, ...] = (Precision.FP32, Precision.FP16, Precision.BF16)
+    offers: tuple[Precision, ...] = field(default_factory=lambda: precisions_here(_PRECISIONS))
     provider: str = _CUDA
 
     def version(self) -> str:
@@ -70,8 +75,13 @@ class OnnxRuntimeCuda:
     ) -> Mapping[str, Any]:
         """Write `engine.onnx` in the given precision."""
         properties = _converted(model, precision, calibration, folder)
-        options = {"device_id": "0", "use_tf32": str(int(self.demand.tf32))}
-        return {**properties, "providers": [[_CUDA, options]], "tf32": self.demand.tf32}
+        options = {"use_tf32": str(int(self.demand.tf32))}
+        return {
+            **properties,
+            "providers": [[_CUDA, {"device_id": "0", **options}]],
+            "tf32": self.demand.tf32,
+            ACCELERATORS: [["cuda", options]],
+        }
 
     @contextlib.contextmanager
     def load(
@@ -92,10 +102,16 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
     offers: tuple[Precision, ...] = (Precision.FP32, Precision.FP16, Precision.INT8)
     provider: str = _TENSORRT
 
-    def limitation(self, precision: Precision) -> str:  # noqa: ARG002
+    def version(self) -> str:
+        """The same. Raises EngineError where the provider's TensorRT cannot be loaded."""
+        check_tensorrt(Path(ort.__file__).parent / "capi")
+        return super().version()
+
+    def limitation(self, precision: Precision) -> str:
         """The reason why nothing is proven."""
+        tf32 = ", which may take TF32 for fp32" if precision is Precision.FP32 else ""
         return (
-            "ONNX Runtime does not tell which types run inside TensorRT; "
+            f"ONNX Runtime does not tell which types run inside TensorRT{tf32}; "
             "--gate-backend tensorrt proves them"
         )
 
@@ -104,27 +120,39 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
     ) -> Mapping[str, Any]:
         """Write `engine.onnx`; the provider builds its plans when it is first loaded."""
         properties = super().build(model, precision, calibration, folder)
-        options = {**_shapes(model, self.demand), **_flags(precision), **_caches(self.demand)}
-        return {**properties, "providers": [[_TENSORRT, options], *properties["providers"]]}
+        shapes, content = _shapes(model, self.demand), sha256_of_json(sha256_of_folder(folder))
+        options = {**shapes, **_flags(precision)}
+        served = {**shapes, **_flags_of_triton(precision, content)}
+        return {
+            **properties,
+            "providers": [[_TENSORRT, options], *properties["providers"]],
+            "content": content,
+            ACCELERATORS: [["tensorrt", served], *properties[ACCELERATORS]],
+        }
 
     @contextlib.contextmanager
     def load(
         self, folder: Path, properties: Mapping[str, Any], probe: Batch, threads: int
     ) -> Iterator[OnnxRuntimeEngine]:
         """Load `engine.onnx` on the GPU, and only there."""
-        check_tensorrt(Path(ort.__file__).parent / "capi")
-        with super().load(folder, properties, probe, threads) as engine:
+        (name, options), *others = properties["providers"]
+        caches = _caches(folder.parent, sha256_of_json([self.version(), dict(properties)]))
+        cached = {**properties, "providers": [(name, {**options, **caches}), *others]}
+        with super().load(folder, cached, probe, threads) as engine:
             yield engine
 
 
 def _converted(
     model: Exported, precision: Precision, calibration: Batch, folder: Path
 ) -> Mapping[str, Any]:
-    convert = {Precision.FP16: to_fp16, Precision.BF16: to_bf16}.get(precision)
-    if convert is None:
+    target = folder / ONNX_FILE
+    if model.nature.is_quantised or precision is Precision.FP32:
         return OnnxRuntime().build(model, precision, calibration, folder)
-    convert(model.onnx, folder / ONNX_FILE)
-    return {"output": model.output}
+    if precision is Precision.INT8:
+        inside = to_int8(model.onnx, target, calibration)
+    else:
+        inside = (to_fp16 if precision is Precision.FP16 else products_to_bf16)(model.onnx, target)
+    return {"output": model.output, "apart": matmuls_of(target) - len(inside)}
 
 
 def _shapes(model: Exported, demand: BuildHints) -> dict[str, str]:
@@ -144,20 +172,37 @@ def _shapes(model: Exported, demand: BuildHints) -> dict[str, str]:
 def _flags(precision: Precision) -> dict[str, str]:
     return {
         "device_id": "0",
-        "trt_fp16_enable": str(int(precision is Precision.FP16)),
+        "trt_fp16_enable": str(int(precision in (Precision.FP16, Precision.INT8))),
         "trt_int8_enable": str(int(precision is Precision.INT8)),
     }
 
 
-def _caches(demand: BuildHints) -> dict[str, str]:
-    if demand.timings is None:
+def _flags_of_triton(precision: Precision, content: str) -> dict[str, str]:
+    """The same for Triton, which has its own word; its plans in a folder for this very file."""
+    modes = {Precision.FP16: "FP16", Precision.INT8: "INT8"}
+    mode = {"precision_mode": modes[precision]} if precision in modes else {}
+    folder = f"/tmp/enginegate-{content[:32]}"  # noqa: S108 - in the server's container
+    return {**mode, "trt_engine_cache_enable": "1", "trt_engine_cache_path": folder}
+
+
+def _caches(root: Path, identity: str) -> dict[str, str]:
+    """Folders under `root` for plans and kernel timings; none where they cannot be made.
+
+    The provider names a plan by the graph's file and names, without its weights: a model that was
+    trained or calibrated again would run the plan of the one before. So each `identity` of an
+    engine has a folder of its own. Timings fit every model.
+    """
+    plans, timings = root / f"{_PLANS}{identity[:32]}", root / f"{_PLANS}timings"
+    try:
+        for folder in (plans, timings):
+            folder.mkdir(exist_ok=True)
+    except OSError:
         return {}
-    folder = str(demand.timings / "onnxruntime")
     return {
         "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": folder,
+        "trt_engine_cache_path": str(plans),
         "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": folder,
+        "trt_timing_cache_path": str(timings),
     }
 
 
@@ -211,6 +256,7 @@ def _proven(events: Sequence[Event], *, tf32: bool) -> Executed:
     return Executed(matmuls)
 
 
+@functools.cache
 def check_tensorrt(folder: Path) -> None:
     """Raise EngineError unless the TensorRT that the provider was linked to can be loaded.
 

@@ -14,22 +14,25 @@ _CALIBRATION_ROWS = 8
 _TYPES = MappingProxyType({Precision.FP16: FP16, Precision.BF16: BF16})
 
 
-def to_fp16(source: Path, target: Path) -> None:
+def to_fp16(source: Path, target: Path) -> frozenset[str]:
     """Convert weights and arithmetic to fp16, but for what fp16 cannot hold.
 
-    Inputs and outputs keep their types; `engines.half` tells what stays in fp32.
+    Inputs and outputs keep their types; `engines.half` tells what stays in fp32. Returns the first
+    outputs of what multiplies matrices in fp16.
     """
     graph = read_half_graph(source)
     save_onnx(converted(graph, FP16, graph.halves), target)
+    return graph.matmuls
 
 
-def others_to_fp16(source: Path, target: Path) -> None:
-    """Convert the same, but for the matrix multiplications, for Q/DQ to be put around those."""
+def to_bf16(source: Path, target: Path) -> frozenset[str]:
+    """Convert the same to bfloat16."""
     graph = read_half_graph(source)
-    save_onnx(converted(graph, FP16, graph.halves - graph.matmuls), target)
+    save_onnx(converted(graph, BF16, graph.halves), target)
+    return graph.matmuls
 
 
-def to_bf16(source: Path, target: Path) -> None:
+def products_to_bf16(source: Path, target: Path) -> frozenset[str]:
     """Multiply matrices in bfloat16: weights stored so, other operands and results cast.
 
     All else, and inputs and outputs, keeps its type. MatMul and Gemm take bfloat16 from opset 13.
@@ -38,6 +41,7 @@ def to_bf16(source: Path, target: Path) -> None:
     model = converted(graph, BF16, graph.matmuls)
     save_onnx(model, target)
     onnx.checker.check_model(str(target))  # a path: no message holds a model over 2 GB
+    return graph.matmuls
 
 
 def round_to(precision: Precision, source: Path, target: Path) -> None:
@@ -73,10 +77,16 @@ def name_nodes(path: Path) -> list[str]:
     return [node.name for node in model.graph.node if node.op_type in MATMULS]
 
 
-def quantize_qdq(source: Path, target: Path, calibration: Batch, *, results: bool = True) -> None:
+def matmuls_of(path: Path) -> int:
+    """Count the nodes that multiply matrices."""
+    nodes = onnx.load(str(path), load_external_data=False).graph.node
+    return sum(node.op_type in MATMULS for node in nodes)
+
+
+def quantize_qdq(source: Path, target: Path, calibration: Batch) -> None:
     """Explicit Q/DQ around every MatMul: int8 symmetric, ranges from `calibration` [texts, seq].
 
-    `results`: also after it. TensorRT wants operands alone: its kernels write what comes next.
+    For a processor; `engines.int8` does it as TensorRT fuses it.
     """
     # here, for an engine that is only loaded, as on a server, has no use for it
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -94,7 +104,6 @@ def quantize_qdq(source: Path, target: Path, calibration: Batch, *, results: boo
             "ActivationSymmetric": True,
             "WeightSymmetric": True,
             "QuantizeBias": False,
-            "OpTypesToExcludeOutputQuantization": [] if results else list(MATMULS),
         },
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 from enginegate.engines.api import ONNX_FILE, PLAN_FILE, Backend
+from enginegate.engines.wheels import beyond_driver
 from enginegate.errors import OptionError
 from enginegate.machine import find_gpus, installed_version
 from enginegate.variants import Precision
@@ -62,7 +63,10 @@ class Registration:
 _PLAN = TritonModel(PLAN_FILE, "model.plan", platform="tensorrt_plan")
 _ONNX = TritonModel(ONNX_FILE, "model.onnx", backend="onnxruntime")
 _CPU = "pip install 'pytest-enginegate[cpu]'"
-_GPU = "pip install 'pytest-enginegate[gpu]' in an environment without the extra cpu"
+_GPU = (
+    "pip install 'pytest-enginegate[gpu-cu13]', or gpu-cu12 for a driver older than 580, in an "
+    "environment without the extra cpu"
+)
 _OWN: Mapping[str, Registration] = {
     "openvino": Registration(
         "enginegate.engines.openvino:OpenVino",
@@ -155,6 +159,8 @@ def what_lacks(name: str) -> str:
     missing += [name for name in entry.distributions if installed_version(name) is None]
     if missing:
         lacking.append(f"{', '.join(missing)} not installed: {entry.install}")
+    if entry.gpu and (too_new := beyond_driver(entry.packages)):
+        lacking.append(too_new)
     return "; ".join(lacking)
 
 

@@ -8,12 +8,13 @@ from enginegate.machine.fingerprint import (
     library_versions,
     this_machine,
 )
-from enginegate.machine.gpus import find_gpus, first_gpu
-from enginegate.machine.nvml import read_state, state_as_json
+from enginegate.machine.gpus import Gpu, find_gpus, first_gpu, precisions_here
+from enginegate.machine.nvml import GpuState, is_steady, read_state, state_as_json
 from enginegate.machine.processes import NO_PROGRAM, Child, git
 
 __all__ = [
-    "NO_PROGRAM", "Checkout", "Child", "Condition", "Machine", "describe_machine", "disturbance",
-    "find_gpus", "first_gpu", "git", "installed_version", "library_versions", "read_state",
-    "state_as_json", "this_checkout", "this_machine",
+    "NO_PROGRAM", "Checkout", "Child", "Condition", "Gpu", "GpuState", "Machine",
+    "describe_machine", "disturbance", "find_gpus", "first_gpu", "git", "installed_version",
+    "is_steady", "library_versions", "precisions_here", "read_state", "state_as_json",
+    "this_checkout", "this_machine",
 ]  # fmt: skip

@@ -3,11 +3,12 @@
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enginegate.machine.nvml import GpuState, disturbance_of, read_state, state_as_json
+from enginegate.machine.nvml import GpuState, disturbance_of, state_as_json
 
 try:
     import resource
@@ -43,7 +44,6 @@ class Condition:
         steal_s: time that the host gave to others, of all processors.
         switches: times this process was put off its processor.
         throttled_s: time in which the container's CPU quota stopped it.
-        gpu: state of the GPU; None where it does not matter or is not known.
     """
 
     time_s: float
@@ -51,10 +51,9 @@ class Condition:
     steal_s: float
     switches: int
     throttled_s: float
-    gpu: GpuState | None = None
 
     @classmethod
-    def now(cls, *, gpu: bool = False) -> "Condition":
+    def now(cls) -> "Condition":
         """Read all counters; those that the system lacks are 0."""
         switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource else 0
         return cls(
@@ -63,12 +62,16 @@ class Condition:
             _steal_s(),
             switches,
             throttled_s(),
-            read_state() if gpu else None,
         )
 
 
-def disturbance(before: Condition, after: Condition, *, own: bool) -> str:
-    """The disturbance of the time between; empty if none. `own`: this process was at work."""
+def disturbance(
+    before: Condition, after: Condition, *, own: bool, gpu: Sequence[GpuState | None] = ()
+) -> str:
+    """The disturbance of the time between; empty if none.
+
+    `own`: this process was at work. `gpu`: states of the GPU, each right after it was at work.
+    """
     elapsed_s = after.time_s - before.time_s
     found = {
         "throttled": after.throttled_s > before.throttled_s,
@@ -78,7 +81,7 @@ def disturbance(before: Condition, after: Condition, *, own: bool) -> str:
         "off the processor": own and after.cpu_s - before.cpu_s < (1 - _MOST_AWAY) * elapsed_s,
     }
     names = [name for name, is_so in found.items() if is_so]
-    return ", ".join([*names, *disturbance_of(before.gpu, after.gpu)])
+    return ", ".join([*names, *disturbance_of(gpu)])
 
 
 def describe_machine() -> dict[str, Any]:

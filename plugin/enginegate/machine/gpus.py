@@ -8,18 +8,26 @@ import ctypes
 import functools
 import re
 import sys
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from enginegate.errors import EngineError
+from enginegate.variants import Precision
 
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _VERSION_FILE = Path("/proc/driver/nvidia/version")
-_NAME_BYTES = 256
+_NAME_BYTES, _UUID_BYTES = 256, 16
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+_BF16_SINCE = 8
 _SUCCESS = 0
+_TOO_OLD = "the driver is too old for the CUDA that was installed: update the driver"
 _FAULTS = {
+    34: "only a stub of the driver is found: take .../lib64/stubs out of $LD_LIBRARY_PATH",
+    35: _TOO_OLD,
+    36: _TOO_OLD,
+    46: "the GPU is busy or reserved by another process: look at `nvidia-smi`",
     100: "no GPU is visible: look at `nvidia-smi` and at $CUDA_VISIBLE_DEVICES",
     101: "no such GPU: look at $CUDA_VISIBLE_DEVICES",
     802: "the GPU's fabric is not ready: start nvidia-fabricmanager",
@@ -38,12 +46,21 @@ class Gpu:
         capability: compute capability, `9.0`.
         driver: version of the driver, `580.65.06`; where unknown the CUDA version it has.
         pci: address on the bus, `0000:41:00.0`.
+        cuda: the newest CUDA that the driver has, (13, 0).
+        uuid: `GPU-` or `MIG-` and its number, the same whatever order GPUs have.
     """
 
     name: str
     capability: str
     driver: str
     pci: str
+    cuda: tuple[int, int] = (0, 0)
+    uuid: str = ""
+
+    @property
+    def has_bf16(self) -> bool:
+        """Tell if its tensor cores take bfloat16: from compute capability 8.0 on."""
+        return int(self.capability.partition(".")[0]) >= _BF16_SINCE
 
 
 @dataclass(frozen=True)
@@ -75,6 +92,13 @@ def first_gpu() -> Gpu:
     return found.gpus[0]
 
 
+def precisions_here(precisions: tuple[Precision, ...]) -> tuple[Precision, ...]:
+    """Of these precisions, those that the GPU of engines has arithmetic for; all without a GPU."""
+    gpus = find_gpus().gpus
+    lacking = {Precision.BF16} if gpus and not gpus[0].has_bf16 else set()
+    return tuple(precision for precision in precisions if precision not in lacking)
+
+
 def load_library() -> Any:
     """The driver's library. Raises OSError if it is not installed."""
     return ctypes.CDLL(LIBRARY)
@@ -86,11 +110,12 @@ def _gpus(library: Any) -> tuple[Gpu, ...]:
     _check(library.cuDeviceGetCount(ctypes.byref(count)))
     if count.value == 0:
         raise EngineError(_FAULTS[100])
-    driver = _driver_version(library)
-    return tuple(_gpu(library, index, driver) for index in range(count.value))
+    cuda = _cuda_of(library)
+    driver = _driver_version() or f"CUDA {cuda[0]}.{cuda[1]}"
+    return tuple(_gpu(library, index, driver, cuda) for index in range(count.value))
 
 
-def _gpu(library: Any, index: int, driver: str) -> Gpu:
+def _gpu(library: Any, index: int, driver: str, cuda: tuple[int, int]) -> Gpu:
     device = ctypes.c_int()
     _check(library.cuDeviceGet(ctypes.byref(device), index))
     name = _text(library.cuDeviceGetName, device)
@@ -98,7 +123,14 @@ def _gpu(library: Any, index: int, driver: str) -> Gpu:
     major, minor = (
         _attribute(library, device, which) for which in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR)
     )
-    return Gpu(name, f"{major}.{minor}", driver, pci)
+    return Gpu(name, f"{major}.{minor}", driver, pci, cuda, _uuid(library, device, name))
+
+
+def _uuid(library: Any, device: ctypes.c_int, name: str) -> str:
+    """As nvidia-smi and Docker spell it; of a part of a GPU, which its name tells, that part's."""
+    number = ctypes.create_string_buffer(_UUID_BYTES)
+    _check(library.cuDeviceGetUuid_v2(number, device))
+    return f"{'MIG' if ' MIG ' in name else 'GPU'}-{uuid.UUID(bytes=number.raw)}"
 
 
 def _text(call: Any, device: ctypes.c_int) -> str:
@@ -113,17 +145,19 @@ def _attribute(library: Any, device: ctypes.c_int, which: int) -> int:
     return value.value
 
 
-def _driver_version(library: Any) -> str:
-    """`580.65.06` from the kernel module, else `CUDA 13.0`, the newest that the driver has."""
+def _driver_version() -> str:
+    """`580.65.06` from the kernel module; empty where that is not to be read."""
     try:
         found = re.search(r"\b\d+\.\d+(\.\d+)?\b", _VERSION_FILE.read_text(encoding="utf-8"))
     except OSError:
-        found = None
-    if found:
-        return found[0]
+        return ""
+    return found[0] if found else ""
+
+
+def _cuda_of(library: Any) -> tuple[int, int]:
     version = ctypes.c_int()
     _check(library.cuDriverGetVersion(ctypes.byref(version)))
-    return f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+    return version.value // 1000, version.value % 1000 // 10
 
 
 def _check(code: int) -> None:

@@ -5,6 +5,7 @@ NVML numbers GPUs otherwise than CUDA does, so the one that CUDA uses is found b
 
 import contextlib
 import functools
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from types import MappingProxyType
@@ -64,13 +65,17 @@ def state_as_json() -> dict[str, Any] | None:
     return {**asdict(state), "throttling": list(state.throttling)} if state else None
 
 
-def disturbance_of(before: GpuState | None, after: GpuState | None) -> tuple[str, ...]:
-    """Name what slowed the GPU down, or changed its clock, between two looks; empty for nothing."""
-    if before is None or after is None:
-        return ()
-    reasons = dict.fromkeys(f"GPU {why}" for why in (*before.throttling, *after.throttling))
-    drift = abs(after.sm_mhz - before.sm_mhz) > _MOST_DRIFT * before.sm_mhz
-    return (*reasons, *(["GPU clock drifted"] if drift else []))
+def disturbance_of(looks: Sequence[GpuState | None]) -> tuple[str, ...]:
+    """Name what slowed the GPU down, or changed its clock, over some looks; empty for nothing."""
+    states = [state for state in looks if state]
+    reasons = dict.fromkeys(f"GPU {why}" for state in states for why in state.throttling)
+    return (*reasons, *([] if is_steady(looks) else ["GPU clock drifted"]))
+
+
+def is_steady(looks: Sequence[GpuState | None]) -> bool:
+    """Tell if the clock of the multiprocessors stayed the same; true where it is not known."""
+    clocks = [state.sm_mhz for state in looks if state]
+    return not clocks or max(clocks) - min(clocks) <= _MOST_DRIFT * max(clocks)
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 from enginegate.models.causes import find_cause, find_pooling, pooling_words
 from enginegate.models.export import Say, export_model, tokenize_with
 from enginegate.models.layers import Layer, grouped, matching, nodes_of, read_layers
-from enginegate.models.onnx_file import beside, is_large_file, save_onnx, typed
+from enginegate.models.onnx_file import beside, is_large_file, opset_of, save_onnx, typed
 from enginegate.models.spec import (
     BINARY,
     DROPPED,
@@ -43,7 +43,7 @@ __all__ = [
     "TABLE_SAYS", "TEXT", "Batch", "Exported", "Kind", "Layer", "ModelSpec", "Say", "Tokens",
     "Truth", "Workload", "beside",
     "chunks", "export_model", "find_cause", "find_pooling", "grouped", "hash_of", "ids_and_mask",
-    "is_large_file", "make_batch", "make_workload", "matching", "nodes_of", "parts_of",
+    "is_large_file", "make_batch", "make_workload", "matching", "nodes_of", "opset_of", "parts_of",
     "pooling_words", "probe_of", "read_layers", "read_texts", "save_onnx", "specs_from",
     "states_pooling", "take", "token_counts", "tokenize_with", "truth_key", "truth_of", "typed",
 ]  # fmt: skip

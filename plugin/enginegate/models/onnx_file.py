@@ -72,6 +72,11 @@ def typed(model: "onnx.ModelProto") -> "onnx.ModelProto":
     return infer_shapes(skeleton)
 
 
+def opset_of(model: "onnx.ModelProto") -> int:
+    """The version of ONNX's own operators."""
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+
+
 def beside(path: Path) -> list[Path]:
     """The files of weights that `save_onnx`, or torch's exporter, wrote beside a model."""
     return sorted(path.parent.glob(f"{path.name}.*"))

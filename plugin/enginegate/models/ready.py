@@ -249,7 +249,7 @@ def _mask(roles: Mapping[str, str]) -> str | None:
 
 def _pooling(file: _File, roles: Mapping[str, str], output: str) -> str | None:
     """The pooling that the file lacks and its table has. Raises ModelError where they disagree."""
-    from enginegate.models.rewrite import opset_of
+    from enginegate.models.onnx_file import opset_of
 
     pooling, rank = file.spec.pooling, _rank(file.graph, output)
     if pooling is None and rank == _TOKENS_RANK:

@@ -8,6 +8,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from onnx.shape_inference import infer_shapes
 
 from enginegate.models.nature import FLOAT, HALVES, messages
+from enginegate.models.onnx_file import opset_of
 
 _PUT_IN = "pooling/"  # before the names of nodes and values that are put in
 _EPSILON = 1e-12  # as torch's normalize
@@ -134,11 +135,6 @@ def pool(
     nodes.made[-1].output[0] = name
     model.graph.node.extend(nodes.made)
     _put(model.graph.output, [_vectors_like(given, name)])
-
-
-def opset_of(model: ModelProto) -> int:
-    """The version of ONNX's own operators."""
-    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
 
 
 def _vectors_like(given: ValueInfoProto, name: str) -> ValueInfoProto:

@@ -25,7 +25,16 @@ _HEADER = (
     "texts/s",
     "largest served texts/s",
 )
-_SAME = ("method", "workload_sha256", "seq_len", "threads", "reference", "against", "deployment")
+_SAME = (
+    "method",
+    "workload_sha256",
+    "seq_len",
+    "threads",
+    "reference",
+    "against",
+    "deployment",
+    "control",
+)
 _SIDES = Errors(0.025, 0.025)  # of a 95 % interval
 
 
@@ -109,7 +118,7 @@ def _changes(newest: SavedRun, older: SavedRun) -> Iterator[Chart]:
         yield forest(
             f"{newest.name} against {older.name}",
             "Right of the line at 0 is slower. Bars are 95 % intervals of time relative to the "
-            "reference, the scatter between two sessions included.",
+            "control, the scatter between two sessions included.",
             rows,
             ("engine", "change with interval"),
         )

@@ -29,7 +29,7 @@ _FIGURES = {  # name with its unit: what it is
     "latency_p50_seconds": "Median time of a call or request.",
     "latency_p99_seconds": "99th percentile of the time of a call or request.",
     "throughput_texts_per_second": "Texts per second.",
-    "speedup_ratio": "Time of the reference / time of the engine.",
+    "speedup_ratio": "Time of the reference, on a GPU of fp32 there, / time of the engine.",
     "change_ratio": "Time now / time in the baseline.",
     "change_low_ratio": "Lower end of its interval.",
     "change_high_ratio": "Upper end of its interval.",

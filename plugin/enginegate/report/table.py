@@ -122,7 +122,7 @@ def _row(result: Result) -> Row:
 
 
 def speedup(result: Result) -> str:
-    """The speed at the largest batch size relative to the reference, where it ran beside that.
+    """The speed at the largest batch size relative to the control, where it ran beside that.
 
     With how far it is known, `1.60 ±3%`; as it is where that is not known.
     """
@@ -229,6 +229,8 @@ def _notes(result: Result) -> Iterator[tuple[str, str]]:
         yield from ((name, line) for line in repair_lines(result.repair))
     if result.context.against:
         yield name, f"measured beside {result.context.against}"
+    elif result.context.control and result.speeds:
+        yield name, f"the speedup is over {result.context.control}"
     if result.identical:
         yield name, f"identical: {result.identical}; not timed"
     yield from ((name, text) for text in _speed_notes(result))
@@ -307,7 +309,7 @@ def latency_lines(result: Result) -> Iterator[str]:
     for speed in sorted(result.speeds, key=lambda speed: speed.batch):
         tail = speed.tail_judgement.verdict if speed.tail_judgement else Verdict.NOT_MEASURED
         p99 = " … ".join(map(milliseconds, speed.p99_s)) if speed.p99_s else NOTHING
-        beside = result.context.against or "reference"
+        beside = result.context.timed_beside.removeprefix("the ")
         where = f"{result.variant.model} {engine_name(result.variant)} {result.cell} {speed.batch}"
         yield (
             f"{where}: p50 {milliseconds(speed.p50_s)} ms, "
@@ -330,7 +332,8 @@ def gpu_lines(result: Result) -> Iterator[str]:
             "enqueue": phases.enqueue_s,
         }
         said = ", ".join(f"{name} {milliseconds(seconds)} ms" for name, seconds in parts.items())
-        yield f"  batch {batch}: {said}"
+        bound = "; bound by enqueue: the GPU waits for the host" if phases.waits_for_host else ""
+        yield f"  batch {batch}: {said}{bound}"
 
 
 def interrupted_line(by: str) -> str:

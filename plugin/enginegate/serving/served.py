@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from enginegate.cache import Store
 from enginegate.config import Deployment, Endpoint, Protocol, ServeOptions
 from enginegate.engines import Built, Embeddings, Engine, registration
 from enginegate.errors import ServingError
+from enginegate.machine import first_gpu
 from enginegate.models import Exported, Workload, probe_of
 from enginegate.serving.agreement import check_served, expected_embeddings
 from enginegate.serving.load.embed import embed_served
@@ -199,13 +201,13 @@ class EngineServer:
         """Say what to do instead: the server that is started here has the Python backend only."""
         folder = self.options.repository or Path("models")
         model = source.built.variant.id
-        gpus = "--gpus all " if registration(source.built.backend).gpu else ""
+        gpus, release = _on_gpu(source.built)
         written = "" if self.options.repository else f"add --gate-model-repository {folder}, then "
         return (
             f"the Triton that --gate-serve triton starts runs no {source.built.backend}: {written}"
             f"docker run --rm {gpus}--shm-size=1g -p 8000-8002:8000-8002 -v "
             f"{folder.resolve()}:/models nvcr.io/nvidia/tritonserver:YY.MM-py3 tritonserver "
-            f"--model-repository=/models, and --gate-serve grpc://localhost:8001/{model}"
+            f"--model-repository=/models, and --gate-serve grpc://localhost:8001/{model}{release}"
         )
 
     def _checked(self, source: ToServe, endpoint: Endpoint) -> ServedEngine:
@@ -261,3 +263,20 @@ def write_model(
         raise ServingError(
             f"cannot write the model repository {root}: {error.strerror}; free space there"
         ) from error
+
+
+def _on_gpu(built: Built) -> tuple[str, str]:
+    """Docker's option for the GPU that an engine was built on, and which release can run it.
+
+    CUDA and Docker number GPUs differently, so it is named. Both are empty for a processor.
+    """
+    if not registration(built.backend).gpu:
+        return "", ""
+    gpus = f"--gpus device={first_gpu().uuid} "
+    built_by = re.match(r"tensorrt (\S+) on ", str(built.entry.properties.get("runtime", "")))
+    if built_by:
+        return (
+            gpus,
+            f"; YY.MM is a release whose TensorRT is {built_by[1]}, no other takes the plan",
+        )
+    return gpus, "; YY.MM is a release that the driver of this machine can run"

@@ -116,7 +116,7 @@ class Session:
         deployment: str = "",
     ) -> Result:
         """Open the record of a variant, in this process or as a server deploys it."""
-        context = context_of(self.options, model, workload, deployment)
+        context = context_of(self.options, built.backend, model, workload, deployment)
         ranges = self.prepare.ranges(built, model, workload)
         result = _begun(self, built, executed, model, context, ranges)
         self.recorder.note_engine(result, built, model.spec)
@@ -143,14 +143,14 @@ class Session:
         return self.recorder.keep(replace(judged, same_as=twin_of(judged, self.recorder)))
 
     def rig(self, built: Built, model: Exported, workload: Workload) -> Rig:
-        """Time a variant beside its baseline's engine, or the reference where there is none."""
+        """Time a variant beside its baseline's engine, or its control where there is none."""
         control, way = self.comparisons.control(built, model)
         if control and not way:
             self.recorder.lines += built_otherwise(control, built)
         rig = self.prepare.rig(built, control, model, workload, self.rng)
         if control is None:
-            name = named(built.variant, model, served=False).id
-            self.recorder.rigs[name] = rig.open_arms, task_of(built, model, workload)
+            task = task_of(built, self.prepare.own_control(built, model, workload), model, workload)
+            self.recorder.rigs[named(built.variant, model, served=False).id] = rig.open_arms, task
         return replace(rig, compared=replace(compared(built, control), way=way))
 
     def unchanged(self, result: Result) -> Unchanged | None:

@@ -24,7 +24,7 @@ from enginegate.engines import Built, Engine, open_reference, register, registra
 from enginegate.errors import EngineError
 from enginegate.files import parse_json, read_text, readable_json, scratch_folder, write_atomic
 from enginegate.models import Exported, Workload, probe_of
-from enginegate.session.preparation import replicate_s, rig_of
+from enginegate.session.preparation import arms_on_gpu, replicate_s, rig_of
 from enginegate.speed import (
     Comparison,
     Rules,
@@ -46,16 +46,18 @@ Speeds = Mapping[str, Sequence[Speed]]
 
 @dataclass(frozen=True)
 class Task:
-    """A variant to be timed beside the reference.
+    """A variant to be timed beside its control.
 
     Attributes:
         built: its engine.
+        control: the engine that it is timed beside; None for the reference.
         target, gpu: class of its backend, and whether it needs a GPU.
         model, workload: what it is timed with.
         batches: batch sizes.
     """
 
     built: Built
+    control: Built | None
     target: str
     gpu: bool
     model: Exported
@@ -63,10 +65,16 @@ class Task:
     batches: Sequence[int]
 
 
-def task_of(built: Built, model: Exported, workload: Workload, batches: Sequence[int] = ()) -> Task:
+def task_of(
+    built: Built,
+    control: Built | None,
+    model: Exported,
+    workload: Workload,
+    batches: Sequence[int] = (),
+) -> Task:
     """What another process needs to time a variant."""
     known = registration(built.backend)
-    return Task(built, known.target, known.gpu, model, workload, batches)
+    return Task(built, control, known.target, known.gpu, model, workload, batches)
 
 
 def measure_again(tasks: Mapping[str, Task], options: Options, rng: random.Random) -> Speeds:
@@ -112,16 +120,31 @@ def _told(name: str, task: Task, folder: Path, place: int) -> dict[str, Any]:
     return {
         "name": name,
         "backend": built.backend,
-        "precision": built.precision,
         "target": task.target,
         "gpu": task.gpu,
-        "folder": str(built.entry.folder),
-        "properties": dict(built.entry.properties),
+        "engine": _engine(built),
+        "control": _engine(task.control) if task.control else None,
         "onnx": str(task.model.onnx),
         "output": task.model.output,
         "batches": list(task.batches),
         "inputs": str(folder / f"{place}.npz"),
     }
+
+
+def _engine(built: Built) -> dict[str, Any]:
+    entry = built.entry
+    return {
+        "precision": built.precision,
+        "folder": str(entry.folder),
+        "properties": dict(entry.properties),
+    }
+
+
+def _built(task: Mapping[str, Any], engine: Mapping[str, Any]) -> Built:
+    """An engine of the task's backend, as it was told of."""
+    precision, backend = Precision(engine["precision"]), task["backend"]
+    entry = Entry(Path(engine["folder"]), engine["properties"])
+    return Built(Variant(task["name"], backend, precision), precision, backend, entry)
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
@@ -154,11 +177,10 @@ def main(given: str) -> None:
 def _timed(
     task: Mapping[str, Any], asked: Mapping[str, Any], judge: SpeedJudge, rng: random.Random
 ) -> list[Mapping[str, Any]]:
-    backend, gpu, threads = task["backend"], task["gpu"], asked["threads"]
-    register(backend, task["target"], gpu=gpu)
-    precision = Precision(task["precision"])
-    entry = Entry(Path(task["folder"]), task["properties"])
-    built = Built(Variant(task["name"], backend, precision), precision, backend, entry)
+    threads = asked["threads"]
+    register(task["backend"], task["target"], gpu=task["gpu"])
+    built = _built(task, task["engine"])
+    control = _built(task, task["control"]) if task["control"] else None
     with np.load(task["inputs"], allow_pickle=False) as arrays:
         workload = Workload("", (), dict(arrays), {}, "")
 
@@ -167,9 +189,9 @@ def _timed(
         return contextlib.nullcontext(open_reference(onnx, output, probe_of(workload), threads))
 
     candidate = local_arm(functools.partial(built.load, workload, threads))
-    rig = rig_of(
-        candidate, local_arm(reference), workload, rng, asked["replicate_s"], gpu=gpu, here=not gpu
-    )
+    beside = local_arm(functools.partial(control.load, workload, threads) if control else reference)
+    on_gpu, time_s = arms_on_gpu(built, control), asked["replicate_s"]
+    rig = rig_of(candidate, beside, workload, rng, time_s, on_gpu=on_gpu, here=not on_gpu)
     measured = judge.judge(rig, task["batches"], Comparison({}, {}, _UNJUDGED), "")
     return [_figures(one.speed) for one in measured.values()]
 

@@ -10,7 +10,7 @@ from typing import Any
 from enginegate.accuracy import AgainstTruth, Deltas
 from enginegate.baselines import Baseline, Baselines, lost_truth
 from enginegate.config import Options
-from enginegate.engines import Built
+from enginegate.engines import Built, registration
 from enginegate.errors import BaselineError, EngineError, OptionError
 from enginegate.files import sha256_of_json
 from enginegate.models import Exported
@@ -193,8 +193,12 @@ def recipe_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
 
 
 def built_otherwise(control: Built, built: Built) -> Iterator[str]:
-    """A line if an engine to measure beside has other batches or calibration texts."""
-    then, now = ({k: b.entry.key.get(k) for k in _DEMANDED} for b in (control, built))
+    """A line if an engine to measure beside has other batches or calibration texts.
+
+    On a GPU also for another runtime or driver, which a plan may have been built by.
+    """
+    keys = (*_DEMANDED, "runtime") if registration(built.backend).gpu else _DEMANDED
+    then, now = ({k: b.entry.key.get(k) for k in keys} for b in (control, built))
     if other := ", ".join(recipe_changes(then, now).values()):
         yield f"{built.variant.id}: measured beside an engine that was built otherwise: {other}"
 

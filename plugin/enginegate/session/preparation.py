@@ -65,7 +65,7 @@ from enginegate.models import (
     read_texts,
     tokenize_with,
 )
-from enginegate.results import HASHED, Context, Provenance
+from enginegate.results import FP32_THERE, HASHED, Context, Provenance
 from enginegate.session.opinions import second_opinions
 from enginegate.session.truth import judged_by_truth
 from enginegate.speed import (
@@ -337,8 +337,8 @@ class Preparation:
         workload: Workload,
         rng: random.Random,
     ) -> Rig:
-        """A rig of an engine beside another one or the reference, both loaded anew every time."""
-        options = self._options
+        """A rig of an engine beside another one or its control, both loaded anew every time."""
+        options, beside = self._options, beside or self.own_control(built, model, workload)
         threads = options.threads
 
         def reference() -> AbstractContextManager[Engine]:
@@ -352,10 +352,37 @@ class Preparation:
             )
 
         yardstick = arm(beside, options.against_python)
-        candidate, gpu = arm(built, sys.executable), registration(built.backend).gpu
-        here = not options.against_python and not gpu  # a call on a GPU waits off the processor
+        candidate, on_gpu = arm(built, sys.executable), arms_on_gpu(built, beside)
+        here = not options.against_python and not on_gpu  # a call on a GPU waits off the processor
         time_s = replicate_s(options)
-        return rig_of(candidate, yardstick, workload, rng, time_s, gpu=gpu, here=here)
+        return rig_of(candidate, yardstick, workload, rng, time_s, on_gpu=on_gpu, here=here)
+
+    def own_control(self, built: Built, model: Exported, workload: Workload) -> Built | None:
+        """The engine in fp32 of a backend on a GPU: what slows the GPU then slows both.
+
+        None for the reference, beside which engines on the processor are timed.
+        """
+        if not has_own_control(built.backend, model):
+            return None
+        variant = dataclasses.replace(built.variant, precision=Precision.FP32)
+        demand = dataclasses.replace(demand_of(self._options), tf32=False)
+        with self._progress(f"control of {built.variant.id}"):
+            return build_engine(self.store, variant, model, workload, demand, ())
+
+
+def has_own_control(backend: str, model: Exported) -> bool:
+    """Tell if engines of a model are timed beside one of their own backend in fp32."""
+    return registration(backend).gpu and not model.nature.is_quantised
+
+
+def arms_on_gpu(built: Built, beside: Built | None) -> frozenset[str]:
+    """The arms of a rig whose engines run on a GPU."""
+    backends = {CANDIDATE: built, CONTROL: beside, SECOND_CONTROL: beside}
+    return frozenset(n for n, found in backends.items() if found and _is_on_gpu(found))
+
+
+def _is_on_gpu(built: Built) -> bool:
+    return registration(built.backend).gpu
 
 
 def replicate_s(options: Options) -> float:
@@ -370,13 +397,13 @@ def rig_of(
     rng: random.Random,
     time_s: float,
     *,
-    gpu: bool,
+    on_gpu: frozenset[str],
     here: bool,
 ) -> Rig:
     """A rig of an engine beside its control, `time_s` a replicate; `here` if in this process."""
     openers = {CANDIDATE: candidate, CONTROL: control, SECOND_CONTROL: control}
     open_all = functools.partial(open_arms, openers, workload)
-    return Rig(open_all, time_s, rng, watch_self=here, watch_gpu=gpu)
+    return Rig(open_all, time_s, rng, watch_self=here, on_gpu=on_gpu)
 
 
 def demand_of(options: Options) -> BuildHints:
@@ -391,9 +418,10 @@ def demand_of(options: Options) -> BuildHints:
 
 
 def context_of(
-    options: Options, model: Exported, workload: Workload, deployment: str = ""
+    options: Options, backend: str, model: Exported, workload: Workload, deployment: str = ""
 ) -> Context:
     """Everything that figures of a model go with."""
+    beside_own = has_own_control(backend, model) and not deployment
     return Context(
         weights=model.weights,
         tokenizer="tokenizer.json" if model.tokenizer else HASHED,
@@ -411,5 +439,6 @@ def context_of(
         threads=options.threads,
         method=METHOD,
         against="itself" if options.calibrate else options.beside,
+        control=FP32_THERE if beside_own else "",
         deployment=deployment,
     )

@@ -75,7 +75,7 @@ def _beaten_by(result: Result, rival: Result | None) -> str:
     shares = _certainly_slower(result, rival)
     if not shares:
         return ""
-    name = "fp32" if rival else "the reference in fp32"
+    name = "fp32" if rival or result.context.control else "the reference in fp32"
     span = " to ".join(dict.fromkeys(f"{share:.2f}" for share in (min(shares), max(shares))))
     recall = mine.recall_at_10
     return (

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from enginegate.machine import Condition, disturbance
+from enginegate.machine import Condition, GpuState, disturbance, is_steady, read_state
 from enginegate.speed.arms import Arm, Turn
 
 CANDIDATE, CONTROL, SECOND_CONTROL = "candidate", "yardstick", "sentinel"
@@ -24,6 +24,8 @@ METHOD = "mirrored blocks"
 TURN_S = 0.02  # timed part of a turn, one call at least
 SETTLE_S = 0.02  # untimed part
 SETTLE_BELOW_S = 0.05  # longer calls are not settled: a cold cache is lost in them
+WARM_UP_S = 0.2  # of a GPU, as trtexec does; again until its clock is steady
+_LONGEST_WARM_UP_S = 3.0
 _TAIL = 0.99
 Centre = Callable[[Turn], Any]
 
@@ -158,7 +160,7 @@ class Rig:
         open_arms: loads candidate, yardstick and sentinel anew, for the given batch sizes.
         replicate_s: seconds of one replicate, shared by its batch sizes; one block each at least.
         rng: order of loading, of the turns, and placement in memory.
-        watch_gpu: whether an arm runs on a GPU, whose clocks then matter.
+        on_gpu: the arms that run on a GPU, whose clocks then matter.
         watch_self: whether the arms run in this process, so that its own counters matter.
         centre: what one turn is worth, of its calls: the median call, of a served engine the mean
             request, which by Little's law is concurrency / throughput.
@@ -170,7 +172,7 @@ class Rig:
     replicate_s: float
     rng: random.Random
     watch_self: bool = True
-    watch_gpu: bool = False
+    on_gpu: frozenset[str] = frozenset()
     centre: Centre = np.median
     compared: Compared | None = None
     brief: bool = False
@@ -189,6 +191,7 @@ class Rig:
     ) -> Replicate:
         order = [name for name in arms if name != SECOND_CONTROL or watched]
         self.rng.shuffle(order)
+        self._warm_up([arms[name] for name in order if name in self.on_gpu], batch)
         call_s = {name: min(arms[name].run(batch, SETTLE_S)) for name in order}
         if self.brief and 2 * sum(call_s.values()) > cell_s:
             return Replicate((self._block(arms, order, batch, call_s, mirrored=False),))
@@ -199,6 +202,17 @@ class Rig:
             blocks.append(self._block(arms, order, batch, call_s))
         return Replicate(tuple(blocks))
 
+    def _warm_up(self, arms: Sequence[Arm], batch: int) -> None:
+        """Run arms of a GPU until its clock is steady, for it falls while the GPU has no work."""
+        before, end = read_state() if arms else None, time.perf_counter() + _LONGEST_WARM_UP_S
+        while arms and time.perf_counter() < end:
+            for arm in arms:
+                arm.run(batch, WARM_UP_S / len(arms))
+            after = read_state()
+            if is_steady([before, after]):
+                return
+            before = after
+
     def _block(
         self,
         arms: Mapping[str, Arm],
@@ -208,12 +222,14 @@ class Rig:
         *,
         mirrored: bool = True,
     ) -> Block:
-        before = Condition.now(gpu=self.watch_gpu)
+        before = Condition.now()
         settle = min(call_s.values()) < SETTLE_BELOW_S
         turns: dict[str, tuple[Turn, ...]] = dict.fromkeys(arms, ())
+        gpu: list[GpuState | None] = []
         for name in [*order, *(reversed(order) if mirrored else ())]:
             turns[name] += (_turn(arms[name], batch, settle=settle),)
-        disturbed = disturbance(before, Condition.now(gpu=self.watch_gpu), own=self.watch_self)
+            gpu += [read_state()] if name in self.on_gpu else []
+        disturbed = disturbance(before, Condition.now(), own=self.watch_self, gpu=gpu)
         return Block({name: turns[name] for name in order}, disturbed, self.centre)
 
 

@@ -7,6 +7,7 @@ What a real GPU would answer with a crash or with garbage is a `Misuse` here.
 import contextlib
 import ctypes
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ class Misuse(BaseException):
 class State:
     """The device and all that is done to it; `reset` for a new test."""
 
+    boot: int = 0  # objects of an earlier one do nothing any more
     gpu: str = "NVIDIA Fake 9000"
     gpus: int = 1
     cuda_init: int = 0
@@ -35,12 +37,21 @@ class State:
     throttling: int = 0  # bits, as NVML has them
     tensorrt: str = "11.4.0.106"
     run_instead: str = ""  # type that the builder's kernels compute in, whatever is asked for
+    run_instead_of_many: str = ""  # the same, where a batch has more than two rows
+    logger: Any = None  # the first that TensorRT was given
+    warns: tuple[str, ...] = ()  # what the parser warns of
+    parsed: list[str] = field(default_factory=list)  # outputs of the graph that the parser got
+    sticky: str = ""  # an error of a kernel, which every later call answers
+    sticks_at: str = ""  # the error that the next inference makes
     fails: set[str] = field(default_factory=set)  # calls that answer False or None
-    contexts: list[object] = field(default_factory=list)  # stack of this thread
-    retained: int = 0
+    contexts: list[str] = field(default_factory=list)  # the driver's stack of this thread
+    pycuda_contexts: list[Any] = field(default_factory=list)  # pycuda's own, beside it
+    retained: int = 0  # of the primary context
+    made: int = 0  # times that it was made from nothing
     streams: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
     memory: dict[int, np.ndarray] = field(default_factory=dict)
-    pinned: list[tuple[int, int]] = field(default_factory=list)  # first and last address
+    staged: dict[int, bytes] = field(default_factory=dict)  # host memory at the first event
+    pinned: list[weakref.ref[np.ndarray]] = field(default_factory=list)
     next_address: int = _FIRST_ADDRESS
     alive: dict[str, int] = field(default_factory=dict)  # TensorRT's objects by kind
     freed: list[str] = field(default_factory=list)
@@ -54,13 +65,51 @@ STATE = State()
 
 def reset() -> None:
     """A new device, with nothing on it."""
+    boot = STATE.boot + 1
     STATE.__dict__.update(State().__dict__)
+    STATE.boot = boot
 
 
 def need_context(what: str) -> None:
-    """Every call of CUDA and TensorRT needs a current context in this thread."""
+    """Every call of CUDA and TensorRT needs a current context in this thread, one that lives."""
     if not STATE.contexts:
         raise Misuse(f"{what} without a current CUDA context: push the primary context first")
+    if not STATE.retained:
+        raise Misuse(f"{what} in a primary context that was released, and is current still")
+
+
+class CudaError(Exception):
+    """What a call of CUDA answers; the fake pycuda makes an error of its own of it."""
+
+
+def need_health(what: str) -> None:
+    """After an error of a kernel every call of the process has that error."""
+    if STATE.sticky:
+        raise CudaError(f"{what} failed: {STATE.sticky}")
+
+
+def retain() -> None:
+    """As cuDevicePrimaryCtxRetain."""
+    STATE.made += not STATE.retained
+    STATE.retained += 1
+
+
+def release() -> None:
+    """As cuDevicePrimaryCtxRelease: the last one ends the context, and pops it from no stack."""
+    if any(STATE.streams.values()):
+        raise Misuse("CUDA context released with work on a stream")
+    alive = {kind: count for kind, count in STATE.alive.items() if count}
+    if STATE.retained == 1 and (alive or (STATE.memory and not STATE.sticky)):
+        raise Misuse(f"CUDA context released before TensorRT's objects: {alive}, {STATE.memory}")
+    STATE.retained -= 1
+
+
+def stacks_are_empty() -> None:
+    """When a process ends: pycuda aborts it for a context on its stack."""
+    if STATE.pycuda_contexts:
+        STATE.faults.append("pycuda's stack of contexts was not empty when the process ended")
+    if STATE.contexts:
+        STATE.faults.append("a context stayed on the driver's stack")
 
 
 def allocate(size: int) -> int:
@@ -73,11 +122,12 @@ def allocate(size: int) -> int:
 
 def free(address: int) -> None:
     need_context("cuMemFree")
+    STATE.freed.append("memory")
+    need_health("cuMemFree")
     if any(STATE.streams.values()):
         raise Misuse("device memory freed while a stream uses it")
     if STATE.memory.pop(address, None) is None:
         raise Misuse("device memory freed twice")
-    STATE.freed.append("memory")
 
 
 def memory_at(address: int, size: int) -> np.ndarray:
@@ -90,14 +140,20 @@ def memory_at(address: int, size: int) -> np.ndarray:
 
 def pin(array: np.ndarray) -> np.ndarray:
     array.view(np.uint8).fill(POISON)
-    STATE.pinned.append(_range_of(array))
+    STATE.pinned.append(weakref.ref(array))
     return array
 
 
 def need_pinned(array: np.ndarray) -> None:
     first, last = _range_of(array)
-    if not any(low <= first and last <= high for low, high in STATE.pinned):
+    ranges = map(_range_of, _all_pinned())
+    if not any(low <= first and last <= high for low, high in ranges):
         raise Misuse("asynchronous copy of pageable memory, which may be gone when it happens")
+
+
+def _all_pinned() -> list[np.ndarray]:
+    STATE.pinned = [reference for reference in STATE.pinned if reference() is not None]
+    return [array for reference in STATE.pinned if (array := reference()) is not None]
 
 
 def _range_of(array: np.ndarray) -> tuple[int, int]:
@@ -114,18 +170,31 @@ def enqueue(handle: int, work: Callable[[], None]) -> None:
 def synchronize(handle: int) -> None:
     need_context("cuStreamSynchronize")
     queue = STATE.streams[handle]
-    while queue:
+    while queue and not STATE.sticky:
         queue.pop(0)()
+    if STATE.sticky:
+        queue.clear()
+    need_health("cuStreamSynchronize")
 
 
 def copy_in(address: int, source: np.ndarray, handle: int) -> None:
     need_context("cuMemcpyHtoDAsync")
     need_pinned(source)
+    _need_staged(source)
 
     def work() -> None:
         memory_at(address, source.nbytes)[...] = np.ascontiguousarray(source).view(np.uint8).ravel()
 
     enqueue(handle, work)
+
+
+def _need_staged(source: np.ndarray) -> None:
+    """What the host does between two events is time of the GPU's in every figure."""
+    first, last = _range_of(source)
+    for start, content in STATE.staged.items():
+        offset = first - start
+        if 0 <= offset < len(content) and content[offset : last - start] != source.tobytes():
+            raise Misuse("host memory written after the first event, in the time of the transfer")
 
 
 def copy_out(target: np.ndarray, address: int, handle: int) -> None:
@@ -149,6 +218,8 @@ class Moment:
     def record(self, handle: int) -> None:
         need_context("cuEventRecord")
         self.time_s = None
+        if not STATE.streams[handle]:
+            STATE.staged = {_range_of(a)[0]: a.tobytes() for a in _all_pinned()}
         enqueue(handle, lambda: setattr(self, "time_s", time.perf_counter()))
 
 
@@ -170,7 +241,7 @@ class Counted:
         self._lives = False
         STATE.alive[self.kind] = STATE.alive.get(self.kind, 0) - 1
         STATE.freed.append(self.kind)
-        if not STATE.contexts:
+        if not (STATE.contexts and STATE.retained):
             STATE.faults.append(f"{self.kind} freed after its CUDA context")
 
 
@@ -194,6 +265,10 @@ class FakeDriver:
 
     def cuDeviceGetPCIBusId(self, name: Any, size: int, device: Any) -> int:  # noqa: N802
         name.value = STATE.pci.encode()
+        return 0
+
+    def cuDeviceGetUuid_v2(self, number: Any, device: Any) -> int:  # noqa: N802
+        number.raw = bytes(range(16))
         return 0
 
     def cuDeviceGetAttribute(self, value: Any, which: int, device: ctypes.c_int) -> int:  # noqa: N802

@@ -1,5 +1,6 @@
 """What the fake TensorRT makes of an ONNX file: something to run, and what the inspector says."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +23,10 @@ _TACTICS = {
     "bf16": "sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize64x64x32_stage4",
     "i8": "sm90_xmma_gemm_i8i8_i8i32_f32_tn_n_tilesize64x64x64_stage4",
 }
+_ATTENTION = "attention"  # before the nodes of a kernel
+_PASSING = ("Cast", "DequantizeLinear", "Identity", "QuantizeLinear", "Transpose")
+_HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_AS_THEY_ARE = ("Cast", "Constant", "ConstantOfShape")  # round by themselves, or hold a type
 _SHORT: Mapping[int | None, str] = {
     TensorProto.FLOAT: "f32",
     TensorProto.FLOAT16: "f16",
@@ -50,34 +55,43 @@ def types_of_matmuls(model: onnx.ModelProto, *, typed: bool, tf32: bool) -> dict
 
 
 def runnable(model: onnx.ModelProto, types: Mapping[str, str]) -> bytes:
-    """The model as ONNX Runtime's CPU provider can run it: bf16 and tf32 as rounded operands."""
-    nodes = [new for node in model.graph.node for new in _runnable(node, types)]
+    """The model as ONNX Runtime's CPU provider can run it, with the numbers of a GPU.
+
+    That provider computes fp16 as f32 and drops casts between, so nothing rounds or overflows. Here
+    a node with results in half precision computes in f32, and every result is cast: the casts
+    stay, for they lose something. TF32 is as fp16: operands rounded.
+    """
+    elements = _element_types(model)
+    nodes = [new for node in model.graph.node for new in _runnable(node, types, elements)]
     graph = onnx.ModelProto()
     graph.CopyFrom(model)
     del graph.graph.node[:]
+    del graph.graph.value_info[:]
     graph.graph.node.extend(nodes)
     return graph.SerializeToString()
 
 
-def _runnable(node: NodeProto, types: Mapping[str, str]) -> Iterator[NodeProto]:
-    kind = types.get(node.name, "")
-    if node.op_type not in MATMULS or kind not in ("bf16", "tf32"):
+def _runnable(
+    node: NodeProto, types: Mapping[str, str], elements: Mapping[str, int]
+) -> Iterator[NodeProto]:
+    halved = [name for name in node.output if elements.get(name) in _HALVES]
+    tf32 = types.get(node.name) == "tf32"
+    if node.op_type in _AS_THEY_ARE or not (tf32 or halved):
         yield node
         return
     new = NodeProto()
     new.CopyFrom(node)
     for index, name in enumerate(node.input):
-        new.input[index] = f"{name}/{node.name}/f32"
-        rounded = name if kind == "bf16" else f"{name}/{node.name}/rounded"
-        if kind == "tf32":
-            yield helper.make_node("Cast", [name], [rounded], to=TensorProto.FLOAT16)
-        yield helper.make_node("Cast", [rounded], [new.input[index]], to=TensorProto.FLOAT)
-    if kind == "tf32":
-        yield new
-        return
-    new.output[0] = f"{node.output[0]}/f32"
+        if tf32 or elements.get(name) in _HALVES:
+            new.input[index] = f"{name}/{node.name}/{index}/f32"
+            rounded = f"{name}/{node.name}/{index}/rounded" if tf32 else name
+            if tf32:
+                yield helper.make_node("Cast", [name], [rounded], to=TensorProto.FLOAT16)
+            yield helper.make_node("Cast", [rounded], [new.input[index]], to=TensorProto.FLOAT)
+    new.output[:] = [f"{name}/f32" if name in halved else name for name in node.output]
     yield new
-    yield helper.make_node("Cast", [new.output[0]], [node.output[0]], to=TensorProto.BFLOAT16)
+    for name in halved:
+        yield helper.make_node("Cast", [f"{name}/f32"], [name], to=elements[name])
 
 
 def _element_types(model: onnx.ModelProto) -> dict[str, int]:
@@ -87,27 +101,87 @@ def _element_types(model: onnx.ModelProto) -> dict[str, int]:
     return found | {weight.name: weight.data_type for weight in model.graph.initializer}
 
 
+def kernels_of(model: onnx.ModelProto, types: Mapping[str, str]) -> list[list[str]]:
+    """The multiplications that go into one kernel each.
+
+    Products of what the same tensor is multiplied with, as a query, key and value are; and both
+    products of an attention, whose operands are no weights.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    weights = {w.name for w in model.graph.initializer}
+    found: dict[str, list[str]] = {}
+    pairs = itertools.count()
+    for node in model.graph.node:
+        if node.name not in types:
+            continue
+        learned = any(_source(name, makers) in weights for name in node.input)
+        key = _source(node.input[0], makers) if learned else f"attention {next(pairs) // 2}"
+        first = [] if learned else [_ATTENTION]
+        found.setdefault(f"{key} {types[node.name]}", first).append(node.name)
+    return list(found.values())
+
+
+def _source(name: str, makers: Mapping[str, NodeProto]) -> str:
+    """The tensor before all casts, transpositions and Q/DQ."""
+    while name in makers and makers[name].op_type in _PASSING:
+        name = makers[name].input[0]
+    return name
+
+
 def inspector_layers(
-    types: Mapping[str, str], others: list[str], *, detailed: bool, shaped: bool
-) -> list[Any]:
-    """As the engine inspector lists them: multiplications, and the rest fused into one kernel."""
-    names = [*(f"{name}_myl0_{i}" for i, name in enumerate(types)), "__myl_CastMulAdd_myl0_0"]
-    if not detailed:
-        return names
-    layers = [_gemm(name, node, types[node], shaped) for name, node in zip(names, types)]  # noqa: B905
-    metadata = "\x1f".join(f"[ONNX Layer: {node}]" for node in others)
-    return [*layers, {"Name": names[-1], "LayerType": "kgen", "Inputs": [], "Metadata": metadata}]
+    kernels: list[list[str]],
+    others: list[str],
+    types: Mapping[str, str],
+    *,
+    shaped: bool,
+    split: bool,
+) -> list[dict[str, Any]]:
+    """As the engine inspector lists them: kernels, after layers that name every node.
+
+    `split`: type and format apart, as in TensorRT 11.
+    """
+    tensor = _tensor_of_11 if split else _tensor_of_10
+    gemms = [_gemm(i, kernel, types, tensor, shaped=shaped) for i, kernel in enumerate(kernels)]
+    return [*_beside(tensor, [*others, *types]), *gemms]
 
 
-def _gemm(name: str, node: str, kind: str, shaped: bool) -> dict[str, Any]:
+def _beside(tensor: Any, nodes: list[str]) -> list[dict[str, Any]]:
+    """Layers that name nodes and multiply nothing."""
+    metadata = "\x1f".join(f"[ONNX Layer: {name} | Local Function: f]" for name in nodes)
+    inputs = [tensor("alpha", [], "Float"), tensor("x", [2, 8], "Int8")]
+    return [
+        {"Name": f"__myl_{kind}", "LayerType": kind, "Inputs": inputs, "Metadata": metadata}
+        for kind in ("signal", "wait", "kgen")
+    ]
+
+
+def _gemm(
+    index: int, kernel: list[str], types: Mapping[str, str], tensor: Any, *, shaped: bool
+) -> dict[str, Any]:
+    """A kernel; that of an attention names no type, and takes a mask and a scale."""
+    attention, nodes = kernel[0] == _ATTENTION, [name for name in kernel if name != _ATTENTION]
+    kind = types[nodes[0]]
     said = _FORMATS[kind] if shaped else "N/A due to dynamic shapes"
+    tactic = "_gemm_mha_v2_0x1" if attention else _TACTICS[kind]
+    scalars = [tensor(name, [1, 1], "Float") for name in ("alpha", "beta", "scale")]
+    first = [*scalars, tensor("mask", [2, 1, 8, 8], "Bool")]
+    operands = [tensor(name, [2, 8, 8], said) for name in "xyz"[: 3 if attention else 2]]
     return {
-        "Name": name,
-        "LayerType": "gemm",
-        "Inputs": [{"Name": "x", "Dimensions": [1, 8], "Format/Datatype": said}],
-        "TacticName": _TACTICS[kind] if shaped else "",
-        "Metadata": f"[ONNX Layer: {node}]",
+        "Name": f"{'_gemm_mha_v2' if attention else nodes[0]}_myl0_{index}",
+        "LayerType": "kgen" if attention else "gemm",
+        "Inputs": [*first, *operands],
+        "TacticName": tactic if shaped else "",
+        "Metadata": "\x1f".join(f"[ONNX Layer: {name}]" for name in nodes),
     }
+
+
+def _tensor_of_10(name: str, shape: list[int], kind: str) -> dict[str, Any]:
+    return {"Name": name, "Dimensions": shape, "Format/Datatype": kind}
+
+
+def _tensor_of_11(name: str, shape: list[int], kind: str) -> dict[str, Any]:
+    said = "Row major linear FP32 format (kLINEAR)"  # of the layout: no type of anything
+    return {"Name": name, "Dimensions": shape, "DataType": kind, "Format": said}
 
 
 def dim_of(value: onnx.ValueInfoProto) -> list[int | str]:

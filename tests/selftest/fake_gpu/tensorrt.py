@@ -17,13 +17,16 @@ from fake_device import STATE, Counted, Misuse, enqueue, memory_at, need_context
 from fake_network import (
     dim_of,
     inspector_layers,
+    kernels_of,
     runnable,
     types_of_matmuls,
     unsupported,
 )
 
 __version__ = STATE.tensorrt
+STATE.logger = None  # imported once in a process
 _MAGIC = b"fake plan\n"
+_FEW_ROWS = 2
 
 
 class DataType(enum.Enum):
@@ -102,6 +105,18 @@ class ILogger:
         raise NotImplementedError
 
 
+def _register(logger: ILogger, what: str) -> None:
+    """TensorRT keeps a pointer to the first logger of a process, and writes to no other."""
+    if not hasattr(logger, "_made"):
+        raise Misuse("ILogger.__init__ was not called")
+    if STATE.logger is None:
+        STATE.logger = weakref.ref(logger)
+    elif STATE.logger() is None:
+        raise Misuse(f"{what} writes to a logger that was freed")
+    elif STATE.logger() is not logger:
+        raise Misuse(f"{what} with a second logger, whose messages are lost")
+
+
 class IHostMemory(bytes):
     @property
     def nbytes(self) -> int:
@@ -150,10 +165,14 @@ class ParserError:
 
 class OnnxParser:
     def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
-        self._network, self._errors = network, list[ParserError]()
+        _register(logger, "createParser")
+        self._network, self._errors, self._logger = network, list[ParserError](), logger
 
     def parse_from_file(self, model: str) -> bool:
         content = onnx.load(model)
+        STATE.parsed = [value.name for value in content.graph.output]
+        for text in STATE.warns:
+            self._logger.log(ILogger.WARNING, text)
         self._errors = [ParserError(index, node) for index, node in unsupported(content)]
         if not self._errors:
             self._network.model = content
@@ -228,8 +247,7 @@ class IBuilderConfig:
 class Builder:
     def __init__(self, logger: ILogger) -> None:
         need_context("createInferBuilder")
-        if not hasattr(logger, "_made"):
-            raise Misuse("ILogger.__init__ was not called")
+        _register(logger, "createInferBuilder")
         self.logger = logger
 
     def create_network(self, flags: int = 0) -> INetworkDefinition:
@@ -257,7 +275,14 @@ class Builder:
         types = {name: STATE.run_instead or kind for name, kind in types.items()}
         shapes = {name: list(map(list, s)) for name, s in config.profiles[0].shapes.items()}
         detailed = config.profiling_verbosity is ProfilingVerbosity.DETAILED
-        header = {"types": types, "shapes": shapes, "detailed": detailed, **_identity()}
+        header = {
+            "types": types,
+            "kernels": kernels_of(network.model, types),
+            "others": [n.name for n in network.model.graph.node if n.name not in types],
+            "shapes": shapes,
+            "detailed": detailed,
+            **_identity(),
+        }
         onnx_bytes = runnable(network.model, types)
         STATE.log.append("built")
         return IHostMemory(_MAGIC + json.dumps(header).encode() + b"\n" + onnx_bytes)
@@ -268,6 +293,11 @@ def _cannot_build(network: INetworkDefinition, config: IBuilderConfig) -> str:
         return "out of device memory"
     if network.model is None:
         return "network has no outputs"
+    if (
+        STATE.capability < (8, 0)
+        and "bf16" in types_of_matmuls(network.model, typed=True, tf32=False).values()
+    ):
+        return "BF16 is not supported on this platform"
     if not config.profiles:
         return "network has dynamic inputs, but no optimization profile has been defined"
     missing = {i.name for i in network.model.graph.input} - set(config.profiles[0].shapes)
@@ -283,6 +313,7 @@ class Runtime(Counted):
 
     def __init__(self, logger: ILogger) -> None:
         need_context("createInferRuntime")
+        _register(logger, "createInferRuntime")
         if STATE.gpus == 0:
             raise Misuse("segmentation fault: a runtime without a driver")
         self.logger = logger
@@ -316,16 +347,16 @@ class EngineInspector:
     def get_engine_information(self, format: LayerInformationFormat) -> str:  # noqa: A002
         if format is not LayerInformationFormat.JSON:
             return "one line a layer"
+        header, split = self._engine.header, STATE.tensorrt.startswith("11")
+        types, kernels = header["types"], header["kernels"]
         context = self.execution_context
-        header = self._engine.header
-        others = [n.name for n in self._engine.model.graph.node if n.name not in header["types"]]
-        layers = inspector_layers(
-            header["types"],
-            others,
-            detailed=header["detailed"],
-            shaped=context is not None and not context.infer_shapes(),
-        )
-        return json.dumps({"Layers": layers, "Bindings": []})
+        shaped = context is not None and not context.infer_shapes()
+        if context is not None and context.rows > _FEW_ROWS and STATE.run_instead_of_many:
+            types = dict.fromkeys(types, STATE.run_instead_of_many)
+        layers = inspector_layers(kernels, header["others"], types, shaped=shaped, split=split)
+        names = [layer["Name"] for layer in layers]
+        detailed = layers if header["detailed"] else names
+        return json.dumps({"Layers": detailed, "I/O Tensors" if split else "Bindings": []})
 
 
 class ICudaEngine(Counted):
@@ -410,6 +441,10 @@ class IExecutionContext(Counted):
         self._shapes[name] = tuple(shape)
         return True
 
+    @property
+    def rows(self) -> int:
+        return max((shape[0] for shape in self._shapes.values()), default=0)
+
     def infer_shapes(self) -> list[str]:
         return [v.name for v in self.engine.model.graph.input if v.name not in self._shapes]
 
@@ -448,6 +483,9 @@ class IExecutionContext(Counted):
 def _compute(
     engine: ICudaEngine, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]
 ) -> None:
+    if STATE.sticks_at:
+        STATE.sticky = STATE.sticks_at
+        return
     feeds = {}
     for value in engine.model.graph.input:
         dtype = np.dtype(_TYPES[value.type.tensor_type.elem_type][1])

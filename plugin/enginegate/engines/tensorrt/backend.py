@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from enginegate.engines.api import (
     PLAN_FILE,
     BuildHints,
@@ -18,33 +20,30 @@ from enginegate.engines.api import (
     Phases,
     check_shape,
 )
-from enginegate.engines.quantize import (
-    copy_onnx,
-    name_nodes,
-    others_to_fp16,
-    quantize_qdq,
-    to_bf16,
-    to_fp16,
-)
+from enginegate.engines.int8 import to_int8
+from enginegate.engines.quantize import copy_onnx, name_nodes, to_bf16, to_fp16
 from enginegate.engines.tensorrt.builder import Profile, build_plan, runtime_version
 from enginegate.engines.tensorrt.device import open_device
 from enginegate.engines.tensorrt.inspector import types_of
-from enginegate.engines.tensorrt.runner import MODE, PlanRunner
+from enginegate.engines.tensorrt.runner import MODE, PlanRunner, open_plan
 from enginegate.engines.tensorrt.timing_cache import TimingCacheFile
 from enginegate.errors import EngineError
 from enginegate.files import scratch_folder
-from enginegate.machine import first_gpu
+from enginegate.machine import first_gpu, precisions_here
 from enginegate.models import Batch, Exported
 from enginegate.variants import Precision
 
+_PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
+
 
 class TensorRtEngine:
-    """A plan on the GPU, proven by the engine inspector."""
+    """A plan on the GPU, proven by the engine inspector for the batch that was run."""
 
-    def __init__(self, runner: PlanRunner, matmuls: list[str], probe: Batch) -> None:
+    def __init__(self, runner: PlanRunner, properties: Mapping[str, Any], batch: Batch) -> None:
         self.runner = runner
-        self.embed(probe)  # the inspector knows the types of dynamic layers only with shapes
-        self.executed = Executed(types_of(runner.inspect(), matmuls))
+        self.embed(batch)  # the inspector knows the types of dynamic layers only with shapes
+        found = types_of(runner.inspect(), properties["matmuls"], tf32=properties["tf32"])
+        self.executed = Executed(found)
         self.mode = MODE
 
     def embed(self, batch: Batch) -> Embeddings:
@@ -63,17 +62,11 @@ class TensorRt:
     """Builds plans for CUDA's device 0."""
 
     demand: BuildHints = field(default_factory=BuildHints)
-    offers: tuple[Precision, ...] = (
-        Precision.FP32,
-        Precision.FP16,
-        Precision.BF16,
-        Precision.INT8,
-    )
+    offers: tuple[Precision, ...] = field(default_factory=lambda: precisions_here(_PRECISIONS))
 
     def version(self) -> str:
         """Version of TensorRT, and what else a plan depends on: GPU and driver."""
-        gpu = first_gpu()
-        return f"tensorrt {runtime_version()} on {gpu.name}, driver {gpu.driver}"
+        return f"{_plan_runtime()}, driver {first_gpu().driver}"
 
     def for_demand(self, demand: BuildHints) -> "TensorRt":
         """A backend that builds for these batch sizes."""
@@ -93,18 +86,22 @@ class TensorRt:
         self, model: Exported, precision: Precision, calibration: Batch, folder: Path
     ) -> Mapping[str, Any]:
         """Write the plan, for this GPU, of the ONNX file converted to the given precision."""
-        runtime = self.version()
         with scratch_folder() as temporary, open_device():
             onnx = temporary / f"{model.spec.name}-{precision}.onnx"
-            if model.nature.is_quantised:
-                copy_onnx(model.onnx, onnx)
-            else:
-                _convert(model.onnx, onnx, precision, calibration)
+            inside = _convert(model, onnx, precision, calibration)
             matmuls = name_nodes(onnx)
-            cache = TimingCacheFile.in_folder(self.demand.timings, runtime)
-            plan = build_plan(onnx, self._profiles(model), cache, tf32=self.demand.tf32)
+            cache = TimingCacheFile.in_folder(self.demand.timings, self.version())
+            plan, warnings = build_plan(onnx, self._profiles(model), cache, tf32=self.demand.tf32)
         (folder / PLAN_FILE).write_bytes(plan)
-        return {"output": model.output, "runtime": runtime, "matmuls": matmuls}
+        return {
+            "output": model.output,
+            "runtime": _plan_runtime(),
+            "matmuls": matmuls,
+            "apart": 0 if inside is None else len(matmuls) - len(inside),
+            "tf32": self.demand.tf32,
+            "usual_batch": self.demand.usual_batch,
+            "notes": warnings,
+        }
 
     def _profiles(self, model: Exported) -> dict[str, Profile]:
         demand, length = self.demand, model.seq_len
@@ -120,27 +117,34 @@ class TensorRt:
         threads: int,  # noqa: ARG002
     ) -> Iterator[TensorRtEngine]:
         """Load `engine.plan`. `threads` are of processors, and a GPU has its own."""
-        _refuse_other(properties["runtime"], self.version(), folder)
-        with open_device():
-            runner = PlanRunner(properties["output"])
-            try:
-                runner.load(folder / PLAN_FILE)
-                yield TensorRtEngine(runner, properties["matmuls"], probe)
-            finally:
-                runner.close()
+        _refuse_other(properties["runtime"], _plan_runtime(), folder)
+        with open_device(), open_plan(folder / PLAN_FILE, properties["output"]) as runner:
+            yield TensorRtEngine(runner, properties, _of(probe, properties["usual_batch"]))
 
 
-def _convert(source: Path, target: Path, precision: Precision, calibration: Batch) -> None:
-    if precision is Precision.FP16:
-        to_fp16(source, target)
-    elif precision is Precision.BF16:
-        to_bf16(source, target)
-    elif precision is Precision.INT8:
-        others = target.with_suffix(".fp16.onnx")
-        others_to_fp16(source, others)  # what is not int8 is fp16: the mix that is deployed
-        quantize_qdq(others, target, calibration, results=False)
-    else:
-        copy_onnx(source, target)
+def _of(batch: Batch, rows: int) -> Batch:
+    """The rows of a batch over again, until there are so many."""
+    return {name: np.resize(values, (rows, *values.shape[1:])) for name, values in batch.items()}
+
+
+def _convert(
+    model: Exported, target: Path, precision: Precision, calibration: Batch
+) -> frozenset[str] | None:
+    """Write the file in the given precision; what multiplies in it, None for everything."""
+    if model.nature.is_quantised or precision is Precision.FP32:
+        copy_onnx(model.onnx, target)
+        return None
+    if precision is Precision.INT8:
+        return to_int8(model.onnx, target, calibration)
+    return (to_fp16 if precision is Precision.FP16 else to_bf16)(model.onnx, target)
+
+
+def _plan_runtime() -> str:
+    """What a plan runs in, and nowhere else: a version of TensorRT, and a GPU. Drivers may differ.
+
+    Raises EngineError for a version that cannot be used, or without a GPU.
+    """
+    return f"tensorrt {runtime_version()} on {first_gpu().name}"
 
 
 def _refuse_other(built: str, here: str, folder: Path) -> None:

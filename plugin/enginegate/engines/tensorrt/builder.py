@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tensorrt as trt
 
-from enginegate.engines.tensorrt.log import Log
+from enginegate.engines.tensorrt.log import Log, the_log
 from enginegate.engines.tensorrt.timing_cache import TimingCacheFile
 from enginegate.errors import EngineError
 
@@ -28,12 +28,13 @@ Profile = tuple[Shape, Shape, Shape]  # the smallest of an input, the usual, the
 
 def build_plan(
     onnx: Path, profiles: Mapping[str, Profile], cache: TimingCacheFile, *, tf32: bool
-) -> bytes:
-    """The plan of an ONNX file for this GPU; its CUDA context must be current.
+) -> tuple[bytes, list[str]]:
+    """The plan of an ONNX file for this GPU, and TensorRT's warnings; its CUDA context is current.
 
     `profiles` by input name. Raises EngineError with what the parser or the builder said.
     """
-    log = Log()
+    log = the_log()
+    log.warnings()  # of what was before
     builder = trt.Builder(log)
     network = builder.create_network(_STRONGLY_TYPED)
     parser = trt.OnnxParser(network, log)
@@ -47,7 +48,7 @@ def build_plan(
     if plan is None:
         raise log.error(f"TensorRT cannot build {onnx.name}")
     cache.write(bytes(kept.serialize()))
-    return bytes(plan)
+    return bytes(plan), log.warnings()
 
 
 def _parser_errors(parser: trt.OnnxParser) -> Iterator[str]:

@@ -1,12 +1,13 @@
 """A TensorRT plan on the GPU: buffers, shapes, addresses, one inference, and its times.
 
-The order is TensorRT's: input shapes, then addresses, then the inference, then the stream is
-synchronised; what was enqueued is not done before. Objects are given up in the order context,
+The order is TensorRT's: shapes and addresses, then the inference, then the stream is synchronised;
+what was enqueued is not done before. Objects are given up in the order context,
 engine, runtime, memory, while the CUDA context is still current.
 """
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,11 +19,12 @@ import pycuda.driver as cuda
 import tensorrt as trt
 
 from enginegate.engines.api import Phases
-from enginegate.engines.tensorrt.log import Log
+from enginegate.engines.tensorrt.log import the_log
 from enginegate.errors import EngineError
 
 Array = npt.NDArray[Any]
 MODE = "transfers in, CUDA graph off, stream synchronised after every call"
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: it does not wait for the default stream
 _NUMPY: Mapping[trt.DataType, np.dtype[Any]] = MappingProxyType(
     {
         trt.DataType.FLOAT: np.dtype(np.float32),
@@ -53,13 +55,14 @@ class Tensor:
 
 
 class PlanRunner:
-    """A plan on the GPU. `load` it once; `close` it, also after an error, before the context."""
+    """A plan on the GPU. `load` it once, `close` it before the context; `open_plan` does both."""
 
     def __init__(self, output: str) -> None:
-        self._output, self._log = output, Log()
-        self._stream = cuda.Stream()
+        self._output, self._log = output, the_log()
+        self._stream = cuda.Stream(_NON_BLOCKING)
         self._events = tuple(cuda.Event() for _ in range(4))
         self._tensors: list[Tensor] = []
+        self._shapes: dict[str, tuple[int, ...]] = {}  # that the context has
         self._enqueue_s = 0.0
 
     def load(self, plan: Path) -> None:
@@ -71,6 +74,9 @@ class PlanRunner:
             raise self._log.error(f"TensorRT cannot make a context for {plan}, is memory short?")
         for name in self._names():
             self._tensors.append(self._tensor(name))
+        for tensor in self._tensors:  # once: buffers stay where they are
+            if not self._context.set_tensor_address(tensor.name, int(tensor.memory)):
+                raise self._log.error(f"TensorRT refuses the address of {tensor.name}")
 
     @property
     def _inputs(self) -> list[Tensor]:
@@ -128,12 +134,12 @@ class PlanRunner:
                 f"{_sizes(smallest)} to {_sizes(largest)}: ask for that batch size with "
                 "--gate-batches"
             )
+        self._shapes[name] = shape
 
     def run(self, batch: Mapping[str, Array]) -> Array:
         """The embedding output for the inputs, as it is in the plan's type, a copy."""
         self._set_shapes(batch)
         outputs = {t.name: t.view(self._output_shape(t.name)) for t in self._outputs}
-        self._set_addresses()
         self._enqueue(batch, outputs)
         self._stream.synchronize()
         return np.array(outputs[self._output])
@@ -143,21 +149,16 @@ class PlanRunner:
             if tensor.name not in batch or batch[tensor.name].dtype != tensor.dtype:
                 given = {name: str(values.dtype) for name, values in batch.items()}
                 raise EngineError(f"the plan needs {tensor.name} as {tensor.dtype}, not {given}")
-            self._set_input_shape(tensor.name, batch[tensor.name].shape)
+            if self._shapes.get(tensor.name) != batch[tensor.name].shape:
+                self._set_input_shape(tensor.name, batch[tensor.name].shape)
         if missing := self._context.infer_shapes():
             raise self._log.error(f"TensorRT lacks the shapes of {missing}")
 
-    def _set_addresses(self) -> None:
-        for tensor in self._tensors:
-            if not self._context.set_tensor_address(tensor.name, int(tensor.memory)):
-                raise self._log.error(f"TensorRT refuses the address of {tensor.name}")
-
     def _enqueue(self, batch: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        staged = [(tensor.memory, _staged(tensor, batch)) for tensor in self._inputs]
         self._events[0].record(self._stream)
-        for tensor in self._inputs:
-            pinned = tensor.view(batch[tensor.name].shape)
-            np.copyto(pinned, batch[tensor.name])
-            cuda.memcpy_htod_async(tensor.memory, pinned, self._stream)
+        for memory, pinned in staged:
+            cuda.memcpy_htod_async(memory, pinned, self._stream)
         self._events[1].record(self._stream)
         self._execute()
         self._events[2].record(self._stream)
@@ -189,14 +190,50 @@ class PlanRunner:
         return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
     def close(self) -> None:
-        """Give up TensorRT's objects, then memory, stream and events; all that was made so far."""
-        self._stream.synchronize()
-        for name in ("_context", "_engine", "_runtime"):
-            vars(self).pop(name, None)
-        for tensor in self._tensors:
-            tensor.memory.free()
+        """Give up TensorRT's objects, then memory, stream and events; all that was made so far.
+
+        Every step is taken, also after one that failed; the first error is then raised.
+        """
+        frees = [tensor.memory.free for tensor in self._tensors]
+        steps = (self._stream.synchronize, self._drop_objects, *frees)
+        errors = [error for step in steps if (error := _tried(step))]
         self._tensors = []
         del self._stream, self._events
+        if errors:
+            raise errors[0]
+
+    def _drop_objects(self) -> None:
+        for name in ("_context", "_engine", "_runtime"):
+            vars(self).pop(name, None)
+
+
+@contextlib.contextmanager
+def open_plan(plan: Path, output: str) -> Iterator[PlanRunner]:
+    """A loaded plan, closed in the end; an error inside is raised, not one of the closing."""
+    runner = PlanRunner(output)
+    try:
+        runner.load(plan)
+        yield runner
+    except BaseException:
+        _tried(runner.close)
+        raise
+    runner.close()
+
+
+def _tried(step: Callable[[], None]) -> cuda.Error | None:
+    """The CUDA error of a step; after one that sticks, every other step has it too."""
+    try:
+        step()
+    except cuda.Error as error:
+        return error
+    return None
+
+
+def _staged(tensor: Tensor, batch: Mapping[str, Array]) -> Array:
+    """The input in page-locked memory; done before anything is timed on the stream."""
+    pinned = tensor.view(batch[tensor.name].shape)
+    np.copyto(pinned, batch[tensor.name])
+    return pinned
 
 
 def _seconds(earlier: cuda.Event, later: cuda.Event) -> float:

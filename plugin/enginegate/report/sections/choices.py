@@ -44,16 +44,17 @@ def best_under_limits(run: SavedRun) -> Iterator[Table]:
         choices = [one for one in found if one.decision is not Decision.BLOCK]
         if len(choices) > 1:
             caption = f"{model}: the best configuration under a limit; none that is blocked"
-            yield Table(caption, _HEADER, tuple(_rows(choices)))
+            beside = members[0].context.timed_beside
+            yield Table(caption, _HEADER, tuple(_rows(choices, beside)))
 
 
-def _rows(choices: Sequence[Choice]) -> Iterator[Row]:
+def _rows(choices: Sequence[Choice], beside: str) -> Iterator[Row]:
     for least in _COSINES:
         near = [one for one in choices if one.cosine >= least]
         yield _row(f"min cosine of {least:g} or more: the fastest", near, _speed)
     for speed in _SPEEDS:
         fast = [one for one in choices if one.speed >= speed]
-        yield _row(f"{times(speed)} the reference's speed or more: the nearest", fast, _cosine)
+        yield _row(f"{times(speed)} the speed of {beside} or more: the nearest", fast, _cosine)
     largest = max(one.size_bytes for one in choices)
     for share in _SHARES:
         small = [one for one in choices if one.size_bytes <= share * largest]

@@ -72,7 +72,7 @@ def _context(context: Context) -> tuple[tuple[str, str], ...]:
         ("reference", context.reference),
         ("threads of each engine", str(context.threads)),
         ("timed by", context.method),
-        ("timed beside", context.against or "the reference"),
+        ("timed beside", context.timed_beside),
     )
 
 

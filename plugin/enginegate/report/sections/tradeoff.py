@@ -54,15 +54,14 @@ class Axes:
     even: float | None = None
 
 
-_AXES = Axes("1 - min cosine", "times as fast as the reference", 1.0)
-
-
 def speed_against_quality(run: SavedRun) -> Iterator[Chart]:
     """One chart per model that has two engines at least, each with deltas and speeds."""
     for _, model, members in run.by_model():
         found = [found for result in members for found in measured(result)]
         if len(found) > 1:
-            yield pareto(model, [_point(*engine) for engine in found], _AXES, _table(model, found))
+            beside = found[0][0].context.timed_beside
+            axes = Axes("1 - min cosine", f"times as fast as {beside}", 1.0)
+            yield pareto(model, [_point(*engine) for engine in found], axes, _table(model, found))
 
 
 def measured(result: Result) -> Iterator[tuple[Result, Deltas, Speed]]:
@@ -86,7 +85,8 @@ def _table(model: str, found: Sequence[tuple[Result, Deltas, Speed]]) -> Table:
         told = (loss(deltas.cosine_worst), times(estimate), span(low, high))
         measured = (whole(speed.texts_per_s), str(speed.batch))
         rows.append((str(result.variant.precision), *told, *measured))
-    header = ("engine", "1 - min cosine", "speed to reference", "95 % interval", "texts/s")
+    beside = found[0][0].context.timed_beside.removeprefix("the ")
+    header = ("engine", "1 - min cosine", f"speed to {beside}", "95 % interval", "texts/s")
     return Table(titled(model, "speed against quality"), (*header, "batch"), tuple(rows))
 
 

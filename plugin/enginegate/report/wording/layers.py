@@ -28,7 +28,7 @@ def repair_table(asked: str, repair: Repair) -> Table:
 def repair_lines(repair: Repair) -> Iterator[str]:
     """The effect of kept layers on the speed; nothing where none were enough."""
     if repair.configuration:
-        speeds = f"{repair.speedup_before:.2f} to {repair.speedup_after:.2f} x reference"
+        speeds = f"{repair.speedup_before:.2f} to {repair.speedup_after:.2f} x the control"
         yield f"repair: {counted(len(repair.kept), 'layer')} kept in fp32, {speeds} at batch 8"
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from enginegate.cache import MANIFEST
 from enginegate.config import Deployment
-from enginegate.engines import Built, TritonModel, get_backend, registration
+from enginegate.engines import ACCELERATORS, Built, TritonModel, get_backend, registration
 from enginegate.files import readable_json, write_atomic
 from enginegate.models import Batch, Exported, beside
 from enginegate.variants import Precision
@@ -83,13 +83,38 @@ def write_reference(root: Path, served: Served, exported: Exported, probe: Batch
 def _write_file(root: Path, served: Served, built: Built, model: TritonModel) -> None:
     config = _config(served, gpu=registration(built.backend).gpu)
     config.platform, config.backend = model.platform, model.backend
-    if model.accelerator:
-        accelerators = config.optimization.execution_accelerators
-        accelerators.gpu_execution_accelerator.add(name=model.accelerator)
+    _accelerate(config, model, built)
+    if registration(built.backend).gpu:
+        _warm_up(config, served)
     engine, version = built.entry.folder / model.file, _write_config(root, config)
     shutil.copy(engine, version / model.name)
     for weights in beside(engine):  # under their own names, which the graph tells
         shutil.copy(weights, version)
+
+
+def _accelerate(config: "ModelConfig", model: TritonModel, built: Built) -> None:
+    """Hand what the engine was built for to what builds it again there; graphs for a plan."""
+    named: list[tuple[str, dict[str, str]]] = []
+    if model.accelerator:
+        named.append((model.accelerator, {}))
+    for name, parameters in built.entry.properties.get(ACCELERATORS, named):
+        accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+        accelerators.add(name=name, parameters=parameters)
+    if model.platform == "tensorrt_plan":
+        config.optimization.cuda.graphs = True
+
+
+def _warm_up(config: "ModelConfig", served: Served) -> None:
+    """Let the server run the smallest and the largest batch before the first request.
+
+    All zeros: a random number would be no word.
+    """
+    for size in dict.fromkeys((1, served.deployment.max_batch_size)):
+        warm_up = config.model_warmup.add(name=f"batch {size}", batch_size=size)
+        for taken in config.input:
+            given = warm_up.inputs[taken.name]
+            given.data_type, given.zero_data = taken.data_type, True
+            given.dims.extend(taken.dims)
 
 
 def _write_loaded(root: Path, served: Served, built: Built, probe: Batch) -> None:

@@ -4,6 +4,8 @@ import fake_device
 import numpy as np
 from fake_device import STATE, Misuse
 
+_NON_BLOCKING = 1
+
 
 class Error(Exception):
     """Base of pycuda's errors."""
@@ -13,6 +15,14 @@ class LogicError(Error):
     pass
 
 
+def _answering(call, *arguments):
+    """What a call gives, its error as one of pycuda's."""
+    try:
+        return call(*arguments)
+    except fake_device.CudaError as error:
+        raise LogicError(str(error)) from error
+
+
 def init(flags=0):
     if STATE.cuda_init:
         raise LogicError("cuInit failed: no CUDA-capable device is detected")
@@ -20,29 +30,54 @@ def init(flags=0):
 
 
 class Context:
-    """The primary context, retained."""
+    """The primary context, retained. Steps of both stacks are those of pycuda's `cuda.hpp`."""
+
+    def __init__(self):
+        fake_device.retain()
+        self._boot, self._valid = STATE.boot, True
 
     def push(self):
-        STATE.contexts.append(self)
+        if STATE.pycuda_contexts:
+            STATE.contexts.pop()
+        STATE.contexts.append("primary")
+        STATE.pycuda_contexts.append(self)
 
     def detach(self):
-        if any(STATE.streams.values()):
-            raise Misuse("CUDA context released with work on a stream")
-        alive = {kind: count for kind, count in STATE.alive.items() if count}
-        if alive and len(STATE.contexts) == 1:
-            raise Misuse(f"CUDA context released before TensorRT's objects: {alive}")
-        STATE.contexts.remove(self)
-        STATE.retained -= 1
-        STATE.freed.append("context released")
+        """Release it. The driver keeps it on its stack, where it is put if it was not on top."""
+        if not self._valid:
+            raise LogicError("context::detach failed: invalid device context")
+        active = _current() is self
+        if not active:
+            STATE.contexts.append("primary")
+        fake_device.release()
+        self._valid = False
+        if active and _current():
+            STATE.contexts.append("primary")
+
+    def __del__(self):
+        if self._valid and self._boot == STATE.boot:
+            fake_device.release()
 
     @staticmethod
     def pop():
+        if not STATE.pycuda_contexts:
+            raise LogicError("context::pop failed: cannot pop non-current context")
         STATE.contexts.pop()
+        STATE.pycuda_contexts.pop()
+        if _current():
+            STATE.contexts.append("primary")
 
     @staticmethod
     def synchronize():
         for handle in STATE.streams:
             fake_device.synchronize(handle)
+
+
+def _current():
+    """The latest valid context; those that were detached are forgotten on the way."""
+    while STATE.pycuda_contexts and not STATE.pycuda_contexts[-1]._valid:
+        STATE.pycuda_contexts.pop()
+    return STATE.pycuda_contexts[-1] if STATE.pycuda_contexts else None
 
 
 class Device:
@@ -54,7 +89,6 @@ class Device:
         return STATE.gpu
 
     def retain_primary_context(self):
-        STATE.retained += 1
         return Context()
 
     def make_context(self, flags=0):
@@ -76,7 +110,7 @@ class DeviceAllocation:
         return self._address
 
     def free(self):
-        fake_device.free(self._address)
+        _answering(fake_device.free, self._address)
 
 
 def mem_alloc(bytes):  # noqa: A002
@@ -91,11 +125,13 @@ def mem_get_info():
 class Stream:
     def __init__(self, flags=0):
         fake_device.need_context("cuStreamCreate")
+        if flags != _NON_BLOCKING:
+            raise Misuse("a stream that waits for the default one, which others use")
         self.handle = len(STATE.streams) + 1
         STATE.streams[self.handle] = []
 
     def synchronize(self):
-        fake_device.synchronize(self.handle)
+        _answering(fake_device.synchronize, self.handle)
 
 
 class Event:
