@@ -1,6 +1,6 @@
 """The machine a run is on."""
 
-from enginegate.machine.checkout import Checkout, this_checkout
+from enginegate.machine.checkout import Checkout, is_changed, this_checkout
 from enginegate.machine.condition import Condition, describe_machine, disturbance
 from enginegate.machine.fingerprint import (
     Machine,
@@ -15,6 +15,6 @@ from enginegate.machine.processes import NO_PROGRAM, Child, git
 __all__ = [
     "NO_PROGRAM", "Checkout", "Child", "Condition", "Gpu", "GpuState", "Machine",
     "describe_machine", "disturbance", "find_gpus", "first_gpu", "git", "installed_version",
-    "is_steady", "library_versions", "precisions_here", "read_state", "state_as_json",
+    "is_changed", "is_steady", "library_versions", "precisions_here", "read_state", "state_as_json",
     "this_checkout", "this_machine",
 ]  # fmt: skip

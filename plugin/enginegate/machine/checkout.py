@@ -17,7 +17,7 @@ class Checkout:
     Attributes:
         commit: its whole hash; empty outside git.
         branch: its name; empty where none is known.
-        changed: whether files that git knows differ from it.
+        changed: whether files that git knows differ from it; baselines do not count.
         base: the commit that was measured beside; empty where it was none.
         commits_url: what the address of a commit begins with; empty where no CI job tells it.
     """
@@ -29,15 +29,29 @@ class Checkout:
     commits_url: str = ""
 
 
-def checkout_of(rootpath: Path, against: str, environment: Mapping[str, str]) -> Checkout:
+def checkout_of(
+    rootpath: Path, baselines: Path, against: str, environment: Mapping[str, str]
+) -> Checkout:
     """What is checked out in a folder, and the commit of the revision `against`, if it is one."""
     found = Checkout(
         commit=_said(rootpath, "rev-parse", "HEAD"),
         branch=_said(rootpath, "branch", "--show-current"),
-        changed=bool(_said(rootpath, "status", "--porcelain", "--untracked-files=no")),
+        changed=is_changed(rootpath, baselines, untracked=False),
         base=_base(rootpath, against),
     )
     return _in_gitlab(_in_github(found, environment), environment)
+
+
+def is_changed(rootpath: Path, baselines: Path, *, untracked: bool) -> bool:
+    """Tell if files below a folder differ from its commit, with those git does not know or without.
+
+    Baselines, which a refresh writes, do not count.
+    """
+    inside = baselines.is_relative_to(rootpath)
+    apart = (f":(exclude){baselines.relative_to(rootpath)}",) if inside else ()
+    which = "normal" if untracked else "no"
+    asked = ("status", "--porcelain", f"--untracked-files={which}", "--", ".")
+    return bool(_said(rootpath, *asked, *apart))
 
 
 def _said(rootpath: Path, *arguments: str) -> str:
@@ -85,6 +99,6 @@ def _in_gitlab(found: Checkout, environment: Mapping[str, str]) -> Checkout:
     return replace(found, branch=branch, commits_url=f"{project}/-/commit/" if project else "")
 
 
-def this_checkout(rootpath: Path, against: str) -> Checkout:
+def this_checkout(rootpath: Path, baselines: Path, against: str) -> Checkout:
     """What this process judges."""
-    return checkout_of(rootpath, against, os.environ)
+    return checkout_of(rootpath, baselines, against, os.environ)

@@ -163,24 +163,24 @@ class RunOutput:
         self, results: Sequence[Result], condition: Mapping[str, Any], seed: int, costs: ModelCosts
     ) -> None:
         """The reports that were asked for."""
-        machine, allowed = this_machine(), self.options.allowed
+        options, machine = self.options, this_machine()
         stopped = self.recorder.interrupted
         counted = costs.costs
         rooflines = functools.partial(costs.rooflines, () if stopped else results)
-        made = (machine, condition, seed, allowed)
+        made = (machine, condition, seed, options.allowed)
 
         @functools.cache
         def report() -> str:
-            origin = origin_of(this_checkout(self.options.rootpath, self.options.against))
+            origin = origin_of(this_checkout(options.rootpath, options.baselines, options.against))
             return render_json(results, *made, counted(), rooflines(), stopped, origin)
 
         makers: dict[Path | None, Callable[[], str]] = {
-            self.options.report_text: lambda: (
+            options.report_text: lambda: (
                 render_text(results, [*costs.lines(), *self._stopped_lines()], stopped) + "\n"
             ),
-            self.options.report_json: report,
-            self.options.report_html: lambda: run_html(report(), self.options.baselines),
-            self.options.report_markdown: lambda: run_markdown(report()),
+            options.report_json: report,
+            options.report_html: lambda: run_html(report(), options.baselines),
+            options.report_markdown: lambda: run_markdown(report()),
         }
         for path, make in makers.items():
             if path:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -48,7 +47,7 @@ from enginegate.engines import (
     saved_engine,
 )
 from enginegate.files import scratch_folder
-from enginegate.machine import git, this_machine
+from enginegate.machine import git, is_changed, this_machine
 from enginegate.models import (
     INT8,
     Batch,
@@ -286,9 +285,8 @@ class Preparation:
         """The project's commit, and if its files differ from it; the baselines do not count."""
         options = self._options
         commit = git(options.rootpath, "rev-parse", "HEAD").stdout.strip()
-        own = os.path.relpath(options.baselines, options.rootpath)
-        changed = git(options.rootpath, "status", "--porcelain", "--", ".", f":(exclude){own}")
-        return commit and (f"{commit}-dirty" if changed.stdout.strip() else commit)
+        changed = is_changed(options.rootpath, options.baselines, untracked=True)
+        return commit and (f"{commit}-dirty" if changed else commit)
 
     def cached_engine(self, variant: Variant, made: Provenance) -> Built | None:
         """An earlier engine of the variant, from this machine's cache; None if it is not there."""
