@@ -7,6 +7,7 @@ from typing import Any
 from enginegate.accuracy import Accuracy, AgainstTruth
 from enginegate.diagnostics import Blamed, Repair
 from enginegate.engines import GpuTimes, Kernel, Ranges
+from enginegate.models import OutputKind
 from enginegate.serving import Load
 from enginegate.speed import Speed
 from enginegate.variants import Variant
@@ -25,6 +26,25 @@ _GRAVEST_FIRST = (
     Verdict.IMPROVED,
     Verdict.IDENTICAL,
 )
+
+
+@dataclass(frozen=True)
+class Words:
+    """What reports call what a model gives.
+
+    Attributes:
+        outputs: all that it gives.
+        row: what it gives one for.
+    """
+
+    outputs: str
+    row: str
+
+
+_WORDS = {
+    OutputKind.DENSE: Words("embeddings", "text"),
+    OutputKind.SCORE: Words("scores", "pair"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +69,7 @@ class Context:
         padding: share of the positions that is padding; None in reports of older versions.
         prompts: what texts begin with, by role: `text`, `query`, `document`.
         overruled: what the model's table says otherwise than its own files do.
+        output_kind: what it gives, of OutputKind.
     """
 
     weights: str
@@ -68,6 +89,12 @@ class Context:
     padding: float | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     overruled: tuple[str, ...] = ()
+    output_kind: str = OutputKind.DENSE
+
+    @property
+    def words(self) -> Words:
+        """What reports call what it gives."""
+        return _WORDS[OutputKind(self.output_kind)]
 
 
 @dataclass(frozen=True)

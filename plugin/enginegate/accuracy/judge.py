@@ -3,15 +3,14 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from enginegate.accuracy.deltas import Deltas, check_sane, cosines_of, violations
+from enginegate.accuracy.deltas import Deltas, check_sane, violations
 from enginegate.accuracy.labels import Sts, sts_violations
-from enginegate.accuracy.limits import DEFAULT_LIMITS, Limits
+from enginegate.accuracy.limits import Limits, limits_for
+from enginegate.accuracy.outputs import Outputs, outputs_of
 from enginegate.accuracy.retrieval import (
-    Names,
     Retrieval,
     Vectors,
     WorstText,
-    compare_rankings,
     rank_violations,
     unsure,
     worst_texts,
@@ -25,14 +24,12 @@ from enginegate.accuracy.stability import (
     probe_stability,
 )
 from enginegate.accuracy.user_texts import UserTexts
-from enginegate.accuracy.views import WHOLE, View, Viewed
+from enginegate.accuracy.views import View, Viewed
 from enginegate.engines import Embeddings, Engine, Ranges, embed_all
 from enginegate.errors import EmbeddingError
-from enginegate.models import Workload, token_counts
+from enginegate.models import Workload
 from enginegate.variants import Precision
 from enginegate.verdicts import Judgement, Verdict
-
-_TIGHT = DEFAULT_LIMITS[Precision.FP16]
 
 
 @dataclass(frozen=True)
@@ -107,29 +104,36 @@ class EmbeddingJudge:
         """
         try:
             own = self._own(engine)
-            whole = self._looked(WHOLE, found, own)
+            whole = self._looked(self._outputs.whole, found, own)
         except EmbeddingError as error:
             return Accuracy(None, self.limits, Judgement(Verdict.FAIL, (str(error),)))
         deltas, retrieval = whole
         sts = self.own.agreement(own) if self.own and own is not None else None
         views = tuple(self._viewed(view, found, own) for view in self.views)
         judged = judge_accuracy(deltas, self.limits, self._tight, retrieval, sts)
-        cosines, texts = cosines_of(found, self.expected), self.workload.texts
-        tokens = token_counts(self.workload.evaluation, self.workload.mask)
+        outputs, cosines = self._outputs, self._outputs.cosines(found, self.expected)
+        now, then = (outputs.whole.similar(Vectors(v)) for v in (found, self.expected))
         return Accuracy(
             deltas=deltas,
             limits=self.limits,
             judgement=with_views(judged, views),
             cosines=tuple(map(float, cosines)),
             retrieval=retrieval,
-            worst_texts=worst_texts(cosines, found, self.expected, texts, tokens),
+            worst_texts=worst_texts(cosines, now, then, outputs.names, outputs.tokens),
             sts=sts,
             views=views,
         )
 
     @property
+    def _outputs(self) -> Outputs:
+        return outputs_of(self.workload)
+
+    @property
     def _tight(self) -> Limits:
-        return _TIGHT if self.precision is Precision.INT8 else self.limits
+        """Those beyond which int8 is flagged."""
+        if self.precision is not Precision.INT8:
+            return self.limits
+        return limits_for(Precision.FP16, {}, self.workload.kind)
 
     def _viewed(self, view: View, found: Embeddings, own: Embeddings | None) -> Viewed:
         """What is known of sane embeddings [texts, dim] in a view; `own` are of the own texts."""
@@ -177,9 +181,9 @@ class EmbeddingJudge:
         return replace(accuracy, judgement=judgement, determinism=spread)
 
     def _rankings(self, view: View, found: Embeddings) -> Retrieval:
-        """Each evaluation text searched among all the others."""
+        """Each evaluation text searched among all the others; of pairs, a query's documents."""
         now, then = (view.similar(Vectors(vectors)) for vectors in (found, self.expected))
-        return compare_rankings(now, then, Names(self.workload.texts))
+        return self._outputs.ranked(now, then, self._outputs.names)
 
     def probed(self, accuracy: Accuracy, engine: Engine) -> Accuracy:
         """With whether the embeddings depend on more than their text; as it is if it fails."""

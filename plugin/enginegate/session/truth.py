@@ -15,8 +15,8 @@ from enginegate.accuracy import (
     against_truth,
     apart,
     at_dims,
-    check_sane,
     nearness_for,
+    outputs_of,
     taken_as_model,
     telling_rows,
 )
@@ -74,8 +74,10 @@ def judged_by_truth(
         truth = sought.truth()
     if truth is None:
         return taken_as_model()
-    check_sane(truth.embeddings, f"the truth of {spec.name}")
-    found = against_truth(reference, truth.embeddings, truth.by, truth.notes, sought.near)
+    outputs = outputs_of(workload)
+    outputs.sane(truth.embeddings, f"the truth of {spec.name}")
+    given = (reference, truth.embeddings, truth.by, truth.notes, sought.near)
+    found = against_truth(*given, outputs.compare)
     if found.judgement.verdict is not Verdict.FAIL:
         return at_dims(found, reference, truth.embeddings, spec.dims, sought.near)
     with progress(f"why the reference of {spec.name} is not the model"):
