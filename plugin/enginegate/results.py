@@ -35,15 +35,19 @@ class Words:
     Attributes:
         outputs: all that it gives.
         row: what it gives one for.
+        judged, many: what is compared one by one, and several of it.
     """
 
     outputs: str
     row: str
+    judged: str = "text"
+    many: str = "texts"
 
 
 _WORDS = {
     OutputKind.DENSE: Words("embeddings", "text"),
-    OutputKind.SCORE: Words("scores", "pair"),
+    OutputKind.SPARSE: Words("sparse vectors", "text"),
+    OutputKind.SCORE: Words("scores", "pair", "query", "queries"),
 }
 
 

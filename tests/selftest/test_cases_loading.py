@@ -196,10 +196,17 @@ def test_a_body_whose_configuration_still_says_classifier_is_loaded(bert):
 
 
 OTHERS = {
-    "SPLADE": (lambda f: pipeline(f, **{"2_S": "SpladePooling"}), r"sparse encoder \(SpladePool"),
-    "sparse by name": (
-        lambda f: change(f / "config_sentence_transformers.json", model_type="SparseEncoder"),
-        "sparse encoder",
+    "sparse by a table": (
+        lambda f: pipeline(f, **{"2_S": "SparseStaticEmbedding"}),
+        r"sparse encoder \(SparseStaticEmbedding\): of sparse encoders only SPLADE is judged",
+    ),
+    "sparse by its largest": (
+        lambda f: pipeline(f, **{"2_S": "SparseAutoEncoder"}),
+        r"sparse encoder \(SparseAutoEncoder\): of sparse encoders only SPLADE is judged",
+    ),
+    "sparse that is cut": (
+        lambda f: change(f / "config_sentence_transformers.json", max_active_dims=64),
+        r"sparse encoder \(max_active_dims 64\): its largest terms alone are kept",
     ),
     "ColBERT": (lambda f: change(f / "config.json", architectures=["HF_ColBERT"]), "per-token"),
     "MaxSim": (

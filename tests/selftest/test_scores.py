@@ -34,7 +34,16 @@ PAIRS = Pairs(
     PER_QUERY,
 )
 TOKENS = {"input_ids": np.full((ROWS, 8), 5), "attention_mask": np.ones((ROWS, 8), np.int64)}
-WORKLOAD = Workload("pairs", PAIRS.shown, TOKENS, TOKENS, "0", "attention_mask", pairs=PAIRS)
+WORKLOAD = Workload(
+    "pairs",
+    PAIRS.shown,
+    TOKENS,
+    TOKENS,
+    "0",
+    "attention_mask",
+    pairs=PAIRS,
+    kind=OutputKind.SCORE,
+)
 
 
 @pytest.fixture(scope="module")
@@ -184,12 +193,12 @@ def test_pairs_for_calibration_are_others():
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        ({"transformers": "x", "output_kind": "words"}, "is not one of dense, score"),
+        ({"transformers": "x", "output_kind": "words"}, "is not one of dense, sparse, score"),
         ({"onnx": "x.onnx", "output_kind": "score"}, "is not for a model of that kind"),
         ({"factory": "a:b", "output_kind": "score"}, "is not for a model of that kind"),
-        ({"transformers": "x", "output_kind": "score", "pooling": "mean"}, "about embeddings"),
-        ({"transformers": "x", "output_kind": "score", "dims": [8]}, "about embeddings"),
-        ({"transformers": "x", "output_kind": "score", "prompt": "q: "}, "about embeddings"),
+        ({"transformers": "x", "output_kind": "score", "pooling": "mean"}, "about dense ones"),
+        ({"transformers": "x", "output_kind": "score", "dims": [8]}, "about dense ones"),
+        ({"transformers": "x", "output_kind": "score", "prompt": "q: "}, "about dense ones"),
     ],
 )
 def test_keys_that_do_not_fit_scores_are_refused(tmp_path, table, said):
@@ -226,7 +235,9 @@ def test_a_reranker_is_found_to_be_one(make_case, name):
 def test_what_is_no_reranker_is_said_to_be_none(make_case, save_small_bert, tmp_path):
     plain = save_small_bert(tmp_path / "plain")
     assert as_found(spec_of(plain), plain).output_kind is OutputKind.DENSE
-    with pytest.raises(ModelError, match=r'no reranker \(BertModel\): say output_kind = "dense"'):
+    with pytest.raises(
+        ModelError, match=r'sparse encoder \(BertModel\): say output_kind = "dense"'
+    ):
         as_found(spec_of(plain, output_kind="score"), plain)
     folder = make_case("reranker") / "model"
     body = spec_of(folder, allow_dropped=("classifier.*",))

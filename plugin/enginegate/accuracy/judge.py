@@ -15,6 +15,7 @@ from enginegate.accuracy.retrieval import (
     unsure,
     worst_texts,
 )
+from enginegate.accuracy.sparse import Terms, term_violations
 from enginegate.accuracy.stability import (
     Determinism,
     Invariance,
@@ -47,6 +48,7 @@ class Accuracy:
         invariance: whether an embedding depends on its batch; None for a served engine.
         determinism: whether the same input gives the same; None for a served engine.
         views: the same embeddings cut or stored otherwise, as the model's table asks.
+        terms: what is left of the terms of sparse vectors; None of what has none.
     """
 
     deltas: Deltas | None
@@ -59,6 +61,7 @@ class Accuracy:
     determinism: Determinism | None = None
     sts: Sts | None = None
     views: tuple[Viewed, ...] = ()
+    terms: Terms | None = None
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -110,7 +113,8 @@ class EmbeddingJudge:
         deltas, retrieval = whole
         sts = self.own.agreement(own) if self.own and own is not None else None
         views = tuple(self._viewed(view, found, own) for view in self.views)
-        judged = judge_accuracy(deltas, self.limits, self._tight, retrieval, sts)
+        terms = self._outputs.terms(found, self.expected)
+        judged = judge_accuracy(deltas, self.limits, self._tight, retrieval, sts, terms)
         outputs, cosines = self._outputs, self._outputs.cosines(found, self.expected)
         now, then = (outputs.whole.similar(Vectors(v)) for v in (found, self.expected))
         return Accuracy(
@@ -122,6 +126,7 @@ class EmbeddingJudge:
             worst_texts=worst_texts(cosines, now, then, outputs.names, outputs.tokens),
             sts=sts,
             views=views,
+            terms=terms,
         )
 
     @property
@@ -216,6 +221,7 @@ def judge_accuracy(
     tight: Limits,
     retrieval: Retrieval | None = None,
     sts: Sts | None = None,
+    terms: Terms | None = None,
 ) -> Judgement:
     """FAIL beyond `limits`, FLAGGED within them but beyond the `tight` ones, else PASS.
 
@@ -223,20 +229,25 @@ def judge_accuracy(
     single text; one that the interval contains is given as a reason, and decides nothing.
     """
     held = unsure(retrieval, limits) if retrieval else ()
-    if broken := _broken(deltas, retrieval, sts, limits):
+    if broken := _broken(deltas, retrieval, sts, terms, limits):
         return Judgement(Verdict.FAIL, (*broken, *held))
-    if loose := _broken(deltas, retrieval, sts, tight):
+    if loose := _broken(deltas, retrieval, sts, terms, tight):
         return Judgement(Verdict.FLAGGED, (_within(limits, loose), *loose, *held))
     return Judgement(Verdict.PASS, held)
 
 
 def _broken(
-    deltas: Deltas | None, retrieval: Retrieval | None, sts: Sts | None, limits: Limits
+    deltas: Deltas | None,
+    retrieval: Retrieval | None,
+    sts: Sts | None,
+    terms: Terms | None,
+    limits: Limits,
 ) -> tuple[str, ...]:
     ranks = rank_violations(retrieval, limits) if retrieval else ()
     pairs = sts_violations(sts, limits) if sts else ()
     off = violations(deltas, limits) if deltas else ()
-    return (*off, *ranks, *pairs)
+    words = term_violations(terms, limits) if terms else ()
+    return (*off, *ranks, *pairs, *words)
 
 
 def _within(limits: Limits, loose: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """How the outputs of a model are judged, by their kind: another kind is one more record."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,8 +21,15 @@ from enginegate.accuracy.scores import (
     rank_documents,
     score_cosines,
 )
+from enginegate.accuracy.sparse import (
+    Terms,
+    check_sparse,
+    compare_sparse,
+    compare_terms,
+    products,
+)
 from enginegate.accuracy.views import View
-from enginegate.models import Pairs, Workload, token_counts
+from enginegate.models import OutputKind, Pairs, Workload, token_counts
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class Outputs:
         ranked: an engine's similarities against the reference's.
         names: texts of the rows, and of what is ordered by them.
         tokens: of each row.
+        terms: what is left of the largest terms; None of what has no terms.
     """
 
     compare: Callable[[Array, Array], Deltas]
@@ -46,6 +54,7 @@ class Outputs:
     ranked: Callable[[Values, Values, Names], Retrieval]
     names: Names
     tokens: tuple[int, ...]
+    terms: Callable[[Array, Array], Terms | None] = lambda _found, _expected: None
 
     @property
     def whole(self) -> View:
@@ -58,7 +67,7 @@ def outputs_of(workload: Workload) -> Outputs:
     tokens = token_counts(workload.evaluation, workload.mask)
     if workload.pairs:
         return _scores(workload.pairs, tokens)
-    return Outputs(
+    dense = Outputs(
         compare=compare,
         similar=similarities,
         sane=check_sane,
@@ -66,6 +75,13 @@ def outputs_of(workload: Workload) -> Outputs:
         ranked=compare_rankings,
         names=Names(workload.texts),
         tokens=tokens,
+    )
+    return _sparse(dense) if workload.kind == OutputKind.SPARSE else dense
+
+
+def _sparse(dense: Outputs) -> Outputs:
+    return replace(
+        dense, compare=compare_sparse, similar=products, sane=check_sparse, terms=compare_terms
     )
 
 

@@ -14,12 +14,16 @@ from typing import Any
 from enginegate.errors import ModelError
 from enginegate.files import damage, parse_json, read_text, reading
 from enginegate.models.modules import Module, has_modules, read_modules
-from enginegate.models.spec import DROPPED, Kind, ModelSpec, OutputKind, refuse_for_scores
+from enginegate.models.spec import DROPPED, Kind, ModelSpec, OutputKind, refuse_for_kind
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _WITHOUT_FILES = ("Normalize",)  # modules that save nothing
 _JUDGED = "only models with an embedding a text, or a score a pair, are judged: name such a one"
-_SPARSE = "it gives a weight for every word of its vocabulary and no dense embedding"
+_NO_SPLADE = "of sparse encoders only SPLADE is judged, a weight for every word by one transformer"
+_NO_MOST = (
+    "its largest terms alone are kept, which its export cannot do: save it without that limit, "
+    "and cut where its vectors are stored"
+)
 _PER_TOKEN = "it gives an embedding for every token and not one for the text"  # noqa: S105
 _BODY = "; to deploy the embeddings of its body, name its head in allow_dropped"
 _WORDS = "it scores by the words that a language model would say next"
@@ -49,10 +53,10 @@ _PRETRAINING = (
     "*pooler.dense.*",  # of next-sentence training, where the class has no such layer
     "mlm_head.*",
 )
-_SPARSE_PARTS = {"SparseEncoder", "SpladePooling", "MLMTransformer", "SparseStaticEmbedding"}
+_SPARSE = {"SparseEncoder", "SpladePooling", "MLMTransformer"}
 _OTHER_PIPELINES: Mapping[str, tuple[Set[str], str]] = MappingProxyType(
     {
-        "a sparse encoder": (_SPARSE_PARTS, _SPARSE),
+        "a sparse encoder": ({"SparseStaticEmbedding", "SparseAutoEncoder"}, _NO_SPLADE),
         "a per-token model": ({"MultiVectorEncoder", "MultiVectorMask", "MaxSim"}, _PER_TOKEN),
         "a reranker": ({"LogitScore"}, _WORDS),
     }
@@ -111,7 +115,7 @@ def as_found(spec: ModelSpec, source: object) -> ModelSpec:
             f"{_BODY if found is OutputKind.SCORE else ''}"
         )
     resolved = replace(spec, output_kind=found)
-    refuse_for_scores(resolved)
+    refuse_for_kind(resolved)
     return resolved
 
 
@@ -120,10 +124,14 @@ def _found_kind(spec: ModelSpec, folder: Path) -> tuple[OutputKind, str]:
     config = read_json(folder / "config.json", {})
     architecture = next(iter(config.get("architectures") or ()), config.get("model_type", ""))
     said = read_json(folder / "config_sentence_transformers.json", {}).get("model_type")
+    parts = {module.kind for module in _modules(folder)} | {str(said)}
+    if found := sorted(parts & _SPARSE):
+        return OutputKind.SPARSE, f"a sparse encoder ({found[0]})"
     headed = architecture.endswith(_CLASSIFIERS[0]) and bool(_heads(spec, folder))
     if (headed and _labels(config) == 1) or said == "CrossEncoder":
         return OutputKind.SCORE, f"a reranker ({architecture or said})"
-    return OutputKind.DENSE, f"no reranker ({architecture or 'a pipeline'})"
+    named = architecture or "a pipeline"
+    return OutputKind.DENSE, f"neither a reranker nor a sparse encoder ({named})"
 
 
 def _labels(config: Mapping[str, Any]) -> int:
@@ -185,6 +193,8 @@ def _refuse_other_pipeline(spec: ModelSpec, folder: Path) -> None:
     for name, (names, gives) in _OTHER_PIPELINES.items():
         if found := sorted(kinds & names):
             raise _other(spec, folder, name, found[0], f"{gives}; {_JUDGED}")
+    if most := said.get("max_active_dims"):
+        raise _other(spec, folder, "a sparse encoder", f"max_active_dims {most}", _NO_MOST)
     if "CLIPModel" in kinds:
         raise _other(spec, folder, "a model of images", "CLIPModel", _IMAGES)
 

@@ -47,6 +47,7 @@ from enginegate.models.spec import (
     Kind,
     ModelSpec,
 )
+from enginegate.models.splade import is_splade, splade_weights
 from enginegate.models.static import is_static, static_features, static_tokenizer, static_tokens
 from enginegate.models.tokens import (
     TEXT,
@@ -306,7 +307,7 @@ def _encoder(
         return source.eval().float(), f"from factory {spec.source}"
     if spec.scores and source:
         return _scorer(spec, source), sources.named(spec) + _left_out(spec, source)
-    if spec.kind is Kind.SENTENCE_TRANSFORMERS:
+    if spec.kind is Kind.SENTENCE_TRANSFORMERS or spec.sparse:
         if source is None:
             raise ModelError(
                 f"model {spec.name}: {spec.source!r} holds no weights: name its folder"
@@ -330,10 +331,12 @@ def load_backbone(spec: ModelSpec, folder: Path) -> tuple["torch.nn.Module", "to
 
 def load_pipeline(spec: ModelSpec, folder: Path, **how: Any) -> Any:
     """A sentence-transformers model, by the rules of all loading; `how` goes to its backbone."""
-    from sentence_transformers import SentenceTransformer
+    import sentence_transformers as library
+
+    kind = library.SparseEncoder if spec.sparse else library.SentenceTransformer
 
     def load() -> Any:
-        return SentenceTransformer(
+        return kind(
             str(folder),
             device="cpu",
             local_files_only=True,
@@ -386,6 +389,11 @@ def _sentence_transformer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
     import torch
 
     model, kept = load_pipeline(spec, folder, attn_implementation="eager"), dimensions(spec, folder)
+    if spec.sparse and not is_splade(model):
+        raise ModelError(
+            f"model {spec.name}: {folder} is a sparse encoder of other parts than one transformer "
+            "with SPLADE's pooling, and only that is judged: name such a model"
+        )
 
     class Encoder(torch.nn.Module):
         def __init__(self) -> None:
@@ -393,6 +401,9 @@ def _sentence_transformer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
             self.model = model
 
         def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            if spec.sparse:
+                weights: torch.Tensor = splade_weights(self.model, ids, mask)
+                return weights
             if is_static(self.model):
                 features = static_features(self.model, ids, mask)
             else:
@@ -580,12 +591,13 @@ def _auto_class(spec: ModelSpec, folder: Path) -> Any:
     from transformers import (
         AutoConfig,
         AutoModel,
+        AutoModelForMaskedLM,
         AutoModelForSequenceClassification,
         AutoModelForTextEncoding,
     )
 
-    if spec.scores:
-        return AutoModelForSequenceClassification
+    if spec.scores or spec.sparse:
+        return AutoModelForSequenceClassification if spec.scores else AutoModelForMaskedLM
     trusted = spec.trust_remote_code
     config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trusted)
     found = AutoModelForTextEncoding._model_mapping.get(type(config), None)

@@ -42,9 +42,10 @@ class Kind(StrEnum):
 
 
 class OutputKind(StrEnum):
-    """What a model gives: an embedding of a text, or a score of a pair of texts."""
+    """What a model gives: an embedding of a text, word weights of it, or a score of a pair."""
 
     DENSE = "dense"
+    SPARSE = "sparse"
     SCORE = "score"
 
 
@@ -65,7 +66,11 @@ _KINDS_OF: Mapping[str, tuple[Kind, ...]] = MappingProxyType(
         "vocab_size": (Kind.TRANSFORMERS, Kind.FACTORY, Kind.ONNX),
     }
 )
-_OF_EMBEDDINGS = ("pooling", "normalize", "truncate_dim", "head", "prompt", "dims", "stored")
+# Keys that are about dense embeddings, and of no use for a model that gives something else.
+_OF_DENSE = ("pooling", "normalize", "truncate_dim", "head", "dims", "stored")
+_IDLE: Mapping[OutputKind, tuple[str, ...]] = MappingProxyType(
+    {OutputKind.SCORE: (*_OF_DENSE, "prompt"), OutputKind.SPARSE: _OF_DENSE}
+)
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,8 @@ class ModelSpec:
         allow_dropped: weights of the checkpoint, names or wildcards, to leave out on purpose.
         dims: numbers of dimensions that its embeddings are used with too, the first ones
             (Matryoshka); each is judged.
-        output_kind: what it gives; None for what its own files say. `score` is for the kinds
-            `transformers` and `sentence_transformers`.
+        output_kind: what it gives; None for what its own files say. `sparse` and `score` are for
+            the kinds `transformers` and `sentence_transformers`.
         stored: what its vectors are stored as (of STORED); a search among such vectors is judged.
     """
 
@@ -142,6 +147,11 @@ class ModelSpec:
     def scores(self) -> bool:
         """Tell if it gives a score of a pair of texts, as far as that is known."""
         return self.output_kind == OutputKind.SCORE
+
+    @property
+    def sparse(self) -> bool:
+        """Tell if it gives weights of words, as far as that is known."""
+        return self.output_kind == OutputKind.SPARSE
 
     @property
     def usual_len(self) -> int:
@@ -221,7 +231,7 @@ def _refuse_idle(spec: ModelSpec) -> None:
     """Raise OptionError for keys that have an effect only beside others."""
     headless = spec.head_weights is not None and spec.head is None
     _require(spec, "head_weights", not headless, "of use without `head`, the width of it")
-    refuse_for_scores(spec)
+    refuse_for_kind(spec)
     has_code = spec.kind is not Kind.ONNX or spec.truth is not None
     _require(
         spec,
@@ -231,15 +241,16 @@ def _refuse_idle(spec: ModelSpec) -> None:
     )
 
 
-def refuse_for_scores(spec: ModelSpec) -> None:
-    """Raise OptionError for keys about embeddings beside scores, and where none can be judged."""
-    if not spec.scores:
+def refuse_for_kind(spec: ModelSpec) -> None:
+    """Raise OptionError for keys that do not fit what it gives, and where it cannot give that."""
+    if spec.output_kind is None or spec.output_kind not in _IDLE:
         return
     judged = spec.kind in _IN_TORCH and spec.architecture is None
     _require(spec, "output_kind", judged, "for a model of that kind: name its folder or hub id")
-    for key in _OF_EMBEDDINGS:
+    for key in _IDLE[OutputKind(spec.output_kind)]:
         idle = not getattr(spec, key)
-        _require(spec, key, idle, "of use for a model that gives scores: it is about embeddings")
+        said = f"of use for a model that gives {spec.output_kind} outputs: it is about dense ones"
+        _require(spec, key, idle, said)
 
 
 def _source(name: str, table: Mapping[str, Any], base: ModelSpec, root: Path) -> dict[str, Any]:

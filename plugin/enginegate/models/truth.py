@@ -218,7 +218,7 @@ def _author(spec: ModelSpec, source: "sources.Source", workload: Workload) -> _A
     if isinstance(source, Path):
         if spec.scores:
             return _by_predict(spec, source, workload)
-        if spec.kind is Kind.SENTENCE_TRANSFORMERS:
+        if spec.kind is Kind.SENTENCE_TRANSFORMERS or spec.sparse:
             return _by_encode(spec, source, workload)
         if tokenizer := _tokenizer_of(spec, source):
             return _by_parts(spec, source, tokenizer, workload)
@@ -235,7 +235,8 @@ def _by_encode(spec: ModelSpec, folder: Path, workload: Workload) -> _Author:
     _follow_table(model, spec, cut_at)
 
     def parts() -> Pipeline | None:
-        whole, prompt = places and hasattr(model[0], "auto_model"), _prompt(spec, prompts)
+        whole = places and hasattr(model[0], "auto_model") and not spec.sparse
+        prompt = _prompt(spec, prompts)
         return pipeline_of(model, places, workload.shape[1], prompt) if whole else None
 
     notes = (*_other_tokens(spec, cut_at, own, prompts), *_other_vectors(spec, folder))
@@ -260,6 +261,9 @@ def _by_predict(spec: ModelSpec, folder: Path, workload: Workload) -> _Author:
 
 def _follow_table(model: Any, spec: ModelSpec, length: int | None) -> None:
     """Change a sentence-transformers model where its table overrules it."""
+    if spec.sparse:
+        model.max_seq_length = length
+        return
     _, *modules = model
     del model[1:]
     model.extend(as_table_says(spec, modules))
@@ -274,6 +278,10 @@ def _encoded(model: Any, spec: ModelSpec, texts: Sequence[str]) -> Vectors:
     how: dict[str, Any] = {"batch_size": _AT_ONCE, "show_progress_bar": False}
     if isinstance(spec.prompt, str):
         how["prompt"] = spec.prompt
+    if spec.sparse:
+        how["convert_to_sparse_tensor"] = False
+        dense: Vectors = model.encode(list(texts), **how).numpy()
+        return dense
     found: Vectors = model.encode(list(texts), **how)
     return found
 

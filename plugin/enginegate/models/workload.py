@@ -39,6 +39,7 @@ class Workload:
         cut: evaluation texts that were longer than seq_len.
         padding: share of the evaluation positions that is padding.
         pairs: what the rows are for a model that scores pairs; None for texts.
+        kind: what the model gives for a row.
     """
 
     name: str
@@ -50,17 +51,13 @@ class Workload:
     cut: int = 0
     padding: float = 0.0
     pairs: Pairs | None = None
+    kind: OutputKind = OutputKind.DENSE
 
     @property
     def shape(self) -> tuple[int, int]:
         """(evaluation texts, tokens per text)."""
         rows, columns = next(iter(self.evaluation.values())).shape
         return rows, columns
-
-    @property
-    def kind(self) -> OutputKind:
-        """What a model gives for a row."""
-        return OutputKind.SCORE if self.pairs else OutputKind.DENSE
 
     def batch(self, size: int) -> Batch:
         """The first `size` evaluation rows, repeated if there are fewer."""
@@ -190,6 +187,7 @@ def make_pairs_workload(
         encoded.cut,
         1 - float(encoded.mask.mean()),
         found,
+        OutputKind.SCORE,
     )
 
 

@@ -56,6 +56,7 @@ from enginegate.models import (
     Batch,
     Exported,
     ModelSpec,
+    OutputKind,
     Say,
     Workload,
     export_model,
@@ -146,10 +147,11 @@ class Preparation:
         """The texts, tokenised for the model."""
         name, texts = self._texts
         if model.spec.scores:
-            found = self._own.collection
-            searched = (found.queries, found.documents) if found else split(texts)
+            own = self._own.collection
+            searched = (own.queries, own.documents) if own else split(texts)
             return make_pairs_workload(name, *searched, tokenize_with(model), model.inputs)
-        return make_workload(name, texts, tokenize_with(model), model.inputs, model.int32)
+        found = make_workload(name, texts, tokenize_with(model), model.inputs, model.int32)
+        return dataclasses.replace(found, kind=model.spec.output_kind or OutputKind.DENSE)
 
     def open_reference(self, model: Exported, workload: Workload) -> Engine:
         """The model's ONNX file, loaded by ONNX Runtime in fp32."""

@@ -26,11 +26,11 @@ def embedding_notes(accuracy: Accuracy, words: Words) -> Iterator[str]:
         yield f"{words.outputs} fail: {accuracy.invariance.broken}"
     if accuracy.determinism and accuracy.determinism.rebuilds:
         yield _determinism_line(accuracy.determinism)
-    found = accuracy.retrieval
-    if found and found.ndcg_at_10:
-        searched = f"{found.queries} queries over {found.documents} documents"
-        yield f"{searched}: {found.ndcg_at_10.words}"
+    if accuracy.retrieval and accuracy.retrieval.ndcg_at_10:
+        yield ndcg_line(accuracy.retrieval)
     yield from map(view_line, accuracy.views)
+    if accuracy.terms:
+        yield f"terms: {accuracy.terms.words}"
     if accuracy.sts:
         yield f"labelled pairs: {accuracy.sts.words}"
     if judgement.verdict is Verdict.FAIL and accuracy.worst_texts:
@@ -61,6 +61,12 @@ def _retrieval_lines(found: Retrieval) -> Iterator[str]:
         yield f'false neighbour of "{query}": "{other}" instead of "{expected}"'
 
 
+def ndcg_line(found: Retrieval) -> str:
+    """NDCG by the reference and by the engine; of which and how many queries."""
+    said = found.ndcg_at_10.words if found.ndcg_at_10 else "no NDCG"
+    return f"{found.queries} queries over {found.documents} documents: {said}"
+
+
 def view_line(found: Viewed) -> str:
     """The verdict on a view of the embeddings, and its figures."""
     parts = [f"worst cosine {found.deltas.cosine_worst:.6f}"] if found.deltas else []
@@ -69,10 +75,9 @@ def view_line(found: Viewed) -> str:
 
 
 def _worst(text: WorstText, words: Words) -> str:
-    row = "text" if words.row == "text" else "query"
     return (
-        f'worst {row}: "{shortened(text.text)}" (number {text.index}, {text.tokens} tokens), '
-        f"cosine {text.cosine:.6f}"
+        f'worst {words.judged}: "{shortened(text.text)}" (number {text.index}, '
+        f"{text.tokens} tokens), cosine {text.cosine:.6f}"
     )
 
 
