@@ -14,6 +14,7 @@ from enginegate.accuracy.scores import (
     check_scores,
     compare_scores,
     rank_documents,
+    score_cause,
     score_cosines,
 )
 from enginegate.accuracy.user_texts import UserData, refuse_labels
@@ -194,7 +195,7 @@ def test_pairs_for_calibration_are_others():
     ("table", "said"),
     [
         ({"transformers": "x", "output_kind": "words"}, "is not one of dense, sparse, score"),
-        ({"onnx": "x.onnx", "output_kind": "score"}, "is not for a model of that kind"),
+        ({"onnx": "x.onnx", "output_kind": "score", "normalize": True}, "about dense ones"),
         ({"factory": "a:b", "output_kind": "score"}, "is not for a model of that kind"),
         ({"transformers": "x", "output_kind": "score", "pooling": "mean"}, "about dense ones"),
         ({"transformers": "x", "output_kind": "score", "dims": [8]}, "about dense ones"),
@@ -331,6 +332,54 @@ def test_a_reference_that_is_not_the_model_is_caught(
     (found,) = report["results"]
     assert found["truth"]["judgement"]["verdict"] == "fail"
     assert found["decision"] == "block"
+    named = "without the sigmoid" in found["truth"]["cause"]
+    assert named == (plant is leave_activation_out)
+
+
+@pytest.fixture
+def ready(make_case, shapes, judge_case, pytester):
+    """Judge the `.onnx` file that somebody made of a reranker's logits, beside its folder."""
+
+    def judge(name, *arguments):
+        import torch
+        from transformers import AutoModelForSequenceClassification
+
+        folder = make_case(name) / "model"
+        project = make_case(name).parent / f"{name}-ready"
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, attn_implementation="eager"
+        )
+
+        class Logits(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.model = model
+
+            def forward(self, input_ids, attention_mask):
+                return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+        shapes.export(Logits(), project / "ready.onnx", output="logits")
+        given = {"onnx": "ready.onnx", "tokenizer": str(folder), "truth": str(folder)}
+        shapes.write_project(project, output_kind="score", **given)
+        return judge_case(project.name, *arguments)
+
+    return judge
+
+
+@cases
+def test_a_ready_file_that_gives_scores_is_judged(ready):
+    result, report = ready("reranker-xlm-r")
+    assert result.ret == 0
+    (found,) = report["results"]
+    assert found["truth"]["judgement"]["verdict"] == "pass"
+    assert (found["truth"]["by"], found["embedding_verdict"]) == ("predict()", "pass")
+
+
+def test_a_sigmoid_is_named_as_the_cause(reference):
+    logits = np.log(reference / (1 - reference))
+    assert score_cause(logits, reference).endswith("without the sigmoid at its end")
+    assert score_cause(reference, logits).startswith("its scores have a sigmoid at the end")
+    assert score_cause(reference[::-1], reference).startswith("no other cause was sought")
 
 
 @cases

@@ -201,18 +201,20 @@ class EmbeddingJudge:
 
 
 def with_views(judgement: Judgement, views: Sequence[Viewed]) -> Judgement:
-    """The judgement of embeddings with those of their views; what a view says begins with it."""
-    for verdict in (Verdict.FAIL, Verdict.FLAGGED):
-        said = [
-            f"{view.name}: {reason}"
-            for view in views
-            if view.judgement.verdict is verdict
-            for reason in view.judgement.reasons
-        ]
-        if judgement.verdict is verdict or said:
-            own = judgement.reasons if judgement.verdict is verdict else ()
-            return Judgement(verdict, (*own, *said))
-    return judgement
+    """The judgement of embeddings with those of their views.
+
+    What is wrong in a view begins with its name; one that needs looser limits is named only.
+    """
+    own = judgement.reasons if judgement.verdict is Verdict.FAIL else ()
+    failed = [view for view in views if view.judgement.verdict is Verdict.FAIL]
+    wrong = (f"{view.name}: {reason}" for view in failed for reason in view.judgement.reasons)
+    if own or failed:
+        return Judgement(Verdict.FAIL, (*own, *wrong))
+    loose = [view.name for view in views if view.judgement.verdict is Verdict.FLAGGED]
+    if not loose or judgement.verdict is Verdict.FLAGGED:
+        return judgement
+    said = f"within its own looser limits, beyond those of fp16, {' and '.join(loose)}"
+    return Judgement(Verdict.FLAGGED, (said, *judgement.reasons))
 
 
 def judge_accuracy(

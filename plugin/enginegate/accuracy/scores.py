@@ -10,6 +10,8 @@ from enginegate.accuracy.labels import DEPTH, compare_ndcg
 from enginegate.accuracy.retrieval import Names, Retrieval, compare_rankings
 from enginegate.errors import EmbeddingError
 
+_SIGMOID_NEAR = 1e-4  # of scores from 0 to 1; two runtimes in fp32 agree to 1e-6
+
 
 def by_query(scores: Array, count: int) -> Values:
     """Scores [pairs, 1], `count` of each query, as float64 [queries, documents]."""
@@ -64,6 +66,19 @@ def score_cosines(found: Values, expected: Values) -> Values:
     product = lengths[0] * lengths[1]
     alike = (now * then).sum(axis=1) / np.where(product > 0, product, 1)
     return np.where((lengths[0] == 0) & (lengths[1] == 0), 1.0, alike)
+
+
+def score_cause(reference: Array, truth: Array) -> str:
+    """Why scores [pairs, 1] are not the model's: a sigmoid at the end, if that is it."""
+    if np.abs(_sigmoid(reference) - truth).max() <= _SIGMOID_NEAR:
+        return "its scores are the model's without the sigmoid at its end"
+    if np.abs(_sigmoid(truth) - reference).max() <= _SIGMOID_NEAR:
+        return "its scores have a sigmoid at the end, which the model's have not"
+    return "no other cause was sought than a sigmoid at the end"
+
+
+def _sigmoid(scores: Array) -> Values:
+    return 1 / (1 + np.exp(-scores.astype(np.float64)))
 
 
 def rank_documents(found: Values, expected: Values, names: Names) -> Retrieval:

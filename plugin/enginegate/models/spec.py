@@ -110,8 +110,8 @@ class ModelSpec:
         allow_dropped: weights of the checkpoint, names or wildcards, to leave out on purpose.
         dims: numbers of dimensions that its embeddings are used with too, the first ones
             (Matryoshka); each is judged.
-        output_kind: what it gives; None for what its own files say. `sparse` and `score` are for
-            the kinds `transformers` and `sentence_transformers`.
+        output_kind: what it gives; None for what its own files say, and `dense` for an `.onnx`
+            file. `sparse` and `score` are for every kind but `factory`.
         stored: what its vectors are stored as (of STORED); a search among such vectors is judged.
     """
 
@@ -245,8 +245,9 @@ def refuse_for_kind(spec: ModelSpec) -> None:
     """Raise OptionError for keys that do not fit what it gives, and where it cannot give that."""
     if spec.output_kind is None or spec.output_kind not in _IDLE:
         return
-    judged = spec.kind in _IN_TORCH and spec.architecture is None
-    _require(spec, "output_kind", judged, "for a model of that kind: name its folder or hub id")
+    judged = spec.kind is not Kind.FACTORY and spec.architecture is None
+    said = "for a model of that kind: name its folder, hub id or .onnx file"
+    _require(spec, "output_kind", judged, said)
     for key in _IDLE[OutputKind(spec.output_kind)]:
         idle = not getattr(spec, key)
         said = f"of use for a model that gives {spec.output_kind} outputs: it is about dense ones"

@@ -125,6 +125,8 @@ def states_pooling(spec: ModelSpec, store: Store) -> bool:
     """
     if spec.kind is not Kind.ONNX or spec.truth is None or spec.pooling is not None:
         return True
+    if spec.scores or spec.sparse:
+        return True
     return _located(spec, store)[0].kind is not Kind.TRANSFORMERS
 
 

@@ -168,6 +168,7 @@ def make_pairs_workload(
     documents: Sequence[str],
     tokenize: Tokenize,
     inputs: Mapping[str, str],
+    int32: Collection[str] = (),
 ) -> Workload:
     """The same of pairs of queries and documents; a third of either at most is for calibration."""
     first, least = min(CALIBRATION_QUERIES, len(queries) // 3), len(documents) // 3
@@ -175,8 +176,8 @@ def make_pairs_workload(
     found = pairs_of(queries[first:][:QUERIES], documents[held_out:][:EVALUATION_TEXTS])
     others = pairs_of(queries[:first], documents[:held_out])
     encoded = tokenize(found.rows)
-    evaluation = _named(encoded, inputs, ())
-    calibration = make_batch(others.rows, tokenize, inputs)
+    evaluation = _named(encoded, inputs, int32)
+    calibration = make_batch(others.rows, tokenize, inputs, int32)
     return Workload(
         name,
         found.shown,

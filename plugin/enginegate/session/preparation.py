@@ -149,7 +149,8 @@ class Preparation:
         if model.spec.scores:
             own = self._own.collection
             searched = (own.queries, own.documents) if own else split(texts)
-            return make_pairs_workload(name, *searched, tokenize_with(model), model.inputs)
+            tokenize, inputs = tokenize_with(model), model.inputs
+            return make_pairs_workload(name, *searched, tokenize, inputs, model.int32)
         found = make_workload(name, texts, tokenize_with(model), model.inputs, model.int32)
         return dataclasses.replace(found, kind=model.spec.output_kind or OutputKind.DENSE)
 

@@ -17,6 +17,7 @@ from enginegate.accuracy import (
     at_dims,
     nearness_for,
     outputs_of,
+    score_cause,
     taken_as_model,
     telling_rows,
 )
@@ -134,6 +135,8 @@ class _Sought:
         return find_pooling(pipeline, texts, self.reference[rows], self._apart)
 
     def _cause(self, truth: Truth) -> str:
+        if self.spec.scores:
+            return score_cause(self.reference, truth.embeddings)
         pipeline = parts_of(self.spec, self.store, self.workload)
         if pipeline is None:
             return "no cause was sought, as the model has no parts that could be done otherwise"

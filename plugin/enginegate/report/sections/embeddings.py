@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from enginegate.accuracy import Accuracy as Judged
 from enginegate.engines import Ranges
 from enginegate.report.numbers import NOTHING, interval, loss, short, whole
 from enginegate.report.page import Chart, Row, Table
@@ -20,6 +21,7 @@ from enginegate.report.sections.vega import (
 from enginegate.report.table import engine_name
 from enginegate.report.wording.accuracy import ndcg_line, view_line
 from enginegate.results import Result, Words
+from enginegate.verdicts import Verdict
 
 _SHOWN = 160  # letters of a text
 _SHARES = (0.5, 0.9, 0.99, 1.0)
@@ -153,15 +155,23 @@ def _view_rows(result: Result) -> Iterator[Row]:
         )
 
 
-def views_said(run: SavedRun) -> Iterator[str]:
-    """A sentence for each of them, on terms and on orders by scores, for the comment."""
+def outputs_said(run: SavedRun) -> Iterator[str]:
+    """Sentences on terms, on orders by scores and on views, for the comment."""
     for result in _in_process(run):
-        name, accuracy = f"{result.variant.model} {engine_name(result.variant)}", result.accuracy
-        if accuracy and accuracy.terms:
-            yield f"{name}: {accuracy.terms.words}"
-        if accuracy and accuracy.retrieval and result.context.words.row == "pair":
-            yield f"{name}: {ndcg_line(accuracy.retrieval)}"
-        yield from (f"{name}, {view_line(view)}" for view in (accuracy.views if accuracy else ()))
+        name = f"{result.variant.model} {engine_name(result.variant)}"
+        if result.accuracy:
+            yield from (f"{name}: {said}" for said in _said(result, result.accuracy))
+
+
+def _said(result: Result, accuracy: Judged) -> Iterator[str]:
+    if accuracy.terms:
+        yield accuracy.terms.words
+    if accuracy.retrieval and result.context.words.row == "pair":
+        yield ndcg_line(accuracy.retrieval)
+    passed = [v.name for v in accuracy.views if v.judgement.verdict is Verdict.PASS]
+    yield from [f"pass: {'; '.join(passed)}"] if passed else []
+    others = (v for v in accuracy.views if v.judgement.verdict is not Verdict.PASS)
+    yield from map(view_line, others)
 
 
 def _search(run: SavedRun, result: Result) -> Iterator[Row]:
