@@ -76,11 +76,12 @@ def reference(enginegate: "Session", exported: "Exported", workload: "Workload")
 
 
 @pytest.fixture(scope="session")
-def limits(enginegate_variant: "Variant", model: "ModelSpec") -> "Limits":
+def limits(enginegate_variant: "Variant", exported: "Exported") -> "Limits":
     """How far the variant's embeddings may be off."""
     from enginegate.accuracy import limits_for
 
-    return limits_for(enginegate_variant.precision, model.limits)
+    spec = exported.spec
+    return limits_for(enginegate_variant.precision, spec.limits, spec.output_kind)
 
 
 @pytest.fixture(scope="session")
@@ -211,7 +212,8 @@ def measure_load(enginegate: "Session", enginegate_server: "ServedEngine") -> Me
 
 def _skip_if_wrong(result: "Result", what: str) -> None:
     if result.faults:
-        pytest.skip(for_terminal(f"{what}, its embeddings are wrong: {'; '.join(result.faults)}"))
+        wrong = f"its {result.context.words.outputs} are wrong"
+        pytest.skip(for_terminal(f"{what}, {wrong}: {'; '.join(result.faults)}"))
 
 
 @pytest.fixture

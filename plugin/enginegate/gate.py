@@ -112,7 +112,8 @@ class Gate(_Concluding):
         """Fail if an embedding depends on its batch; skip where the embeddings are wrong anyway."""
         accuracy, name = self._result.accuracy, self._result.variant.id
         if accuracy is None or accuracy.invariance is None:
-            pytest.skip(for_terminal(f"{name}: not probed, its embeddings are wrong"))
+            outputs = self._result.context.words.outputs
+            pytest.skip(for_terminal(f"{name}: not probed, its {outputs} are wrong"))
         found = accuracy.invariance
         verdict = Verdict.FAIL if found.broken else Verdict.PASS
         doubts = self._result.doubts if found.broken else ()

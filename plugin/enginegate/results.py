@@ -7,6 +7,7 @@ from typing import Any
 from enginegate.accuracy import Accuracy, AgainstTruth
 from enginegate.diagnostics import Blamed, Repair
 from enginegate.engines import GpuTimes, Kernel, Ranges
+from enginegate.models import OutputKind
 from enginegate.serving import Load
 from enginegate.speed import Speed
 from enginegate.variants import Variant
@@ -26,6 +27,29 @@ _GRAVEST_FIRST = (
     Verdict.IMPROVED,
     Verdict.IDENTICAL,
 )
+
+
+@dataclass(frozen=True)
+class Words:
+    """What reports call what a model gives.
+
+    Attributes:
+        outputs: all that it gives.
+        row: what it gives one for.
+        judged, many: what is compared one by one, and several of it.
+    """
+
+    outputs: str
+    row: str
+    judged: str = "text"
+    many: str = "texts"
+
+
+_WORDS = {
+    OutputKind.DENSE: Words("embeddings", "text"),
+    OutputKind.SPARSE: Words("sparse vectors", "text"),
+    OutputKind.SCORE: Words("scores", "pair", "query", "queries"),
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +75,7 @@ class Context:
         padding: share of the positions that is padding; None in reports of older versions.
         prompts: what texts begin with, by role: `text`, `query`, `document`.
         overruled: what the model's table says otherwise than its own files do.
+        output_kind: what it gives, of OutputKind.
     """
 
     weights: str
@@ -71,11 +96,17 @@ class Context:
     prompts: Mapping[str, str] = field(default_factory=dict)
     overruled: tuple[str, ...] = ()
     control: str = ""
+    output_kind: str = OutputKind.DENSE
 
     @property
     def timed_beside(self) -> str:
         """What it was timed beside, in words."""
         return self.against or self.control or "the reference"
+
+    @property
+    def words(self) -> Words:
+        """What reports call what it gives."""
+        return _WORDS[OutputKind(self.output_kind)]
 
 
 @dataclass(frozen=True)

@@ -326,7 +326,8 @@ def make_case(torch_loaded, tmp_path_factory):
         patch.syspath_prepend(HERE / "cases")
         families = _load("cases/families")
         names = {name: functools.partial(families.make_family, name) for name in families.FAMILIES}
-        makers = {**names, **_load("cases/make").CASES}
+        others = {**_load("cases/rerankers").RERANKERS, "splade": _load("cases/splade").make_splade}
+        makers = {**names, **others, **_load("cases/make").CASES}
 
     def make(name):
         if not (folder / name).exists():

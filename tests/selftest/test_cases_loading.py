@@ -111,16 +111,11 @@ def bert(save):
     return save("BertModel", "BertConfig", **SIZES)
 
 
-def test_a_reranker_is_named_and_refused(judge_case):
-    result, report = judge_case("dropped_head")
-    assert result.ret != 0
-    assert not report or not report["results"]
-    result.stdout.fnmatch_lines(
-        [
-            "*model mine: *model is a reranker (BertForSequenceClassification, 1 label): it gives "
-            "a score and no embedding, and its head classifier.* would be dropped*"
-        ]
-    )
+def test_a_reranker_is_judged_by_its_scores_and_not_by_its_body(judge_case):
+    _, report = judge_case("dropped_head")
+    (found,) = report["results"]
+    assert found["context"]["output_kind"] == "score"
+    assert found["truth"]["by"] == "predict()"
 
 
 def test_what_is_dropped_on_purpose_is_said_in_the_report(judge_case, make_case, monkeypatch):
@@ -182,7 +177,6 @@ def test_a_weight_that_no_class_takes_is_an_error_unless_it_is_allowed(bert, nam
 @pytest.mark.parametrize(
     ("name", "labels", "said"),
     [
-        ("BertForSequenceClassification", 1, r"is a reranker \(BertForSequence.*, 1 label\)"),
         ("BertForSequenceClassification", 3, r"is a classifier \(BertForSeq.*, 3 labels\)"),
         ("BertForTokenClassification", 2, r"is a classifier \(BertForToken.*, 2 labels\)"),
         ("BertForQuestionAnswering", 2, r"is a classifier .*head qa_outputs\.\* would be"),
@@ -202,10 +196,17 @@ def test_a_body_whose_configuration_still_says_classifier_is_loaded(bert):
 
 
 OTHERS = {
-    "SPLADE": (lambda f: pipeline(f, **{"2_S": "SpladePooling"}), r"sparse encoder \(SpladePool"),
-    "sparse by name": (
-        lambda f: change(f / "config_sentence_transformers.json", model_type="SparseEncoder"),
-        "sparse encoder",
+    "sparse by a table": (
+        lambda f: pipeline(f, **{"2_S": "SparseStaticEmbedding"}),
+        r"sparse encoder \(SparseStaticEmbedding\): of sparse encoders only SPLADE is judged",
+    ),
+    "sparse by its largest": (
+        lambda f: pipeline(f, **{"2_S": "SparseAutoEncoder"}),
+        r"sparse encoder \(SparseAutoEncoder\): of sparse encoders only SPLADE is judged",
+    ),
+    "sparse that is cut": (
+        lambda f: change(f / "config_sentence_transformers.json", max_active_dims=64),
+        r"sparse encoder \(max_active_dims 64\): its largest terms alone are kept",
     ),
     "ColBERT": (lambda f: change(f / "config.json", architectures=["HF_ColBERT"]), "per-token"),
     "MaxSim": (
@@ -216,9 +217,9 @@ OTHERS = {
         lambda f: change(f / "config.json", architectures=["ColPaliForRetrieval"]),
         "per-token model",
     ),
-    "reranker by name": (
-        lambda f: change(f / "config_sentence_transformers.json", model_type="CrossEncoder"),
-        "a reranker",
+    "reranker by words": (
+        lambda f: pipeline(f, **{"2_S": "LogitScore"}),
+        r"a reranker \(LogitScore\): it scores by the words that a language model would say",
     ),
     "CLIP": (
         lambda f: change(f / "config.json", model_type="clip", vision_config={}),

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from enginegate.accuracy.judge import EmbeddingJudge
+from enginegate.accuracy.judge import EmbeddingJudge, with_views
 from enginegate.accuracy.limits import DEFAULT_LIMITS
 from enginegate.accuracy.retrieval import Vectors, recall, similarities
 from enginegate.accuracy.truth import against_truth, at_dims
@@ -189,6 +189,18 @@ def test_the_limit_of_what_is_stored_is_the_tables_own(reference):
     strict = replace(DEFAULT_LIMITS[Precision.INT8], binary_recall_at_10=0.999)
     judge = EmbeddingJudge(workload_of(NAMES), reference, strict, Precision.INT8, None, seen)
     assert verdicts(judge.judge(found))["stored as binary"] is Verdict.FAIL
+
+
+def test_looser_limits_of_a_view_are_named_once(reference):
+    found = rounding(reference, 0.05, 7)
+    accuracy = judged(found, reference, dims=(), precision=Precision.INT8)
+    assert accuracy.judgement.verdict is Verdict.FLAGGED
+    assert not [reason for reason in accuracy.judgement.reasons if "stored as" in reason]
+    plain = EmbeddingJudge(workload_of(NAMES), reference, LIMITS, Precision.FP32).judge(reference)
+    flagged = with_views(plain.judgement, accuracy.views)
+    assert flagged.verdict is Verdict.FLAGGED
+    (said,) = flagged.reasons
+    assert said.startswith("within its own looser limits, beyond those of fp16, stored as int8")
 
 
 def test_more_dimensions_than_there_are_is_an_error(reference):

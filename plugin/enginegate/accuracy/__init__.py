@@ -4,7 +4,9 @@ from enginegate.accuracy.collection import read_collection, read_pairs
 from enginegate.accuracy.deltas import Deltas, check_sane
 from enginegate.accuracy.judge import Accuracy, EmbeddingJudge, with_ranges
 from enginegate.accuracy.limits import Limits, limits_for
+from enginegate.accuracy.outputs import outputs_of
 from enginegate.accuracy.retrieval import Retrieval, WorstText, shortened
+from enginegate.accuracy.scores import score_cause
 from enginegate.accuracy.stability import Determinism, Invariance, Probe, probe_stability
 from enginegate.accuracy.truth import (
     AgainstTruth,
@@ -16,13 +18,13 @@ from enginegate.accuracy.truth import (
     taken_as_model,
     telling_rows,
 )
-from enginegate.accuracy.user_texts import UserData, UserTexts
+from enginegate.accuracy.user_texts import UserData, UserTexts, refuse_labels
 from enginegate.accuracy.views import View, Viewed, check_dims, views_of
 
 __all__ = [
     "Accuracy", "AgainstTruth", "Deltas", "Determinism", "EmbeddingJudge", "Invariance", "Limits",
     "Nearness", "Probe", "Retrieval", "UserData", "UserTexts", "View", "Viewed", "WorstText",
     "against_truth", "apart", "at_dims", "check_dims", "check_sane", "limits_for", "nearness_for",
-    "probe_stability", "read_collection", "read_pairs", "shortened", "taken_as_model",
-    "telling_rows", "views_of", "with_ranges",
+    "outputs_of", "probe_stability", "read_collection", "read_pairs", "refuse_labels",
+    "score_cause", "shortened", "taken_as_model", "telling_rows", "views_of", "with_ranges",
 ]  # fmt: skip

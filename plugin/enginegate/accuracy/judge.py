@@ -3,19 +3,19 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from enginegate.accuracy.deltas import Deltas, check_sane, cosines_of, violations
+from enginegate.accuracy.deltas import Deltas, check_sane, violations
 from enginegate.accuracy.labels import Sts, sts_violations
-from enginegate.accuracy.limits import DEFAULT_LIMITS, Limits
+from enginegate.accuracy.limits import Limits, limits_for
+from enginegate.accuracy.outputs import Outputs, outputs_of
 from enginegate.accuracy.retrieval import (
-    Names,
     Retrieval,
     Vectors,
     WorstText,
-    compare_rankings,
     rank_violations,
     unsure,
     worst_texts,
 )
+from enginegate.accuracy.sparse import Terms, term_violations
 from enginegate.accuracy.stability import (
     Determinism,
     Invariance,
@@ -25,14 +25,12 @@ from enginegate.accuracy.stability import (
     probe_stability,
 )
 from enginegate.accuracy.user_texts import UserTexts
-from enginegate.accuracy.views import WHOLE, View, Viewed
+from enginegate.accuracy.views import View, Viewed
 from enginegate.engines import Embeddings, Engine, Ranges, embed_all
 from enginegate.errors import EmbeddingError
-from enginegate.models import Workload, token_counts
+from enginegate.models import Workload
 from enginegate.variants import Precision
 from enginegate.verdicts import Judgement, Verdict
-
-_TIGHT = DEFAULT_LIMITS[Precision.FP16]
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,7 @@ class Accuracy:
         invariance: whether an embedding depends on its batch; None for a served engine.
         determinism: whether the same input gives the same; None for a served engine.
         views: the same embeddings cut or stored otherwise, as the model's table asks.
+        terms: what is left of the terms of sparse vectors; None of what has none.
     """
 
     deltas: Deltas | None
@@ -62,6 +61,7 @@ class Accuracy:
     determinism: Determinism | None = None
     sts: Sts | None = None
     views: tuple[Viewed, ...] = ()
+    terms: Terms | None = None
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -107,29 +107,38 @@ class EmbeddingJudge:
         """
         try:
             own = self._own(engine)
-            whole = self._looked(WHOLE, found, own)
+            whole = self._looked(self._outputs.whole, found, own)
         except EmbeddingError as error:
             return Accuracy(None, self.limits, Judgement(Verdict.FAIL, (str(error),)))
         deltas, retrieval = whole
         sts = self.own.agreement(own) if self.own and own is not None else None
         views = tuple(self._viewed(view, found, own) for view in self.views)
-        judged = judge_accuracy(deltas, self.limits, self._tight, retrieval, sts)
-        cosines, texts = cosines_of(found, self.expected), self.workload.texts
-        tokens = token_counts(self.workload.evaluation, self.workload.mask)
+        terms = self._outputs.terms(found, self.expected)
+        judged = judge_accuracy(deltas, self.limits, self._tight, retrieval, sts, terms)
+        outputs, cosines = self._outputs, self._outputs.cosines(found, self.expected)
+        now, then = (outputs.whole.similar(Vectors(v)) for v in (found, self.expected))
         return Accuracy(
             deltas=deltas,
             limits=self.limits,
             judgement=with_views(judged, views),
             cosines=tuple(map(float, cosines)),
             retrieval=retrieval,
-            worst_texts=worst_texts(cosines, found, self.expected, texts, tokens),
+            worst_texts=worst_texts(cosines, now, then, outputs.names, outputs.tokens),
             sts=sts,
             views=views,
+            terms=terms,
         )
 
     @property
+    def _outputs(self) -> Outputs:
+        return outputs_of(self.workload)
+
+    @property
     def _tight(self) -> Limits:
-        return _TIGHT if self.precision is Precision.INT8 else self.limits
+        """Those beyond which int8 is flagged."""
+        if self.precision is not Precision.INT8:
+            return self.limits
+        return limits_for(Precision.FP16, {}, self.workload.kind)
 
     def _viewed(self, view: View, found: Embeddings, own: Embeddings | None) -> Viewed:
         """What is known of sane embeddings [texts, dim] in a view; `own` are of the own texts."""
@@ -177,9 +186,9 @@ class EmbeddingJudge:
         return replace(accuracy, judgement=judgement, determinism=spread)
 
     def _rankings(self, view: View, found: Embeddings) -> Retrieval:
-        """Each evaluation text searched among all the others."""
+        """Each evaluation text searched among all the others; of pairs, a query's documents."""
         now, then = (view.similar(Vectors(vectors)) for vectors in (found, self.expected))
-        return compare_rankings(now, then, Names(self.workload.texts))
+        return self._outputs.ranked(now, then, self._outputs.names)
 
     def probed(self, accuracy: Accuracy, engine: Engine) -> Accuracy:
         """With whether the embeddings depend on more than their text; as it is if it fails."""
@@ -192,18 +201,20 @@ class EmbeddingJudge:
 
 
 def with_views(judgement: Judgement, views: Sequence[Viewed]) -> Judgement:
-    """The judgement of embeddings with those of their views; what a view says begins with it."""
-    for verdict in (Verdict.FAIL, Verdict.FLAGGED):
-        said = [
-            f"{view.name}: {reason}"
-            for view in views
-            if view.judgement.verdict is verdict
-            for reason in view.judgement.reasons
-        ]
-        if judgement.verdict is verdict or said:
-            own = judgement.reasons if judgement.verdict is verdict else ()
-            return Judgement(verdict, (*own, *said))
-    return judgement
+    """The judgement of embeddings with those of their views.
+
+    What is wrong in a view begins with its name; one that needs looser limits is named only.
+    """
+    own = judgement.reasons if judgement.verdict is Verdict.FAIL else ()
+    failed = [view for view in views if view.judgement.verdict is Verdict.FAIL]
+    wrong = (f"{view.name}: {reason}" for view in failed for reason in view.judgement.reasons)
+    if own or failed:
+        return Judgement(Verdict.FAIL, (*own, *wrong))
+    loose = [view.name for view in views if view.judgement.verdict is Verdict.FLAGGED]
+    if not loose or judgement.verdict is Verdict.FLAGGED:
+        return judgement
+    said = f"within its own looser limits, beyond those of fp16, {' and '.join(loose)}"
+    return Judgement(Verdict.FLAGGED, (said, *judgement.reasons))
 
 
 def judge_accuracy(
@@ -212,6 +223,7 @@ def judge_accuracy(
     tight: Limits,
     retrieval: Retrieval | None = None,
     sts: Sts | None = None,
+    terms: Terms | None = None,
 ) -> Judgement:
     """FAIL beyond `limits`, FLAGGED within them but beyond the `tight` ones, else PASS.
 
@@ -219,20 +231,25 @@ def judge_accuracy(
     single text; one that the interval contains is given as a reason, and decides nothing.
     """
     held = unsure(retrieval, limits) if retrieval else ()
-    if broken := _broken(deltas, retrieval, sts, limits):
+    if broken := _broken(deltas, retrieval, sts, terms, limits):
         return Judgement(Verdict.FAIL, (*broken, *held))
-    if loose := _broken(deltas, retrieval, sts, tight):
+    if loose := _broken(deltas, retrieval, sts, terms, tight):
         return Judgement(Verdict.FLAGGED, (_within(limits, loose), *loose, *held))
     return Judgement(Verdict.PASS, held)
 
 
 def _broken(
-    deltas: Deltas | None, retrieval: Retrieval | None, sts: Sts | None, limits: Limits
+    deltas: Deltas | None,
+    retrieval: Retrieval | None,
+    sts: Sts | None,
+    terms: Terms | None,
+    limits: Limits,
 ) -> tuple[str, ...]:
     ranks = rank_violations(retrieval, limits) if retrieval else ()
     pairs = sts_violations(sts, limits) if sts else ()
     off = violations(deltas, limits) if deltas else ()
-    return (*off, *ranks, *pairs)
+    words = term_violations(terms, limits) if terms else ()
+    return (*off, *ranks, *pairs, *words)
 
 
 def _within(limits: Limits, loose: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from enginegate.accuracy.bootstrap import Interval, Values, mean_interval, paired_interval
 from enginegate.accuracy.limits import Limits
 
-_DEPTH = 10
+DEPTH = 10
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def ndcg(similar: Values, gains: Values) -> Values:
 
 
 def _discounted(ranked: Values) -> Values:
-    top = ranked[:, :_DEPTH]
+    top = ranked[:, :DEPTH]
     total: Values = (top / np.log2(np.arange(2, top.shape[1] + 2))).sum(axis=1)
     return total
 

@@ -20,7 +20,7 @@ _SAME = 1e-6  # float32 vectors cannot tell cosines apart that are nearer
 _TIED = 1e-12  # float64 cosines of equal vectors
 _MOST_LISTED = 10
 _NEIGHBOURS = 3  # told of each of the worst texts
-_RANKED = ("recall_at_1", "recall_at_10", "spearman")
+_RANKED = ("recall_at_1", "recall_at_10", "spearman", "kendall")
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,16 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Names:
-    """The texts of `Vectors`, in order."""
+    """The texts of `Vectors`, in order; with `per_query`, each query has documents of its own."""
 
     queries: Sequence[str]
     documents: Sequence[str] | None = None
+    per_query: int = 0
 
     def document(self, query: int, column: int) -> str:
         """The text in a column of that query's similarities."""
         if self.documents is not None:
-            return self.documents[column]
+            return self.documents[query * self.per_query + column]
         return self.queries[column + (column >= query)]
 
 
@@ -211,18 +212,17 @@ def _false_neighbours(found: Values, expected: Values, names: Names) -> tuple[Fa
 
 
 def worst_texts(
-    cosines: Values, found: Array, expected: Array, texts: Sequence[str], tokens: Sequence[int]
+    cosines: Values, found: Values, expected: Values, names: Names, tokens: Sequence[int]
 ) -> tuple[WorstText, ...]:
     """Up to ten texts with the smallest cosines [texts], smallest first.
 
-    `found` and `expected` are the engine's and the reference's vectors [texts, dim].
+    `found` and `expected` are the engine's and the reference's similarities [texts, documents].
     """
-    names = Names(texts)
-    before, after = (nearest(similarities(Vectors(v)), _NEIGHBOURS) for v in (expected, found))
+    before, after = (nearest(similar, _NEIGHBOURS) for similar in (expected, found))
     return tuple(
         WorstText(
             index=row,
-            text=texts[row],
+            text=names.queries[row],
             tokens=tokens[row],
             cosine=float(cosines[row]),
             neighbours_before=tuple(names.document(row, int(column)) for column in before[row]),

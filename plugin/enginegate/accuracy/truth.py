@@ -1,11 +1,11 @@
 """Is the reference the model? Its embeddings beside those that the model's own authors compute."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from enginegate.accuracy.deltas import Array, compare, cosines_of
+from enginegate.accuracy.deltas import Array, Deltas, compare, cosines_of
 from enginegate.accuracy.limits import limits_for
 from enginegate.accuracy.views import first_numbers, has_unit_length
 from enginegate.errors import EmbeddingError
@@ -43,6 +43,7 @@ class Nearness:
 
 
 _FP32 = Nearness()
+Compare = Callable[[Array, Array], Deltas]
 
 
 def nearness_for(precision: Precision, own: Mapping[str, Mapping[str, float]]) -> Nearness:
@@ -94,14 +95,14 @@ def taken_as_model() -> AgainstTruth:
     return AgainstTruth(Judgement(Verdict.NOT_MEASURED, (NO_TRUTH,)))
 
 
-def apart(found: Array, truth: Array, near: Nearness = _FP32) -> float:
+def apart(found: Array, truth: Array, near: Nearness = _FP32, compared: Compare = compare) -> float:
     """How far embeddings of the same texts are apart: 0 for the same, at most 1 within `near`.
 
     The largest difference and the worst cosine, each as a multiple of its limit, whichever is
     more; infinite where they cannot be compared.
     """
     try:
-        deltas = compare(found, truth)
+        deltas = compared(found, truth)
     except EmbeddingError:
         return float("inf")
     turned = (1 - deltas.cosine_worst) / (1 - near.cosine_worst)
@@ -109,15 +110,23 @@ def apart(found: Array, truth: Array, near: Nearness = _FP32) -> float:
 
 
 def against_truth(
-    reference: Array, truth: Array, by: str, notes: Sequence[str] = (), near: Nearness = _FP32
+    reference: Array,
+    truth: Array,
+    by: str,
+    notes: Sequence[str] = (),
+    near: Nearness = _FP32,
+    compared: Compare = compare,
 ) -> AgainstTruth:
-    """Judge the reference's embeddings by the truth's, both [texts, dim] of the same texts."""
+    """Judge the reference's embeddings by the truth's, both [texts, dim] of the same texts.
+
+    `compared` gives the deltas of the first to the second.
+    """
     if reference.shape != truth.shape:
         found, wanted = reference.shape[1], truth.shape[1]
         said = f"the reference is not the model: {found} dimensions instead of {wanted}, by {by}"
         return AgainstTruth(Judgement(Verdict.FAIL, (said,)), by, notes=tuple(notes))
-    deltas = compare(reference, truth)
-    passed = apart(reference, truth, near) <= 1
+    deltas = compared(reference, truth)
+    passed = apart(reference, truth, near, compared) <= 1
     figures = f"worst cosine {deltas.cosine_worst:.6f}, by {by}{near.words}"
     if not passed:
         figures += (

@@ -13,6 +13,7 @@ from enginegate.accuracy.collection import Collection, Pairs
 from enginegate.accuracy.deltas import Array, cosines_of
 from enginegate.accuracy.labels import Sts, compare_ndcg, compare_pairs
 from enginegate.accuracy.retrieval import Names, Retrieval, Vectors, compare_rankings, similarities
+from enginegate.errors import WorkloadError
 from enginegate.models import DOCUMENT, QUERY, TEXT, Batch
 
 Similar = Callable[[Vectors], Values]
@@ -47,6 +48,15 @@ class UserData:
         groups = groupby(self.rows, key=itemgetter(0))
         parts = [make(role, [text for _, text in members]) for role, members in groups]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def refuse_labels(data: UserData, model: str) -> None:
+    """Raise WorkloadError for labels, which are about embeddings, beside a model that scores."""
+    if data.pairs or (data.collection and data.collection.gains is not None):
+        raise WorkloadError(
+            f"model {model} gives scores of pairs, which are judged beside its own only: leave out "
+            "--gate-sts, and the lines of relevance in the workload"
+        )
 
 
 @dataclass(frozen=True)

@@ -66,13 +66,6 @@ class Viewed:
     retrieval: Retrieval | None = None
 
 
-def _same(limits: Limits) -> Limits:
-    return limits
-
-
-WHOLE = View("", compare, similarities, _same)
-
-
 def views_of(spec: ModelSpec, expected: Array, calibration: Array | None) -> tuple[View, ...]:
     """The views that a model's table asks for: `dims`, then `stored` without and with rescoring.
 
@@ -127,7 +120,7 @@ def _dimension_view(dim: int, width: int, *, unit: bool) -> View:
         name=f"first {dim} of {width} dimensions",
         deltas=lambda found, expected: compare(cut(found), cut(expected)),
         similar=lambda vectors: similarities(_shown(vectors, cut)),
-        limits=_same,
+        limits=lambda limits: limits,
     )
 
 

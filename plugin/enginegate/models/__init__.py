@@ -4,6 +4,7 @@ from enginegate.models.causes import find_cause, find_pooling, pooling_words
 from enginegate.models.export import Say, export_model, tokenize_with
 from enginegate.models.layers import Layer, grouped, matching, nodes_of, read_layers
 from enginegate.models.onnx_file import beside, is_large_file, opset_of, save_onnx, typed
+from enginegate.models.pairs import Pairs, split
 from enginegate.models.spec import (
     BINARY,
     DROPPED,
@@ -13,6 +14,7 @@ from enginegate.models.spec import (
     Exported,
     Kind,
     ModelSpec,
+    OutputKind,
     specs_from,
 )
 from enginegate.models.tokens import DOCUMENT, QUERY, ROLES, TEXT, Tokens
@@ -31,6 +33,7 @@ from enginegate.models.workload import (
     chunks,
     hash_of,
     make_batch,
+    make_pairs_workload,
     make_workload,
     probe_of,
     read_texts,
@@ -39,11 +42,11 @@ from enginegate.models.workload import (
 )
 
 __all__ = [
-    "BINARY", "DOCUMENT", "DROPPED", "INT8", "OWN_CODE", "POOLINGS", "QUERY", "ROLES",
-    "TABLE_SAYS", "TEXT", "Batch", "Exported", "Kind", "Layer", "ModelSpec", "Say", "Tokens",
-    "Truth", "Workload", "beside",
-    "chunks", "export_model", "find_cause", "find_pooling", "grouped", "hash_of", "ids_and_mask",
-    "is_large_file", "make_batch", "make_workload", "matching", "nodes_of", "opset_of", "parts_of",
-    "pooling_words", "probe_of", "read_layers", "read_texts", "save_onnx", "specs_from",
-    "states_pooling", "take", "token_counts", "tokenize_with", "truth_key", "truth_of", "typed",
+    "BINARY", "DOCUMENT", "DROPPED", "INT8", "OWN_CODE", "POOLINGS", "QUERY", "ROLES", "TABLE_SAYS",
+    "TEXT", "Batch", "Exported", "Kind", "Layer", "ModelSpec", "OutputKind", "Pairs", "Say",
+    "Tokens", "Truth", "Workload", "beside", "chunks", "export_model", "find_cause", "find_pooling",
+    "grouped", "hash_of", "ids_and_mask", "is_large_file", "make_batch", "make_pairs_workload",
+    "make_workload", "matching", "nodes_of", "opset_of", "parts_of", "pooling_words", "probe_of",
+    "read_layers", "read_texts", "save_onnx", "specs_from", "split", "states_pooling", "take",
+    "token_counts", "tokenize_with", "truth_key", "truth_of", "typed",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ sentence-transformers has them beside a pickle, or is refused here.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
@@ -14,14 +14,19 @@ from typing import Any
 from enginegate.errors import ModelError
 from enginegate.files import damage, parse_json, read_text, reading
 from enginegate.models.modules import Module, has_modules, read_modules
-from enginegate.models.spec import DROPPED, Kind, ModelSpec
+from enginegate.models.spec import DROPPED, Kind, ModelSpec, OutputKind, refuse_for_kind
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _WITHOUT_FILES = ("Normalize",)  # modules that save nothing
-_DENSE_ONLY = "only models with one dense embedding a text are judged: name such a model"
-_SPARSE = "it gives a weight for every word of its vocabulary and no dense embedding"
+_JUDGED = "only models with an embedding a text, or a score a pair, are judged: name such a one"
+_NO_SPLADE = "of sparse encoders only SPLADE is judged, a weight for every word by one transformer"
+_NO_MOST = (
+    "its largest terms alone are kept, which its export cannot do: save it without that limit, "
+    "and cut where its vectors are stored"
+)
 _PER_TOKEN = "it gives an embedding for every token and not one for the text"  # noqa: S105
-_SCORE = "it gives a score and no embedding"
+_BODY = "; to deploy the embeddings of its body, name its head in allow_dropped"
+_WORDS = "it scores by the words that a language model would say next"
 _IMAGES = (
     "only text is judged: save its text encoder in a folder of its own, or build it in a `factory`"
 )
@@ -48,12 +53,12 @@ _PRETRAINING = (
     "*pooler.dense.*",  # of next-sentence training, where the class has no such layer
     "mlm_head.*",
 )
-_SPARSE_PARTS = {"SparseEncoder", "SpladePooling", "MLMTransformer", "SparseStaticEmbedding"}
+_SPARSE = {"SparseEncoder", "SpladePooling", "MLMTransformer"}
 _OTHER_PIPELINES: Mapping[str, tuple[Set[str], str]] = MappingProxyType(
     {
-        "a sparse encoder": (_SPARSE_PARTS, _SPARSE),
+        "a sparse encoder": ({"SparseStaticEmbedding", "SparseAutoEncoder"}, _NO_SPLADE),
         "a per-token model": ({"MultiVectorEncoder", "MultiVectorMask", "MaxSim"}, _PER_TOKEN),
-        "a reranker (cross-encoder)": ({"CrossEncoder", "LogitScore"}, _SCORE),
+        "a reranker": ({"LogitScore"}, _WORDS),
     }
 )
 _MASKED_LM = ("head.*", "decoder.*")  # names that are a pre-training head in such a class only
@@ -79,7 +84,7 @@ class Taken:
 
 
 def check_folder(spec: ModelSpec, folder: Path) -> None:
-    """Raise ModelError if the folder cannot be loaded as one dense embedding a text.
+    """Raise ModelError if the folder cannot be loaded as one embedding a text or one score a pair.
 
     It says what the folder is instead, or which of its files is not there.
     """
@@ -92,6 +97,50 @@ def check_folder(spec: ModelSpec, folder: Path) -> None:
         _refuse_pickles(spec, folder)
         _refuse_half(spec, folder)
         _refuse_dropped_modules(spec, folder)
+
+
+def as_found(spec: ModelSpec, source: object) -> ModelSpec:
+    """The definition with the kind of output that the folder `source` says; else as it is.
+
+    Raises ModelError where its table says another kind, OptionError for keys that do not fit it.
+    """
+    if not isinstance(source, Path):
+        return spec
+    with reading(source, "the model's files", "fetch them again", ModelError):
+        found, shown = _found_kind(spec, source)
+    if spec.output_kind is not None and spec.output_kind != found:
+        raise ModelError(
+            f"model {spec.name}: output_kind = {str(spec.output_kind)!r}, and {source} is {shown}: "
+            f'say output_kind = "{found}", or leave it out, in [tool.enginegate.models.{spec.name}]'
+            f"{_BODY if found is OutputKind.SCORE else ''}"
+        )
+    resolved = replace(spec, output_kind=found)
+    refuse_for_kind(resolved)
+    return resolved
+
+
+def _found_kind(spec: ModelSpec, folder: Path) -> tuple[OutputKind, str]:
+    """What a model gives, and what it is."""
+    config = read_json(folder / "config.json", {})
+    architecture = next(iter(config.get("architectures") or ()), config.get("model_type", ""))
+    said = read_json(folder / "config_sentence_transformers.json", {}).get("model_type")
+    parts = {module.kind for module in _modules(folder)} | {str(said)}
+    if found := sorted(parts & _SPARSE):
+        return OutputKind.SPARSE, f"a sparse encoder ({found[0]})"
+    headed = architecture.endswith(_CLASSIFIERS[0]) and bool(_heads(spec, folder))
+    if (headed and _labels(config) == 1) or said == "CrossEncoder":
+        return OutputKind.SCORE, f"a reranker ({architecture or said})"
+    named = architecture or "a pipeline"
+    return OutputKind.DENSE, f"neither a reranker nor a sparse encoder ({named})"
+
+
+def _labels(config: Mapping[str, Any]) -> int:
+    return len(config.get("id2label", "01"))
+
+
+def _heads(spec: ModelSpec, folder: Path) -> list[str]:
+    """Weights of a head for scores or labels that its table does not leave out."""
+    return [n for n in weight_names(folder) if _is_any(n, _HEADS) and not _allowed(spec, n)]
 
 
 def follows_modules(spec: ModelSpec) -> bool:
@@ -143,7 +192,9 @@ def _refuse_other_pipeline(spec: ModelSpec, folder: Path) -> None:
     kinds |= {str(said.get("model_type")), str(said.get("similarity_fn_name"))}
     for name, (names, gives) in _OTHER_PIPELINES.items():
         if found := sorted(kinds & names):
-            raise _other(spec, folder, name, found[0], f"{gives}; {_DENSE_ONLY}")
+            raise _other(spec, folder, name, found[0], f"{gives}; {_JUDGED}")
+    if most := said.get("max_active_dims"):
+        raise _other(spec, folder, "a sparse encoder", f"max_active_dims {most}", _NO_MOST)
     if "CLIPModel" in kinds:
         raise _other(spec, folder, "a model of images", "CLIPModel", _IMAGES)
 
@@ -156,26 +207,23 @@ def _refuse_other_class(spec: ModelSpec, folder: Path) -> None:
     if "vision_config" in config or {"image_size", "patch_size"} <= set(config):
         raise _other(spec, folder, "a model of images", shown, _IMAGES)
     if "colbert" in shown.lower() or architecture.endswith("ForRetrieval"):
-        raise _other(spec, folder, "a per-token model", shown, f"{_PER_TOKEN}; {_DENSE_ONLY}")
+        raise _other(spec, folder, "a per-token model", shown, f"{_PER_TOKEN}; {_JUDGED}")
     if architecture.endswith(_CLASSIFIERS):
-        _refuse_classifier(spec, folder, architecture, len(config.get("id2label", "01")))
+        _refuse_classifier(spec, folder, architecture, _labels(config))
 
 
 def _refuse_classifier(spec: ModelSpec, folder: Path, architecture: str, labels: int) -> None:
-    heads = [n for n in weight_names(folder) if _is_any(n, _HEADS) and not _allowed(spec, n)]
-    if not heads:
+    heads = _heads(spec, folder)
+    if not heads or (labels == 1 and spec.scores):
         return
     named = _grouped(heads, weight_names(folder))
-    scores = labels == 1 and architecture.endswith(_CLASSIFIERS[0])
-    kind, gives = ("a reranker", _SCORE) if scores else ("a classifier", "it gives no embedding")
-    shown = f"{architecture}, {labels} label{'s' if labels != 1 else ''}"
     raise _other(
         spec,
         folder,
-        kind,
-        shown,
-        f"{gives}, and its head {_listed(named)} would be dropped; {_DENSE_ONLY}, or, if you "
-        f"deploy the embeddings of its body, say {_say(named)}",
+        "a classifier",
+        f"{architecture}, {labels} label{'s' if labels != 1 else ''}",
+        f"it gives no embedding, and its head {_listed(named)} would be dropped; {_JUDGED}, or, if "
+        f"you deploy the embeddings of its body, say {_say(named)}",
     )
 
 

@@ -20,6 +20,7 @@ from enginegate.machine import installed_version
 from enginegate.models import sources
 from enginegate.models.checkpoints import (
     Taken,
+    as_found,
     backbones,
     check_folder,
     follows_modules,
@@ -38,10 +39,20 @@ from enginegate.models.pooling import (
     own_modules,
 )
 from enginegate.models.ready import ready_onnx
-from enginegate.models.spec import DEFAULT_POOLING, OWN_CODE, Exported, Kind, ModelSpec
+from enginegate.models.spec import (
+    DEFAULT_POOLING,
+    OWN_CODE,
+    STANDARD_INPUTS,
+    Exported,
+    Kind,
+    ModelSpec,
+)
+from enginegate.models.splade import is_splade, splade_weights
 from enginegate.models.static import is_static, static_features, static_tokenizer, static_tokens
 from enginegate.models.tokens import (
     TEXT,
+    Encoded,
+    Text,
     Tokenize,
     TokenSettings,
     file_tokenizer,
@@ -66,6 +77,8 @@ OUTPUT = "sentence_embedding"  # an output named `embedding` collides inside tor
 _TOLERANCE = 1e-4  # of the largest value; fp32 on two runtimes agrees to about 1e-6
 _FILE = "model.onnx"
 _TOKENIZER = "tokenizer.json"
+_TYPES = "token_type_ids"
+_INPUTS = ("input_ids", "attention_mask")
 _COMPARED_TEXTS = 64
 _TOKENIZER_FILES = (_TOKENIZER, "vocab.txt", "vocab.json", "*.model")
 
@@ -86,11 +99,12 @@ def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx, say: Say = No
     if spec.kind is Kind.ONNX:
         return _ready(ready_onnx(spec, store))
     source = sources.locate(spec, store)
+    spec = as_found(spec, source)
     _check_length(spec, _positions(spec, source))
     entry = _entry(spec, source, store, run_onnx, say)
     tokenizer = entry.folder / _TOKENIZER
     tokens = TokenSettings(**entry.properties["tokens"])
-    if entry.properties["leaves_prompt_out"] and tokens.prompts_with(spec.prompt):
+    if tokens.prompts_with(spec.prompt) and (entry.properties["leaves_prompt_out"] or spec.scores):
         raise _unpooled_prompt(spec)
     return Exported(
         spec=spec,
@@ -98,7 +112,7 @@ def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx, say: Say = No
         sha256=entry.properties["sha256"],
         weights=entry.properties["weights"] + (OWN_CODE if spec.trust_remote_code else ""),
         tokenizer=tokenizer if tokenizer.exists() else None,
-        inputs={"input_ids": "ids", "attention_mask": "mask"},
+        inputs={name: STANDARD_INPUTS[name] for name in entry.properties.get("inputs", _INPUTS)},
         output=OUTPUT,
         note=entry.note,
         tokens=tokens,
@@ -132,13 +146,22 @@ def _is_alike(spec: ModelSpec, source: "sources.Source", entry: Entry, run_onnx:
     tokenizer = entry.folder / _TOKENIZER
     tokens = TokenSettings(**entry.properties["tokens"])
     tokenize = _tokenizer(spec, tokenizer if tokenizer.exists() else None, tokens)
-    batch = _first_texts(tokenize, 2)
+    batch = _first_texts(spec, tokenize, 2)
     return _difference(encoder, batch, entry.folder / _FILE, run_onnx) <= _TOLERANCE
 
 
-def _first_texts(tokenize: Tokenize, count: int) -> Batch:
-    encoded = tokenize(read_texts(None)[1][:count])
-    return {"input_ids": encoded.ids, "attention_mask": encoded.mask}
+def _first_texts(
+    spec: ModelSpec, tokenize: Tokenize, count: int, inputs: Sequence[str] = _INPUTS
+) -> Batch:
+    encoded = tokenize(_texts(spec, count))
+    roles = {"input_ids": encoded.ids, "attention_mask": encoded.mask, _TYPES: encoded.types}
+    return {name: roles[name] for name in inputs}
+
+
+def _texts(spec: ModelSpec, count: int) -> Sequence[Text]:
+    """The first texts of the default corpus, or pairs of them and of the next ones."""
+    texts = read_texts(None)[1]
+    return list(zip(texts[:count], texts[count:], strict=False)) if spec.scores else texts[:count]
 
 
 def _ready(model: Exported) -> Exported:
@@ -178,14 +201,19 @@ def tokenize_with(model: Exported, role: str = TEXT) -> Tokenize:
     prompt = model.prompts.get(role, "")
     tokenize = _tokenizer(model.spec, model.tokenizer, model.tokens)
     first = model.first_position
-    return lambda texts: replace(tokenize([prompt + text for text in texts]), first=first)
+
+    def tokenized(texts: Sequence[Text]) -> Encoded:
+        given = [prompt + text if isinstance(text, str) else text for text in texts]
+        return replace(tokenize(given), first=first)
+
+    return tokenized
 
 
 def _tokenizer(spec: ModelSpec, tokenizer: Path | None, tokens: TokenSettings) -> Tokenize:
-    seq_len = tokens.seq_len(spec.seq_len)
+    seq_len = tokens.seq_len(spec.seq_len, spec.usual_len)
     if tokenizer is not None:
         return file_tokenizer(tokenizer, seq_len, tokens)
-    if spec.vocab_size is None:
+    if spec.vocab_size is None or spec.scores:
         raise ModelError(
             f"model {spec.name} has no tokenizer: give `tokenizer` (a folder or tokenizer.json), "
             f"or `vocab_size` to hash words, in [tool.enginegate.models.{spec.name}]"
@@ -212,6 +240,11 @@ def _check_length(spec: ModelSpec, positions: int | None) -> None:
 
 
 def _unpooled_prompt(spec: ModelSpec) -> ModelError:
+    if spec.scores:
+        return ModelError(
+            f"model {spec.name}: its files have a prompt, and pairs are judged without one: remove "
+            "it from its config_sentence_transformers.json if you deploy it so"
+        )
     return ModelError(
         f"model {spec.name}: its pooling leaves the tokens of a prompt out (include_prompt is "
         f'false), which an ONNX file with ids and mask alone cannot: say `prompt = ""` in '
@@ -241,7 +274,8 @@ def _export(
     own = own or _pipeline_tokens(spec, source, encoder)
     tokenizer = _save_tokenizer(spec, own, folder / _TOKENIZER) if own else None
     tokens = own.settings if own else TokenSettings(positions=_positions(spec, source))
-    batch = _first_texts(_tokenizer(spec, tokenizer, tokens), 4)
+    inputs = (*_INPUTS, *((_TYPES,) if own and own.types and spec.scores else ()))
+    batch = _first_texts(spec, _tokenizer(spec, tokenizer, tokens), 4, inputs)
     if spec.kind is Kind.FACTORY:
         _refuse_random(spec, encoder, batch)
     path = folder / _FILE
@@ -255,6 +289,7 @@ def _export(
         "weights": weights,
         "max_abs_to_torch": difference,
         "tokens": asdict(tokens),
+        "inputs": list(batch),
         "leaves_prompt_out": spec.kind is not Kind.FACTORY and leaves_prompt_out(encoder),
     }
 
@@ -270,7 +305,9 @@ def _encoder(
     """A module from (ids, mask), int64 [batch, seq], to float32 [batch, dim]; its origin."""
     if source is not None and not isinstance(source, Path):
         return source.eval().float(), f"from factory {spec.source}"
-    if spec.kind is Kind.SENTENCE_TRANSFORMERS:
+    if spec.scores and source:
+        return _scorer(spec, source), sources.named(spec) + _left_out(spec, source)
+    if spec.kind is Kind.SENTENCE_TRANSFORMERS or spec.sparse:
         if source is None:
             raise ModelError(
                 f"model {spec.name}: {spec.source!r} holds no weights: name its folder"
@@ -294,10 +331,12 @@ def load_backbone(spec: ModelSpec, folder: Path) -> tuple["torch.nn.Module", "to
 
 def load_pipeline(spec: ModelSpec, folder: Path, **how: Any) -> Any:
     """A sentence-transformers model, by the rules of all loading; `how` goes to its backbone."""
-    from sentence_transformers import SentenceTransformer
+    import sentence_transformers as library
+
+    kind = library.SparseEncoder if spec.sparse else library.SentenceTransformer
 
     def load() -> Any:
-        return SentenceTransformer(
+        return kind(
             str(folder),
             device="cpu",
             local_files_only=True,
@@ -308,10 +347,53 @@ def load_pipeline(spec: ModelSpec, folder: Path, **how: Any) -> Any:
     return _loaded(spec, folder, load)
 
 
+def load_scorer(spec: ModelSpec, folder: Path, **how: Any) -> Any:
+    """A cross-encoder of sentence-transformers, by the rules of all loading."""
+    from sentence_transformers import CrossEncoder
+
+    def load() -> Any:
+        return CrossEncoder(
+            str(folder),
+            device="cpu",
+            local_files_only=True,
+            trust_remote_code=spec.trust_remote_code,
+            model_kwargs={"use_safetensors": True, **how},
+        )
+
+    return _loaded(spec, folder, load)
+
+
+def _scorer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
+    """A module from tokens of pairs to their scores, float32 [pairs, 1], as `predict` gives."""
+    import torch
+
+    model = load_scorer(spec, folder, attn_implementation="eager")
+
+    class Scorer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(
+            self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor | None = None
+        ) -> torch.Tensor:
+            given = {"input_ids": ids, "attention_mask": mask}
+            given |= {_TYPES: types} if types is not None else {}
+            scores: torch.Tensor = model.activation_fn(self.model(given)["scores"])
+            return scores
+
+    return Scorer().eval().float()
+
+
 def _sentence_transformer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
     import torch
 
     model, kept = load_pipeline(spec, folder, attn_implementation="eager"), dimensions(spec, folder)
+    if spec.sparse and not is_splade(model):
+        raise ModelError(
+            f"model {spec.name}: {folder} is a sparse encoder of other parts than one transformer "
+            "with SPLADE's pooling, and only that is judged: name such a model"
+        )
 
     class Encoder(torch.nn.Module):
         def __init__(self) -> None:
@@ -319,6 +401,9 @@ def _sentence_transformer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
             self.model = model
 
         def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            if spec.sparse:
+                weights: torch.Tensor = splade_weights(self.model, ids, mask)
+                return weights
             if is_static(self.model):
                 features = static_features(self.model, ids, mask)
             else:
@@ -503,8 +588,16 @@ def _hidden(model: Any, folder: Path) -> list[str]:
 
 def _auto_class(spec: ModelSpec, folder: Path) -> Any:
     """The class to load by: of an encoder with a decoder the class of the encoder alone."""
-    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForMaskedLM,
+        AutoModelForSequenceClassification,
+        AutoModelForTextEncoding,
+    )
 
+    if spec.scores or spec.sparse:
+        return AutoModelForSequenceClassification if spec.scores else AutoModelForMaskedLM
     trusted = spec.trust_remote_code
     config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trusted)
     found = AutoModelForTextEncoding._model_mapping.get(type(config), None)
@@ -558,16 +651,18 @@ class _OwnTokens:
         tokenizer: its file's content.
         settings: how it is used.
         ask: tokenise as its library does, to int64 ids and mask, padded to the longest text.
+        types: the model is given token types too.
     """
 
     tokenizer: "Tokenizer"
     settings: TokenSettings
-    ask: Callable[[Sequence[str]], tuple[Any, Any]] | None = None
+    ask: Callable[[Sequence[Text]], tuple[Any, Any]] | None = None
+    types: bool = False
 
 
 def _own_tokens(spec: ModelSpec, source: "sources.Source") -> _OwnTokens | None:
     """The tokenizer of a folder or of the table; None if there is none, or a pipeline's own."""
-    if spec.kind is Kind.SENTENCE_TRANSFORMERS and not spec.tokenizer:
+    if spec.kind is Kind.SENTENCE_TRANSFORMERS and not (spec.tokenizer or spec.scores):
         return None
     given = spec.tokenizer or (str(source) if isinstance(source, Path) else None)
     if given is None or (not spec.tokenizer and not holds_tokenizer(Path(given))):
@@ -599,7 +694,7 @@ def _pipeline_tokens(
     tokenize = getattr(model, "preprocess", model.tokenize)  # its name since 5.3
     limit = limit_of(model.max_seq_length)
 
-    def ask(texts: Sequence[str]) -> tuple[Any, Any]:
+    def ask(texts: Sequence[Text]) -> tuple[Any, Any]:
         found = tokenize(list(texts))
         return found["input_ids"].numpy(), found["attention_mask"].numpy()
 
@@ -611,19 +706,20 @@ def _of_library(tokenizer: Any, home: Path) -> _OwnTokens:
     settings = settings_from(tokenizer, home)
     how = {"padding": True, "truncation": settings.limit is not None, "return_tensors": "np"}
 
-    def ask(texts: Sequence[str]) -> tuple[Any, Any]:
+    def ask(texts: Sequence[Text]) -> tuple[Any, Any]:
         asked = tokenizer(list(texts), max_length=settings.limit, **how)
         return asked["input_ids"], asked["attention_mask"]
 
     has_padding = tokenizer.pad_token is not None
-    return _OwnTokens(tokenizer.backend_tokenizer, settings, ask if has_padding else None)
+    types = _TYPES in tokenizer.model_input_names
+    return _OwnTokens(tokenizer.backend_tokenizer, settings, ask if has_padding else None, types)
 
 
 def _save_tokenizer(spec: ModelSpec, own: _OwnTokens, target: Path) -> Path:
     """Write a tokenizer as `tokenizer.json`, and see that it gives what its library gives."""
     own.tokenizer.save(str(target))
     if own.ask is not None:
-        texts = read_texts(None)[1][:_COMPARED_TEXTS]
+        texts = _texts(spec, _COMPARED_TEXTS)
         ids, mask = own.ask(texts)
         found = file_tokenizer(target, ids.shape[1], own.settings)(texts)
         if not (np.array_equal(found.ids, ids) and np.array_equal(found.mask, mask)):
@@ -670,7 +766,7 @@ def _write_onnx(encoder: "torch.nn.Module", batch: Batch, path: Path) -> None:
             str(path),
             input_names=list(batch),
             output_names=[OUTPUT],
-            dynamic_shapes=(dynamic, dynamic),
+            dynamic_shapes=(dynamic,) * len(batch),
             dynamo=True,
             external_data=is_large(_size_bytes(encoder)),
             verbose=False,

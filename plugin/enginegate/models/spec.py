@@ -11,7 +11,7 @@ from typing import Any
 
 from enginegate.errors import OptionError
 from enginegate.models.nature import Nature
-from enginegate.models.tokens import DOCUMENT, QUERY, Prompts, TokenSettings
+from enginegate.models.tokens import DOCUMENT, QUERY, SEQ_LEN, Prompts, TokenSettings
 from enginegate.variants import Precision, checked_name
 
 OWN_CODE = " (may run code of its own: trust_remote_code)"  # after the origin of weights
@@ -41,6 +41,14 @@ class Kind(StrEnum):
     ONNX = "onnx"
 
 
+class OutputKind(StrEnum):
+    """What a model gives: an embedding of a text, word weights of it, or a score of a pair."""
+
+    DENSE = "dense"
+    SPARSE = "sparse"
+    SCORE = "score"
+
+
 # The kinds that a key has an effect on, where it is not all of them.
 _IN_TORCH = (Kind.TRANSFORMERS, Kind.SENTENCE_TRANSFORMERS)
 _KINDS_OF: Mapping[str, tuple[Kind, ...]] = MappingProxyType(
@@ -57,6 +65,11 @@ _KINDS_OF: Mapping[str, tuple[Kind, ...]] = MappingProxyType(
         "truth": (Kind.ONNX,),
         "vocab_size": (Kind.TRANSFORMERS, Kind.FACTORY, Kind.ONNX),
     }
+)
+# Keys that are about dense embeddings, and of no use for a model that gives something else.
+_OF_DENSE = ("pooling", "normalize", "truncate_dim", "head", "dims", "stored")
+_IDLE: Mapping[OutputKind, tuple[str, ...]] = MappingProxyType(
+    {OutputKind.SCORE: (*_OF_DENSE, "prompt"), OutputKind.SPARSE: _OF_DENSE}
 )
 
 
@@ -97,6 +110,8 @@ class ModelSpec:
         allow_dropped: weights of the checkpoint, names or wildcards, to leave out on purpose.
         dims: numbers of dimensions that its embeddings are used with too, the first ones
             (Matryoshka); each is judged.
+        output_kind: what it gives; None for what its own files say, and `dense` for an `.onnx`
+            file. `sparse` and `score` are for every kind but `factory`.
         stored: what its vectors are stored as (of STORED); a search among such vectors is judged.
     """
 
@@ -123,9 +138,25 @@ class ModelSpec:
     truth: str | None = None
     dims: Sequence[int] = ()
     stored: Sequence[str] = ()
+    output_kind: OutputKind | None = None
 
     def __post_init__(self) -> None:
         checked_name(self.name)
+
+    @property
+    def scores(self) -> bool:
+        """Tell if it gives a score of a pair of texts, as far as that is known."""
+        return self.output_kind == OutputKind.SCORE
+
+    @property
+    def sparse(self) -> bool:
+        """Tell if it gives weights of words, as far as that is known."""
+        return self.output_kind == OutputKind.SPARSE
+
+    @property
+    def usual_len(self) -> int:
+        """Tokens of a text where neither a table nor a model's files say less; two for a pair."""
+        return 2 * SEQ_LEN if self.scores else SEQ_LEN
 
 
 SHIPPED = MappingProxyType(
@@ -200,6 +231,7 @@ def _refuse_idle(spec: ModelSpec) -> None:
     """Raise OptionError for keys that have an effect only beside others."""
     headless = spec.head_weights is not None and spec.head is None
     _require(spec, "head_weights", not headless, "of use without `head`, the width of it")
+    refuse_for_kind(spec)
     has_code = spec.kind is not Kind.ONNX or spec.truth is not None
     _require(
         spec,
@@ -207,6 +239,19 @@ def _refuse_idle(spec: ModelSpec) -> None:
         has_code or not spec.trust_remote_code,
         "of use for an .onnx file without `truth`: it runs no code",
     )
+
+
+def refuse_for_kind(spec: ModelSpec) -> None:
+    """Raise OptionError for keys that do not fit what it gives, and where it cannot give that."""
+    if spec.output_kind is None or spec.output_kind not in _IDLE:
+        return
+    judged = spec.kind is not Kind.FACTORY and spec.architecture is None
+    said = "for a model of that kind: name its folder, hub id or .onnx file"
+    _require(spec, "output_kind", judged, said)
+    for key in _IDLE[OutputKind(spec.output_kind)]:
+        idle = not getattr(spec, key)
+        said = f"of use for a model that gives {spec.output_kind} outputs: it is about dense ones"
+        _require(spec, key, idle, said)
 
 
 def _source(name: str, table: Mapping[str, Any], base: ModelSpec, root: Path) -> dict[str, Any]:
@@ -273,6 +318,8 @@ def _refuse_bad_values(spec: ModelSpec) -> None:
     _require(spec, "dims", _are_dims(spec.dims), "a list of whole numbers, each once")
     stored_fits = _are_layers(spec.stored) and set(spec.stored) <= set(STORED)
     _require(spec, "stored", stored_fits, f"a list of {', '.join(STORED)}")
+    kind_fits = spec.output_kind is None or spec.output_kind in set(OutputKind)
+    _require(spec, "output_kind", kind_fits, f"one of {', '.join(OutputKind)}")
     roles_fit = isinstance(spec.inputs, Mapping) and set(spec.inputs.values()) <= set(TOKEN_ROLES)
     _require(spec, "inputs", roles_fit, f"a table of roles {', '.join(TOKEN_ROLES)}")
     limits_fit = _by_precision(spec.limits, _are_limits)
@@ -370,7 +417,7 @@ class Exported:
     @property
     def seq_len(self) -> int:
         """Tokens per text."""
-        return self.tokens.seq_len(self.spec.seq_len)
+        return self.tokens.seq_len(self.spec.seq_len, self.spec.usual_len)
 
     @property
     def prompts(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from enginegate.models.tokens import Tokens
+from enginegate.models.tokens import Text, Tokens
 
 
 def is_static(model: Any) -> bool:
@@ -41,7 +41,7 @@ def static_tokenizer(model: Any) -> Any:
     return type(own).from_str(json.dumps(rules))
 
 
-def static_tokens(model: Any, texts: Sequence[str]) -> tuple[Tokens, Tokens]:
+def static_tokens(model: Any, texts: Sequence[Text]) -> tuple[Tokens, Tokens]:
     """The ids that the model gives the texts, padded to the longest with 0, and their mask."""
     found = model[0].preprocess(list(texts))
     rows = np.split(found["input_ids"].numpy(), found["offsets"].numpy()[1:])

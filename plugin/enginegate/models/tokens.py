@@ -59,7 +59,8 @@ class Encoded:
     first: int = 0
 
 
-Tokenize = Callable[[Sequence[str]], Encoded]
+Text = str | tuple[str, str]  # or a pair: a query and a document
+Tokenize = Callable[[Sequence[Text]], Encoded]
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,9 @@ class TokenSettings:
         """Tokens of the longest text that the model takes whole; None for no limit."""
         return min((n for n in (self.limit, self.positions) if n is not None), default=None)
 
-    def seq_len(self, given: int | None) -> int:
+    def seq_len(self, given: int | None, usual: int = SEQ_LEN) -> int:
         """Tokens per text: those of the table, or as many as usual if the model takes them."""
-        return given or min(SEQ_LEN, self.longest or SEQ_LEN)
+        return given or min(usual, self.longest or usual)
 
     def prompts_with(self, given: Prompts) -> dict[str, str]:
         """The prompts by role; those `given`, for all texts or by role, replace the model's."""
@@ -249,7 +250,7 @@ def file_tokenizer(path: Path, seq_len: int, settings: TokenSettings | None = No
         pad_token=settings.pad_token,
     )
 
-    def tokenize(texts: Sequence[str]) -> Encoded:
+    def tokenize(texts: Sequence[Text]) -> Encoded:
         encoded = tokenizer.encode_batch(list(texts))
         ids = np.array([e.ids for e in encoded], dtype=np.int64)
         mask = np.array([e.attention_mask for e in encoded], dtype=np.int64)

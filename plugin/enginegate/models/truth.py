@@ -15,7 +15,13 @@ from enginegate.cache import Store
 from enginegate.errors import EngineGateError, ModelError
 from enginegate.files import sha256_of_json
 from enginegate.models import sources
-from enginegate.models.export import holds_tokenizer, load_module, load_pipeline, load_tokenizer
+from enginegate.models.export import (
+    holds_tokenizer,
+    load_module,
+    load_pipeline,
+    load_scorer,
+    load_tokenizer,
+)
 from enginegate.models.modules import MODULES, has_modules
 from enginegate.models.pipeline import (
     Pipeline,
@@ -45,7 +51,7 @@ if TYPE_CHECKING:
 _RECIPE = 3  # raise when the embeddings change for the same source
 _FILE = "embeddings.npy"
 _AT_ONCE = 32  # texts a batch
-ENCODE = "encode()"
+ENCODE, PREDICT = "encode()", "predict()"
 TABLE_SAYS = "the table says "  # before what a table overrules
 _BY_PARTS = "its own tokenizer and model"
 _BY_MODULE = "its module on the same tokens"
@@ -118,6 +124,8 @@ def states_pooling(spec: ModelSpec, store: Store) -> bool:
     exported from, as that has no `modules.json`.
     """
     if spec.kind is not Kind.ONNX or spec.truth is None or spec.pooling is not None:
+        return True
+    if spec.scores or spec.sparse:
         return True
     return _located(spec, store)[0].kind is not Kind.TRANSFORMERS
 
@@ -210,7 +218,9 @@ def _computed(spec: ModelSpec, source: "sources.Source", workload: Workload) -> 
 
 def _author(spec: ModelSpec, source: "sources.Source", workload: Workload) -> _Author:
     if isinstance(source, Path):
-        if spec.kind is Kind.SENTENCE_TRANSFORMERS:
+        if spec.scores:
+            return _by_predict(spec, source, workload)
+        if spec.kind is Kind.SENTENCE_TRANSFORMERS or spec.sparse:
             return _by_encode(spec, source, workload)
         if tokenizer := _tokenizer_of(spec, source):
             return _by_parts(spec, source, tokenizer, workload)
@@ -227,15 +237,35 @@ def _by_encode(spec: ModelSpec, folder: Path, workload: Workload) -> _Author:
     _follow_table(model, spec, cut_at)
 
     def parts() -> Pipeline | None:
-        whole, prompt = places and hasattr(model[0], "auto_model"), _prompt(spec, prompts)
+        whole = places and hasattr(model[0], "auto_model") and not spec.sparse
+        prompt = _prompt(spec, prompts)
         return pipeline_of(model, places, workload.shape[1], prompt) if whole else None
 
     notes = (*_other_tokens(spec, cut_at, own, prompts), *_other_vectors(spec, folder))
     return _Author(ENCODE, lambda: _encoded(model, spec, workload.texts), notes, parts)
 
 
+def _by_predict(spec: ModelSpec, folder: Path, workload: Workload) -> _Author:
+    model = load_scorer(spec, folder).float()
+    named = "max_seq_length" if hasattr(model, "max_seq_length") else "max_length"  # until 5.x
+    own = limit_of(getattr(model, named))
+    cut_at = _cut_at(spec, workload, own)
+    setattr(model, named, cut_at)
+    notes = tuple(_other_tokens(spec, cut_at, own, {}))
+    pairs = workload.pairs.rows if workload.pairs else ()
+
+    def score() -> Vectors:
+        found: Vectors = model.predict(list(pairs), batch_size=_AT_ONCE, show_progress_bar=False)
+        return found.reshape(-1, 1)
+
+    return _Author(PREDICT, score, notes)
+
+
 def _follow_table(model: Any, spec: ModelSpec, length: int | None) -> None:
     """Change a sentence-transformers model where its table overrules it."""
+    if spec.sparse:
+        model.max_seq_length = length
+        return
     _, *modules = model
     del model[1:]
     model.extend(as_table_says(spec, modules))
@@ -250,6 +280,10 @@ def _encoded(model: Any, spec: ModelSpec, texts: Sequence[str]) -> Vectors:
     how: dict[str, Any] = {"batch_size": _AT_ONCE, "show_progress_bar": False}
     if isinstance(spec.prompt, str):
         how["prompt"] = spec.prompt
+    if spec.sparse:
+        how["convert_to_sparse_tensor"] = False
+        dense: Vectors = model.encode(list(texts), **how).numpy()
+        return dense
     found: Vectors = model.encode(list(texts), **how)
     return found
 

@@ -12,7 +12,9 @@ import numpy.typing as npt
 
 from enginegate.errors import WorkloadError
 from enginegate.files import parse_json, read_text, reading
-from enginegate.models.tokens import Encoded, Tokenize, Tokens
+from enginegate.models.pairs import CALIBRATION_QUERIES, QUERIES, Pairs, pairs_of
+from enginegate.models.spec import OutputKind
+from enginegate.models.tokens import Encoded, Text, Tokenize, Tokens
 
 Batch = Mapping[str, Tokens]
 
@@ -36,6 +38,8 @@ class Workload:
         mask: name of the ONNX input that says what is padding; None if there is none.
         cut: evaluation texts that were longer than seq_len.
         padding: share of the evaluation positions that is padding.
+        pairs: what the rows are for a model that scores pairs; None for texts.
+        kind: what the model gives for a row.
     """
 
     name: str
@@ -46,6 +50,8 @@ class Workload:
     mask: str | None = None
     cut: int = 0
     padding: float = 0.0
+    pairs: Pairs | None = None
+    kind: OutputKind = OutputKind.DENSE
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -156,6 +162,36 @@ def make_workload(
     )
 
 
+def make_pairs_workload(
+    name: str,
+    queries: Sequence[str],
+    documents: Sequence[str],
+    tokenize: Tokenize,
+    inputs: Mapping[str, str],
+    int32: Collection[str] = (),
+) -> Workload:
+    """The same of pairs of queries and documents; a third of either at most is for calibration."""
+    first, least = min(CALIBRATION_QUERIES, len(queries) // 3), len(documents) // 3
+    held_out = min(CALIBRATION_TEXTS, least)
+    found = pairs_of(queries[first:][:QUERIES], documents[held_out:][:EVALUATION_TEXTS])
+    others = pairs_of(queries[:first], documents[:held_out])
+    encoded = tokenize(found.rows)
+    evaluation = _named(encoded, inputs, int32)
+    calibration = make_batch(others.rows, tokenize, inputs, int32)
+    return Workload(
+        name,
+        found.shown,
+        evaluation,
+        calibration,
+        hash_of(evaluation, calibration),
+        next((given for given, role in inputs.items() if role == "mask"), None),
+        encoded.cut,
+        1 - float(encoded.mask.mean()),
+        found,
+        OutputKind.SCORE,
+    )
+
+
 def token_counts(batch: Batch, mask: str | None) -> tuple[int, ...]:
     """Tokens of each text, padding not counted; all of them where there is no mask."""
     if mask is None:
@@ -165,7 +201,7 @@ def token_counts(batch: Batch, mask: str | None) -> tuple[int, ...]:
 
 
 def make_batch(
-    texts: Sequence[str],
+    texts: Sequence[Text],
     tokenize: Tokenize,
     inputs: Mapping[str, str],
     int32: Collection[str] = (),
@@ -217,9 +253,9 @@ def hashed_tokenizer(vocab_size: int, seq_len: int) -> Tokenize:
     Keeps the frequencies and lengths of real text; 0 pads. Its results are always labelled.
     """
 
-    def tokenize(texts: Sequence[str]) -> Encoded:
+    def tokenize(texts: Sequence[Text]) -> Encoded:
         ids = np.zeros((len(texts), seq_len), dtype=np.int64)
-        found = [re.findall(r"\w+|[^\w\s]", text) for text in texts]
+        found = [re.findall(r"\w+|[^\w\s]", str(text)) for text in texts]
         for row, words in zip(ids, found, strict=True):
             kept = words[:seq_len]
             row[: len(kept)] = [1 + zlib.crc32(w.encode()) % (vocab_size - 1) for w in kept]

@@ -73,9 +73,15 @@ def _run_row(name: str, result: Result) -> Row:
         short(deltas.max_abs) if deltas else NOTHING,
         loss(deltas.cosine_worst) if deltas else NOTHING,
         milliseconds(timed[0].p50_s) if timed else NOTHING,
-        whole(timed[-1].texts_per_s) if timed else NOTHING,
-        whole(result.load.largest_per_s) if result.load else NOTHING,
+        _per_s(result, timed[-1].texts_per_s) if timed else NOTHING,
+        _per_s(result, result.load.largest_per_s) if result.load else NOTHING,
     )
+
+
+def _per_s(result: Result, number: float) -> str:
+    """A throughput, with what it counts where that is not texts."""
+    row = result.context.words.row
+    return whole(number) if row == "text" else f"{whole(number)} {row}s"
 
 
 def _figure_rows(figures: Figures) -> Iterator[Row]:

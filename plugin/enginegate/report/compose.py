@@ -29,10 +29,10 @@ from enginegate.report.sections.changes import (
 from enginegate.report.sections.choices import best_under_limits
 from enginegate.report.sections.embeddings import (
     distributions,
+    outputs_said,
     ranges,
     rankings,
     views,
-    views_said,
     worst_texts,
 )
 from enginegate.report.sections.hardware import bound_tables, cost_tables, rooflines
@@ -75,7 +75,7 @@ def compose(run: SavedRun, baselines: Path | None) -> Page:
         Section(
             anchor="embeddings",
             title="How near the embeddings are",
-            findings=tuple(views_said(run)),
+            findings=tuple(outputs_said(run)),
             charts=tuple(distributions(run)),
             tables=(*views(run), *ranges(run), *rankings(run), *worst_texts(run)),
         ),
@@ -192,7 +192,8 @@ def _sweeps(run: SavedRun) -> Iterator[tuple[str, str, list[Sweep]]]:
     """The loaded engines of each model that has some: `(model, shown name, sweeps)`."""
     for model, shown, members in run.by_model(served=True):
         loaded = [(r.variant.precision, r.load) for r in members if r.load]
-        sweeps = [Sweep(str(p), load.levels, load.analysis) for p, load in loaded]
+        counted = f"{members[0].context.words.row}s"
+        sweeps = [Sweep(str(p), load.levels, load.analysis, counted) for p, load in loaded]
         if sweeps:
             yield model, shown, sweeps
 

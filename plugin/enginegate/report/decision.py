@@ -153,18 +153,21 @@ def _embeddings(result: Result) -> Finding:
     name, accuracy = engine_name(result.variant), result.accuracy
     if accuracy is None:
         step = "run test_same_embeddings too"
-        return Finding(Decision.HOLD, "its embeddings were not compared", name, step)
+        outputs = result.context.words.outputs
+        return Finding(Decision.HOLD, f"its {outputs} were not compared", name, step)
     figures = f"{name}: {'; '.join(accuracy.faults or accuracy.judgement.reasons)}"
     if accuracy.faults:
         return _wrong(result, _way_out(accuracy), figures)
+    outputs = result.context.words.outputs
     if accuracy.judgement.verdict is Verdict.FLAGGED:
-        return Finding(Decision.SHIP, "embeddings within their own looser limits", figures)
-    return Finding(Decision.SHIP, "embeddings within their limits", name)
+        return Finding(Decision.SHIP, f"{outputs} within their own looser limits", figures)
+    return Finding(Decision.SHIP, f"{outputs} within their limits", name)
 
 
 def _wrong(result: Result, step: str, figures: str) -> Finding:
     if not result.only_beyond_fp16:
-        return Finding(Decision.BLOCK, "its embeddings are wrong", figures, step)
+        outputs = result.context.words.outputs
+        return Finding(Decision.BLOCK, f"its {outputs} are wrong", figures, step)
     step = "ship another precision"
     if result.chosen == Precision.FP16:
         step = f"--gate-repair finds what to keep in fp32 with `keep.fp16`, or {step}"

@@ -16,7 +16,7 @@ from enginegate.report.wording.layers import (
     repair_table,
 )
 from enginegate.report.wording.sweeps import analysis_lines, level_line, marked_lines
-from enginegate.report.wording.tokens import token_facts, tokens_line
+from enginegate.report.wording.tokens import size_line, token_facts, tokens_line
 from enginegate.results import Result
 from enginegate.serving import Capacity, Load, OpenLevel
 from enginegate.speed import TOO_NOISY, Speed, describe, is_noise
@@ -91,7 +91,7 @@ def _layer_tables(result: Result) -> Iterator[Table]:
 
 def _facts(result: Result) -> tuple[str, ...]:
     context = result.context
-    workload = f"{context.workload}, {context.texts} x {context.seq_len} tokens"
+    workload = f"{context.workload}, {size_line(context)}"
     return (
         f"weights: {context.weights}",
         f"tokenizer: {context.tokenizer}",
@@ -140,6 +140,13 @@ def brief_columns(results: Iterable[Result], *, narrow: bool) -> Row:
     """The columns of a terminal's table."""
     compared = any(speed.change for result in results for speed in result.speeds)
     return BRIEF if not narrow else NARROW if compared else NARROW_NEW
+
+
+def titled_columns(results: Iterable[Result], names: Row) -> Row:
+    """The names of columns as they are for what these engines of one model give."""
+    words = next(iter(results)).context.words
+    own = {"texts/s": f"{words.row}s/s", "embeddings": words.outputs}
+    return tuple(own.get(name, name) for name in names)
 
 
 def columns_of(row: Row, names: Row) -> Row:
@@ -223,7 +230,8 @@ def _notes(result: Result) -> Iterator[tuple[str, str]]:
     if result.dominated:
         yield name, f"not worth shipping: {result.dominated}"
     if result.accuracy:
-        yield from ((name, text) for text in embedding_notes(result.accuracy))
+        words = result.context.words
+        yield from ((name, text) for text in embedding_notes(result.accuracy, words))
     yield from ((name, note) for note in (*result.notes, *_time_notes(result)))
     if result.repair:
         yield from ((name, line) for line in repair_lines(result.repair))
@@ -298,7 +306,8 @@ def accuracy_details(result: Result) -> Iterator[str]:
     """Details of the embeddings, for the written report."""
     name = f"{result.variant.model} {engine_name(result.variant)}"
     if result.accuracy:
-        yield from (f"{name}: {line}" for line in accuracy_lines(result.accuracy))
+        words = result.context.words
+        yield from (f"{name}: {line}" for line in accuracy_lines(result.accuracy, words))
 
 
 def latency_lines(result: Result) -> Iterator[str]:
@@ -313,7 +322,7 @@ def latency_lines(result: Result) -> Iterator[str]:
         where = f"{result.variant.model} {engine_name(result.variant)} {result.cell} {speed.batch}"
         yield (
             f"{where}: p50 {milliseconds(speed.p50_s)} ms, "
-            f"p99 {p99} ms, {speed.texts_per_s:.0f} texts/s, "
+            f"p99 {p99} ms, {speed.texts_per_s:.0f} {result.context.words.row}s/s, "
             f"{speed.yardstick_ratio:.2f} x {beside}, {speed.verdict}, p99 {tail}"
         )
     yield from gpu_lines(result)

@@ -18,6 +18,7 @@ from enginegate.report.table import (
     latency_lines,
     merged,
     sections,
+    titled_columns,
 )
 from enginegate.results import Result
 
@@ -65,7 +66,8 @@ def _told(section: ModelTable, names: Row, interrupted: str) -> list[Line]:
     every = zip(section.results, found, section.rows, strict=True)
     drawn = [(one, row) for result, one, row in every if not result.same_as]
     rows = [(one.decision, *columns_of(row, names)) for one, row in drawn]
-    first, *lines = aligned([("decision", *names), *rows])
+    titles = titled_columns(section.results, names)
+    first, *lines = aligned([("decision", *titles), *rows])
     table = [Line(text, one.decision) for text, (one, _) in zip(lines, drawn, strict=True)]
     reasons = [*_twins(section.results, found), *_reasons(section.results, found)]
     told = [*reasons, *section.notes, *_layers(section)]

@@ -21,8 +21,10 @@ from enginegate.accuracy import (
     check_dims,
     check_sane,
     limits_for,
+    outputs_of,
     read_collection,
     read_pairs,
+    refuse_labels,
     views_of,
 )
 from enginegate.cache import Store
@@ -53,15 +55,18 @@ from enginegate.models import (
     Batch,
     Exported,
     ModelSpec,
+    OutputKind,
     Say,
     Workload,
     export_model,
     hash_of,
     make_batch,
+    make_pairs_workload,
     make_workload,
     nodes_of,
     probe_of,
     read_texts,
+    split,
     tokenize_with,
 )
 from enginegate.results import FP32_THERE, HASHED, Context, Provenance
@@ -140,7 +145,13 @@ class Preparation:
     def workload(self, model: Exported) -> Workload:
         """The texts, tokenised for the model."""
         name, texts = self._texts
-        return make_workload(name, texts, tokenize_with(model), model.inputs, model.int32)
+        if model.spec.scores:
+            own = self._own.collection
+            searched = (own.queries, own.documents) if own else split(texts)
+            tokenize, inputs = tokenize_with(model), model.inputs
+            return make_pairs_workload(name, *searched, tokenize, inputs, model.int32)
+        found = make_workload(name, texts, tokenize_with(model), model.inputs, model.int32)
+        return dataclasses.replace(found, kind=model.spec.output_kind or OutputKind.DENSE)
 
     def open_reference(self, model: Exported, workload: Workload) -> Engine:
         """The model's ONNX file, loaded by ONNX Runtime in fp32."""
@@ -152,7 +163,7 @@ class Preparation:
         with self._progress(f"reference of {model.spec.name}"):
             engine = self.open_reference(model, workload)
             embeddings = self._reference_embeddings(engine, model, workload.evaluation)
-            check_sane(embeddings, f"the reference of {model.spec.name}")
+            outputs_of(workload).sane(embeddings, f"the reference of {model.spec.name}")
             check_dims(model.spec, embeddings)
             doubts = second_opinions(self.store, engine, model, workload, embeddings)
         if self._options.save_engines:
@@ -164,7 +175,9 @@ class Preparation:
 
     def own_texts(self, model: Exported, reference: Reference) -> UserTexts | None:
         """The user's own data, embedded by the reference; None if there is none."""
-        if not self._own.rows:
+        if model.spec.scores:
+            refuse_labels(self._own, model.spec.name)
+        if model.spec.scores or not self._own.rows:
             return None
 
         def make(role: str, texts: Sequence[str]) -> Batch:
@@ -248,7 +261,7 @@ class Preparation:
     def _best(
         self, variant: Variant, model: Exported, workload: Workload, reference: Reference
     ) -> Built:
-        limits = limits_for(Precision.BEST, model.spec.limits)
+        limits = limits_for(Precision.BEST, model.spec.limits, model.spec.output_kind)
         offers = get_backend(variant.backend).offers
         named = {p: dataclasses.replace(variant, precision=p) for p in offers}
         candidates = {p: self._engine(self.store, v, model, workload) for p, v in named.items()}
@@ -432,6 +445,7 @@ def context_of(
         padding=workload.padding,
         prompts=model.prompts,
         overruled=model.overruled,
+        output_kind=workload.kind,
         model_sha256=model.sha256,
         reference=f"{get_backend('onnxruntime').version()} {model.nature.words}",
         threads=options.threads,

@@ -15,8 +15,9 @@ from enginegate.accuracy import (
     against_truth,
     apart,
     at_dims,
-    check_sane,
     nearness_for,
+    outputs_of,
+    score_cause,
     taken_as_model,
     telling_rows,
 )
@@ -74,8 +75,10 @@ def judged_by_truth(
         truth = sought.truth()
     if truth is None:
         return taken_as_model()
-    check_sane(truth.embeddings, f"the truth of {spec.name}")
-    found = against_truth(reference, truth.embeddings, truth.by, truth.notes, sought.near)
+    outputs = outputs_of(workload)
+    outputs.sane(truth.embeddings, f"the truth of {spec.name}")
+    given = (reference, truth.embeddings, truth.by, truth.notes, sought.near)
+    found = against_truth(*given, outputs.compare)
     if found.judgement.verdict is not Verdict.FAIL:
         return at_dims(found, reference, truth.embeddings, spec.dims, sought.near)
     with progress(f"why the reference of {spec.name} is not the model"):
@@ -132,6 +135,8 @@ class _Sought:
         return find_pooling(pipeline, texts, self.reference[rows], self._apart)
 
     def _cause(self, truth: Truth) -> str:
+        if self.spec.scores:
+            return score_cause(self.reference, truth.embeddings)
         pipeline = parts_of(self.spec, self.store, self.workload)
         if pipeline is None:
             return "no cause was sought, as the model has no parts that could be done otherwise"

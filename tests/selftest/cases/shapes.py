@@ -34,7 +34,9 @@ def write_tokenizer(folder, *, lower=True, side="right", special=SPECIAL, paddin
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     ends = [(named["cls"], vocab[named["cls"]]), (named["sep"], vocab[named["sep"]])]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{named['cls']} $A {named['sep']}", special_tokens=ends
+        single=f"{named['cls']} $A {named['sep']}",
+        pair=f"{named['cls']} $A {named['sep']} $B:1 {named['sep']}:1",
+        special_tokens=ends,
     )
     if padding:
         tokenizer.enable_padding(direction=side, pad_id=vocab[named["pad"]], pad_token=named["pad"])

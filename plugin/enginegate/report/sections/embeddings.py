@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from enginegate.accuracy import Accuracy as Judged
 from enginegate.engines import Ranges
 from enginegate.report.numbers import NOTHING, interval, loss, short, whole
 from enginegate.report.page import Chart, Row, Table
@@ -18,8 +19,9 @@ from enginegate.report.sections.vega import (
     titled,
 )
 from enginegate.report.table import engine_name
-from enginegate.report.wording.accuracy import view_line
-from enginegate.results import Result
+from enginegate.report.wording.accuracy import ndcg_line, view_line
+from enginegate.results import Result, Words
+from enginegate.verdicts import Verdict
 
 _SHOWN = 160  # letters of a text
 _SHARES = (0.5, 0.9, 0.99, 1.0)
@@ -29,6 +31,10 @@ _VIEWS = ("model", "engine", "used as", "min cosine", "recall@1", "recall@10", "
 _STEADY = ("model", "engine", "share it changes with its batch", "allowed", "same input, twice")
 _RANGES = ("model", "engine", "largest number inside", "where", "what fp16 cannot hold")
 _SEARCH = ("model", "engine", "measure", "reference", "engine's", "change, or share retained")
+_LABELS = {  # where relevance is from: labels, or for scores the reference's own order
+    "On labelled queries and pairs": False,
+    "Each query's documents, by the reference's order": True,
+}
 
 Accuracy = Mapping[str, Any]
 
@@ -39,7 +45,7 @@ def distributions(run: SavedRun) -> Iterator[Chart]:
         found = [(str(r.variant.precision), _of(run, r).get("cosines", ())) for r in members]
         known = [(name, sorted(1 - c for c in cosines)) for name, cosines in found if cosines]
         if known:
-            yield _distribution(model, known)
+            yield _distribution(model, known, members[0].context.words)
 
 
 def _in_process(run: SavedRun) -> list[Result]:
@@ -50,18 +56,18 @@ def _of(run: SavedRun, result: Result) -> Accuracy:
     return run.raw(result)["accuracy"] or {}
 
 
-def _distribution(model: str, known: Sequence[tuple[str, Sequence[float]]]) -> Chart:
+def _distribution(model: str, known: Sequence[tuple[str, Sequence[float]]], words: Words) -> Chart:
     rows = tuple(
         (name, *(loss(1 - _quantile(each, share)) for share in _SHARES)) for name, each in known
     )
     return Chart(
-        title=titled(model, "how near each text stays"),
-        reading="Share of the texts whose loss is at most that far right: a line further left is "
-        "nearer to the reference, a long tail means that a few texts suffer."
+        title=titled(model, f"how near each {words.judged} stays"),
+        reading=f"Share of the {words.many} whose loss is at most that far right: a line further "
+        f"left is nearer to the reference, a long tail means that a few {words.many} suffer."
         f"{least_in_words(each for _, found in known for each in found)}",
-        spec=_distribution_spec(known),
+        spec=_distribution_spec(known, words),
         table=Table(
-            titled(model, "1 - cosine of the texts"),
+            titled(model, f"1 - cosine of the {words.many}"),
             ("engine", "median", "90 %", "99 %", "worst"),
             rows,
         ),
@@ -73,7 +79,7 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def _distribution_spec(known: Sequence[tuple[str, Sequence[float]]]) -> Spec:
+def _distribution_spec(known: Sequence[tuple[str, Sequence[float]]], words: Words) -> Spec:
     values = [
         {"name": name, "loss": drawn_loss(value), "share": rank / len(found)}
         for name, found in known
@@ -84,7 +90,7 @@ def _distribution_spec(known: Sequence[tuple[str, Sequence[float]]]) -> Spec:
         "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 2},
         "encoding": {
             "x": losses("1 - cosine", (each for _, found in known for each in found)),
-            "y": number("share", "share of texts", axis={"format": "%", "tickCount": 5}),
+            "y": number("share", f"share of {words.many}", axis={"format": "%", "tickCount": 5}),
             "color": colour([name for name, _ in known]),
         },
     }
@@ -95,9 +101,11 @@ def rankings(run: SavedRun) -> Iterator[Table]:
     rows = tuple(row for result in _in_process(run) for row in _ranking(run, result))
     if rows:
         yield Table("Rankings, with intervals over the queries", _RANKING, rows)
-    searched = tuple(row for result in _in_process(run) for row in _search(run, result))
-    if searched:
-        yield Table("On labelled queries and pairs", _SEARCH, searched)
+    for caption, scores in _LABELS.items():
+        found = [r for r in _in_process(run) if (r.context.words.row == "pair") == scores]
+        searched = tuple(row for result in found for row in _search(run, result))
+        if searched:
+            yield Table(caption, _SEARCH, searched)
     steady = tuple(row for result in _in_process(run) for row in _steadiness(run, result))
     if steady:
         yield Table("Does an embedding depend on its batch, or on the moment?", _STEADY, steady)
@@ -147,11 +155,23 @@ def _view_rows(result: Result) -> Iterator[Row]:
         )
 
 
-def views_said(run: SavedRun) -> Iterator[str]:
-    """A sentence for each of them, for the comment."""
+def outputs_said(run: SavedRun) -> Iterator[str]:
+    """Sentences on terms, on orders by scores and on views, for the comment."""
     for result in _in_process(run):
-        for view in result.accuracy.views if result.accuracy else ():
-            yield f"{result.variant.model} {engine_name(result.variant)}, {view_line(view)}"
+        name = f"{result.variant.model} {engine_name(result.variant)}"
+        if result.accuracy:
+            yield from (f"{name}: {said}" for said in _said(result, result.accuracy))
+
+
+def _said(result: Result, accuracy: Judged) -> Iterator[str]:
+    if accuracy.terms:
+        yield accuracy.terms.words
+    if accuracy.retrieval and result.context.words.row == "pair":
+        yield ndcg_line(accuracy.retrieval)
+    passed = [v.name for v in accuracy.views if v.judgement.verdict is Verdict.PASS]
+    yield from [f"pass: {'; '.join(passed)}"] if passed else []
+    others = (v for v in accuracy.views if v.judgement.verdict is not Verdict.PASS)
+    yield from map(view_line, others)
 
 
 def _search(run: SavedRun, result: Result) -> Iterator[Row]:
@@ -190,7 +210,8 @@ def worst_texts(run: SavedRun) -> Iterator[Table]:
         if known:
             worst, texts = min(known, key=lambda pair: float(pair[1][0]["cosine"]))
             yield Table(
-                f"{model} {engine_name(worst.variant)}: the texts that suffer most",
+                f"{model} {engine_name(worst.variant)}: the {worst.context.words.many} that suffer "
+                "most",
                 ("text", "tokens", "cosine", "nearest before", "nearest after"),
                 tuple(_text_row(text) for text in texts),
             )

@@ -7,7 +7,7 @@ from enginegate.report.numbers import NOTHING, shares, size
 from enginegate.report.page import Row, Section, Table
 from enginegate.report.saved_run import SavedRun
 from enginegate.report.table import engine_name
-from enginegate.report.wording.tokens import prompts_line, tokens_line
+from enginegate.report.wording.tokens import prompts_line, size_line, tokens_line
 from enginegate.results import Context, Result
 
 _HASH_DIGITS = 12
@@ -65,7 +65,7 @@ def _context(context: Context) -> tuple[tuple[str, str], ...]:
         ("weights", context.weights),
         ("model, SHA-256", context.model_sha256[:_HASH_DIGITS]),
         ("tokenizer", context.tokenizer),
-        ("texts", f"{context.workload}, {context.texts} x {context.seq_len} tokens"),
+        ("texts", f"{context.workload}, {size_line(context)}"),
         ("cut, padded", tokens_line(context) or NOTHING),
         ("prompts", prompts_line(context) or NOTHING),
         ("tokens, SHA-256", context.workload_sha256[:_HASH_DIGITS]),

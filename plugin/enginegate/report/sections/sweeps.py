@@ -30,11 +30,12 @@ Parts = tuple[int, Breakdown]
 
 @dataclass(frozen=True)
 class Sweep:
-    """The levels of one engine, and what they say."""
+    """The levels of one engine, what they say, and what a request holds: texts or pairs."""
 
     name: str
     levels: tuple[Level, ...]
     analysis: Analysis
+    counted: str = "texts"
 
     def is_slow(self, level: Level) -> bool:
         """Tell if a level lies in a cliff."""
@@ -42,7 +43,7 @@ class Sweep:
 
 
 def largest(sweep: Sweep) -> float:
-    """Its largest throughput, texts per second."""
+    """Its largest throughput, texts or pairs per second."""
     return max(level.throughput_per_s for level in sweep.levels)
 
 
@@ -57,7 +58,8 @@ def load_charts(model: str, sweeps: Sequence[Sweep]) -> Iterator[Chart]:
 
 def _table(model: str, sweeps: Sequence[Sweep]) -> Table:
     rows = (_row(sweep, level) for sweep in sweeps for level in sweep.levels)
-    return Table(titled(model, "levels of load"), _HEADER, tuple(rows))
+    header = tuple(name.replace("texts", sweeps[0].counted) for name in _HEADER)
+    return Table(titled(model, "levels of load"), header, tuple(rows))
 
 
 def _row(sweep: Sweep, level: Level) -> Row:
@@ -89,15 +91,14 @@ def _value(sweep: Sweep, level: Level) -> dict[str, Any]:
         "latency_low": 1e3 * _known(latency.p50_s, latency.mean_s),
         "latency_high": 1e3 * _known(latency.p99_s, latency.mean_s),
         "slow": sweep.is_slow(level),
-        "said": _said(sweep.name, level),
+        "said": _said(sweep, level),
     }
 
 
-def _said(name: str, level: Level) -> str:
-    return (
-        f"{name}, concurrency {level.concurrency}: {whole(level.throughput_per_s)} texts/s, "
-        f"{milliseconds(level.latency.mean_s)} ms"
-    )
+def _said(sweep: Sweep, level: Level) -> str:
+    per_s = f"{whole(level.throughput_per_s)} {sweep.counted}/s"
+    mean = milliseconds(level.latency.mean_s)
+    return f"{sweep.name}, concurrency {level.concurrency}: {per_s}, {mean} ms"
 
 
 def _known(seconds: float, otherwise: float) -> float:
@@ -141,7 +142,7 @@ def _cliffs_in_words(sweeps: Sequence[Sweep]) -> str:
 def _against_spec(sweeps: Sequence[Sweep]) -> Spec:
     values, ink = _values(sweeps), colour([sweep.name for sweep in sweeps])
     throughputs, latencies = (_with_bars(values, name) for name in ("throughput", "latency"))
-    x = {"field": "throughput", "title": "texts per second", **throughputs}
+    x = {"field": "throughput", "title": f"{sweeps[0].counted} per second", **throughputs}
     y = {"field": "latency", "title": "latency, ms", **latencies}
     upright = {"x": x, "y": {**y, "field": "latency_low"}, "y2": {"field": "latency_high"}}
     level = {"x": {**x, "field": "throughput_low"}, "x2": {"field": "throughput_high"}, "y": y}
@@ -198,7 +199,8 @@ def _by_level(sweeps: Sequence[Sweep], figure: str) -> tuple[Row, ...]:
 def _over_spec(sweeps: Sequence[Sweep], figure: str) -> Spec:
     ink = colour([sweep.name for sweep in sweeps])
     x = number("concurrency", "concurrency")
-    y = number(figure, "latency, ms" if figure == "latency" else "texts per second")
+    per_s = f"{sweeps[0].counted} per second"
+    y = number(figure, "latency, ms" if figure == "latency" else per_s)
     low = {**y, "field": f"{figure}_low", "stack": None}
     band = {"x": x, "y": low, "y2": {"field": f"{figure}_high"}, "color": ink}
     return {

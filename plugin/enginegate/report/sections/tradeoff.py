@@ -79,14 +79,14 @@ def _point(result: Result, deltas: Deltas, speed: Speed) -> Point:
 
 
 def _table(model: str, found: Sequence[tuple[Result, Deltas, Speed]]) -> Table:
-    rows = []
+    rows, counted = [], f"{found[0][0].context.words.row}s"
     for result, deltas, speed in found:
         estimate, low, high = relative_speed(speed)
         told = (loss(deltas.cosine_worst), times(estimate), span(low, high))
         measured = (whole(speed.texts_per_s), str(speed.batch))
         rows.append((str(result.variant.precision), *told, *measured))
     beside = found[0][0].context.timed_beside.removeprefix("the ")
-    header = ("engine", "1 - min cosine", f"speed to {beside}", "95 % interval", "texts/s")
+    header = ("engine", "1 - min cosine", f"speed to {beside}", "95 % interval", f"{counted}/s")
     return Table(titled(model, "speed against quality"), (*header, "batch"), tuple(rows))
 
 

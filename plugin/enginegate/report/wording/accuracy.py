@@ -11,36 +11,37 @@ from enginegate.accuracy import (
     WorstText,
     shortened,
 )
+from enginegate.results import Words
 from enginegate.verdicts import Verdict
 
 _SHOWN = 3  # false neighbours and worst texts
 
 
-def embedding_notes(accuracy: Accuracy) -> Iterator[str]:
+def embedding_notes(accuracy: Accuracy, words: Words) -> Iterator[str]:
     """Reasons why it is not a plain pass, and the text that shows it best."""
     judgement = accuracy.judgement
     if judgement.reasons:
-        yield f"embeddings {judgement.verdict}: {'; '.join(judgement.reasons)}"
+        yield f"{words.outputs} {judgement.verdict}: {'; '.join(judgement.reasons)}"
     if accuracy.invariance and accuracy.invariance.broken:
-        yield f"embeddings fail: {accuracy.invariance.broken}"
+        yield f"{words.outputs} fail: {accuracy.invariance.broken}"
     if accuracy.determinism and accuracy.determinism.rebuilds:
         yield _determinism_line(accuracy.determinism)
-    found = accuracy.retrieval
-    if found and found.ndcg_at_10:
-        searched = f"{found.queries} queries over {found.documents} documents"
-        yield f"{searched}: {found.ndcg_at_10.words}"
+    if accuracy.retrieval and accuracy.retrieval.ndcg_at_10:
+        yield ndcg_line(accuracy.retrieval)
     yield from map(view_line, accuracy.views)
+    if accuracy.terms:
+        yield f"terms: {accuracy.terms.words}"
     if accuracy.sts:
         yield f"labelled pairs: {accuracy.sts.words}"
     if judgement.verdict is Verdict.FAIL and accuracy.worst_texts:
-        yield _worst(accuracy.worst_texts[0])
+        yield _worst(accuracy.worst_texts[0], words)
 
 
-def accuracy_lines(accuracy: Accuracy) -> Iterator[str]:
+def accuracy_lines(accuracy: Accuracy, words: Words) -> Iterator[str]:
     """Everything, for the written report."""
     if accuracy.retrieval:
         yield from _retrieval_lines(accuracy.retrieval)
-    yield from map(_worst, accuracy.worst_texts[:_SHOWN])
+    yield from (_worst(text, words) for text in accuracy.worst_texts[:_SHOWN])
     if accuracy.invariance:
         yield _invariance_line(accuracy.invariance)
         yield from accuracy.invariance.skipped
@@ -60,6 +61,12 @@ def _retrieval_lines(found: Retrieval) -> Iterator[str]:
         yield f'false neighbour of "{query}": "{other}" instead of "{expected}"'
 
 
+def ndcg_line(found: Retrieval) -> str:
+    """NDCG by the reference and by the engine; of which and how many queries."""
+    said = found.ndcg_at_10.words if found.ndcg_at_10 else "no NDCG"
+    return f"{found.queries} queries over {found.documents} documents: {said}"
+
+
 def view_line(found: Viewed) -> str:
     """The verdict on a view of the embeddings, and its figures."""
     parts = [f"worst cosine {found.deltas.cosine_worst:.6f}"] if found.deltas else []
@@ -67,10 +74,10 @@ def view_line(found: Viewed) -> str:
     return f"{found.name}: {found.judgement.verdict}: {', '.join(parts) or 'not comparable'}"
 
 
-def _worst(text: WorstText) -> str:
+def _worst(text: WorstText, words: Words) -> str:
     return (
-        f'worst text: "{shortened(text.text)}" (number {text.index}, {text.tokens} tokens), '
-        f"cosine {text.cosine:.6f}"
+        f'worst {words.judged}: "{shortened(text.text)}" (number {text.index}, '
+        f"{text.tokens} tokens), cosine {text.cosine:.6f}"
     )
 
 

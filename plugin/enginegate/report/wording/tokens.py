@@ -7,13 +7,20 @@ from enginegate.report.numbers import counted, percent
 from enginegate.results import Context
 
 
+def size_line(context: Context) -> str:
+    """How many texts or pairs, and of how many tokens each."""
+    pairs = " pairs" if context.words.row == "pair" else ""
+    return f"{context.texts}{pairs} x {context.seq_len} tokens"
+
+
 def tokens_line(context: Context) -> str:
     """Texts that were cut and the share of padding; empty in reports of older versions."""
     if context.cut is None:
         return ""
     own = f" (the model's own limit is {context.limit})" if context.limit else ""
+    rows = counted(context.texts, context.words.row)
     return (
-        f"{context.cut} of {counted(context.texts, 'text')} cut at {context.seq_len} tokens{own}, "
+        f"{context.cut} of {rows} cut at {context.seq_len} tokens{own}, "
         f"{percent(context.padding)} of the positions are padding"
     )
 
