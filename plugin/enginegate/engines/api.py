@@ -94,7 +94,9 @@ class Phases:
 class ReportsPhases(Protocol):
     """An engine that tells where the time of its calls goes; optional."""
 
-    mode: str
+    @property
+    def mode(self) -> str:
+        """What a call is: transfers, CUDA graph, how the host waits."""
 
     @property
     def phases(self) -> Phases:

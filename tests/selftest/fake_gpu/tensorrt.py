@@ -351,7 +351,7 @@ class EngineInspector:
         types, kernels = header["types"], header["kernels"]
         context = self.execution_context
         shaped = context is not None and not context.infer_shapes()
-        if context is not None and context.rows > _FEW_ROWS and STATE.run_instead_of_many:
+        if context is not None and context._rows > _FEW_ROWS and STATE.run_instead_of_many:
             types = dict.fromkeys(types, STATE.run_instead_of_many)
         layers = inspector_layers(kernels, header["others"], types, shaped=shaped, split=split)
         names = [layer["Name"] for layer in layers]
@@ -418,6 +418,7 @@ class IExecutionContext(Counted):
         self._engine_ref = weakref.ref(engine)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
+        self._ran = False  # with the shapes that it has
         self._born()
 
     @property
@@ -438,11 +439,13 @@ class IExecutionContext(Counted):
         )
         if not fits:
             return self._refuse(f"shape {tuple(shape)} of {name} is outside the profile")
+        if self._shapes.get(name) != tuple(shape):
+            self._ran = False
         self._shapes[name] = tuple(shape)
         return True
 
     @property
-    def rows(self) -> int:
+    def _rows(self) -> int:
         return max((shape[0] for shape in self._shapes.values()), default=0)
 
     def infer_shapes(self) -> list[str]:
@@ -475,14 +478,20 @@ class IExecutionContext(Counted):
             return self._refuse("CUDA error 700")
         if stream_handle == 0:
             raise Misuse("the default stream synchronises the device in every call")
+        if stream_handle in STATE.capturing and not self._ran:
+            raise Misuse("captured before TensorRT ran once with these shapes")
+        self._ran = True
         shapes, addresses = dict(self._shapes), dict(self._addresses)
-        enqueue(stream_handle, lambda: _compute(engine, shapes, addresses))
+        alive = weakref.ref(engine)
+        enqueue(stream_handle, lambda: _compute(alive(), shapes, addresses))
         return True
 
 
 def _compute(
-    engine: ICudaEngine, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]
+    engine: ICudaEngine | None, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]
 ) -> None:
+    if engine is None:
+        raise Misuse("an engine was freed while a stream or a graph had work of it")
     if STATE.sticks_at:
         STATE.sticky = STATE.sticks_at
         return

@@ -25,7 +25,7 @@ from enginegate.engines.quantize import copy_onnx, name_nodes, to_bf16, to_fp16
 from enginegate.engines.tensorrt.builder import Profile, build_plan, runtime_version
 from enginegate.engines.tensorrt.device import open_device
 from enginegate.engines.tensorrt.inspector import types_of
-from enginegate.engines.tensorrt.runner import MODE, PlanRunner, open_plan
+from enginegate.engines.tensorrt.runner import PlanRunner, open_plan
 from enginegate.engines.tensorrt.timing_cache import TimingCacheFile
 from enginegate.errors import EngineError
 from enginegate.files import scratch_folder
@@ -44,12 +44,16 @@ class TensorRtEngine:
         self.embed(batch)  # the inspector knows the types of dynamic layers only with shapes
         found = types_of(runner.inspect(), properties["matmuls"], tf32=properties["tf32"])
         self.executed = Executed(found)
-        self.mode = MODE
 
     def embed(self, batch: Batch) -> Embeddings:
         """Embeddings float32 [batch, dim]."""
         values = self.runner.run(batch)
         return check_shape(values, len(next(iter(batch.values()))))
+
+    @property
+    def mode(self) -> str:
+        """What a call is."""
+        return self.runner.mode
 
     @property
     def phases(self) -> Phases:
@@ -118,7 +122,8 @@ class TensorRt:
     ) -> Iterator[TensorRtEngine]:
         """Load `engine.plan`. `threads` are of processors, and a GPU has its own."""
         _refuse_other(properties["runtime"], _plan_runtime(), folder)
-        with open_device(), open_plan(folder / PLAN_FILE, properties["output"]) as runner:
+        path, output = folder / PLAN_FILE, properties["output"]
+        with open_device() as cuda, open_plan(cuda, path, output) as runner:
             yield TensorRtEngine(runner, properties, _of(probe, properties["usual_batch"]))
 
 
