@@ -255,6 +255,22 @@ def takes_the_largest_batch(range_):
         assert len(engine.embed(range_.workload.batch(64))) == 64
 
 
+def runs_every_batch_size_in_its_own_profile(range_):
+    """And between two of them in the one that goes so far."""
+    reference = open_onnx(range_.model, "sentence_embedding", range_.workload.batch(2), threads=1)
+    built = range_.build(batches=(1, 8), usual_batch=32, largest_batch=64)
+    with built.load(range_.workload, threads=1) as engine:
+        assert engine.runner.usual_batches == [1, 8, 32]
+        for rows, profile in ((1, 0), (2, 1), (8, 1), (9, 2), (64, 2), (1, 0)):
+            batch = range_.workload.batch(rows)
+            off = np.abs(engine.embed(batch) - reference.embed(batch)).max()
+            assert off < 1e-6, f"wrong embeddings of {rows}"
+            assert range_.state.profiles[-1] == profile, f"{rows} rows in {range_.state.profiles}"
+        refuses(
+            r"profile, from \(1, 1\) to \(64, 8\)", lambda: engine.embed(range_.workload.batch(65))
+        )
+
+
 def timing_file(range_):
     (path,) = (range_.folder / "timings").iterdir()
     return path
@@ -293,8 +309,8 @@ def flags_tf32_where_it_is_allowed(range_):
 
 def sees_the_kernels_of_the_usual_batch(range_):
     range_.state.run_instead_of_many = "f32"
-    ran, flags = range_.ran(range_.build(Precision.FP16, usual_batch=8))
-    assert ran == {"f32": 1}, f"ran {ran}"
+    ran, flags = range_.ran(range_.build(Precision.FP16, usual_batch=8, batches=(1,)))
+    assert ran == {"f16 or f32": 1}, f"ran {ran}"
     assert flags
 
 

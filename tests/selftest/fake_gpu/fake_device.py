@@ -40,6 +40,7 @@ class State:
     run_instead_of_many: str = ""  # the same, where a batch has more than two rows
     logger: Any = None  # the first that TensorRT was given
     warns: tuple[str, ...] = ()  # what the parser warns of
+    profiles: list[int] = field(default_factory=list)  # of every inference
     parsed: list[str] = field(default_factory=list)  # outputs of the graph that the parser got
     sticky: str = ""  # an error of a kernel, which every later call answers
     sticks_at: str = ""  # the error that the next inference makes

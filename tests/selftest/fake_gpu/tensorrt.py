@@ -81,6 +81,12 @@ class ErrorCode(enum.Enum):
     UNSUPPORTED_NODE = 8
 
 
+class ExecutionContextAllocationStrategy(enum.Enum):
+    STATIC = 0
+    ON_PROFILE_CHANGE = 1
+    USER_MANAGED = 2
+
+
 class Dims(tuple[int, ...]):
     __slots__ = ()
 
@@ -273,7 +279,10 @@ class Builder:
         tf32 = BuilderFlag.TF32 in config.flags_set
         types = types_of_matmuls(network.model, typed=network.typed, tf32=tf32)
         types = {name: STATE.run_instead or kind for name, kind in types.items()}
-        shapes = {name: list(map(list, s)) for name, s in config.profiles[0].shapes.items()}
+        shapes = [
+            {name: list(map(list, s)) for name, s in profile.shapes.items()}
+            for profile in config.profiles
+        ]
         detailed = config.profiling_verbosity is ProfilingVerbosity.DETAILED
         header = {
             "types": types,
@@ -389,7 +398,11 @@ class ICudaEngine(Counted):
         return _TYPES[self.io[name].type.tensor_type.elem_type][0]
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Dims]:
-        return [Dims(shape) for shape in self.header["shapes"][name]]
+        return [Dims(shape) for shape in self.header["shapes"][profile_index][name]]
+
+    @property
+    def num_optimization_profiles(self) -> int:
+        return len(self.header["shapes"])
 
     def create_engine_inspector(self) -> EngineInspector:
         return EngineInspector(self)
@@ -419,7 +432,18 @@ class IExecutionContext(Counted):
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._ran = False  # with the shapes that it has
+        self._profile = -1 if engine.num_optimization_profiles > 1 else 0
         self._born()
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        need_context("setOptimizationProfileAsync")
+        if not 0 <= profile_index < self.engine.num_optimization_profiles:
+            return self._refuse(f"no profile {profile_index}")
+        if any(c is not self and c._profile == profile_index for c in self.engine._contexts):
+            return self._refuse(f"profile {profile_index} is in use by another context")
+        self._profile = profile_index
+        enqueue(stream_handle, lambda: None)
+        return True
 
     @property
     def engine(self) -> ICudaEngine:
@@ -433,7 +457,9 @@ class IExecutionContext(Counted):
         return False
 
     def set_input_shape(self, name: str, shape: Any) -> bool:
-        low, _, high = self.engine.header["shapes"][name]
+        if self._profile < 0:
+            raise Misuse("a context of several profiles without one")
+        low, _, high = self.engine.header["shapes"][self._profile][name]
         fits = len(shape) == len(low) and all(
             a <= size <= b for a, size, b in zip(low, shape, high, strict=True)
         )
@@ -482,8 +508,13 @@ class IExecutionContext(Counted):
             raise Misuse("captured before TensorRT ran once with these shapes")
         self._ran = True
         shapes, addresses = dict(self._shapes), dict(self._addresses)
-        alive = weakref.ref(engine)
-        enqueue(stream_handle, lambda: _compute(alive(), shapes, addresses))
+        alive, profile = weakref.ref(engine), self._profile
+
+        def work() -> None:
+            STATE.profiles.append(profile)
+            _compute(alive(), shapes, addresses)
+
+        enqueue(stream_handle, work)
         return True
 
 
