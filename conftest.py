@@ -4,9 +4,11 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option of tests/test_gpu.py."""
+    """Add the options of tests/test_gpu.py."""
     said = "with -m gpu: fail, not skip, without a usable GPU"
     parser.addoption("--require-gpu", action="store_true", help=said)
+    kept = "with -m gpu: write layers, types and nvidia-smi there, to attach to a report"
+    parser.addoption("--gpu-artefacts", metavar="DIR", help=kept)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -203,7 +203,7 @@ def only_new_garbage():
 
 @pytest.fixture
 def fake_gpu(monkeypatch):
-    """A machine with a GPU, TensorRT and pycuda, all of them fake; its state."""
+    """A machine with a GPU, TensorRT, cuda-bindings and pycuda, all of them fake; its state."""
     monkeypatch.syspath_prepend(HERE / "fake_gpu")
     import fake_device
 
@@ -218,6 +218,7 @@ def fake_gpu(monkeypatch):
     for name in set(sys.modules) - known:
         if name.startswith(
             (
+                "cuda",
                 "tensorrt",
                 "pycuda",
                 "pynvml",

@@ -113,7 +113,7 @@ def test_a_throttled_run_is_marked(gpu_project, fake_gpu):
     report = json.loads((gpu_project.path / "report.json").read_text())
     assert report["condition"]["gpu_after"]["throttling"] == ["thermal slowdown by hardware"]
     gpu = report["results"][0]["gpu"]
-    assert gpu["mode"].startswith("transfers in, CUDA graph off")
+    assert gpu["mode"].startswith("transfers in, CUDA graph on")
     assert set(gpu["phases"]) == {"1", "4"}
     assert "GPU: transfers in" in (gpu_project.path / "r.txt").read_text()
 

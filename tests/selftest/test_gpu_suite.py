@@ -31,16 +31,26 @@ def checkout(pytester):
 
 
 def test_the_suite_passes_on_the_fake_gpu(checkout, fake_gpu):
-    result = checkout.runpytest_inprocess("-m", "gpu", "--require-gpu", "-k", "not cuda")
-    result.assert_outcomes(passed=11, deselected=3)
+    fast = "not cuda and not faster and not onnxruntime-tensorrt and not (layer and not fp16)"
+    options = ("--require-gpu", "--gpu-artefacts=kept", "-k", fast)
+    result = checkout.runpytest_inprocess("-m", "gpu", *options)
+    result.assert_outcomes(passed=14, deselected=8)
+    kept = {path.name for path in (checkout.path / "kept").iterdir()}
+    assert kept == {
+        "fp16.layers.json",
+        "fp16.txt",
+        "tf32.layers.json",
+        "tf32.txt",
+        "nvidia-smi.txt",
+    }
 
 
 def test_without_a_gpu_the_suite_is_skipped_with_the_reason_or_fails(checkout, no_driver):
     skipped = checkout.runpytest_inprocess("-m", "gpu", "-rs")
-    skipped.assert_outcomes(skipped=14)
+    skipped.assert_outcomes(skipped=22)
     skipped.stdout.fnmatch_lines(["*tensorrt cannot run here: no CUDA driver is installed*"])
     failed = checkout.runpytest_inprocess("-m", "gpu", "--require-gpu")
-    failed.assert_outcomes(errors=14)
+    failed.assert_outcomes(errors=22)
 
 
 def test_the_suite_is_left_out_unless_it_is_asked_for(checkout, no_driver):
@@ -85,12 +95,12 @@ def wheels(fake_gpu, monkeypatch):
 
 
 def test_a_driver_older_than_a_wheel_is_said_before_anything_fails(wheels, fake_gpu, capsys):
-    wheels(tensorrt_cu13_bindings="10.16.1.11")
+    wheels(**{"tensorrt_cu13_bindings": "10.16.1.11", "cuda-bindings": "13.5.0"})
     fake_gpu.driver = 12040
     assert what_lacks("tensorrt") == (
-        "the driver has CUDA 12.4, tensorrt_cu13_bindings needs CUDA 13, onnxruntime-gpu needs "
-        "CUDA 13: update the driver, or pip install 'pytest-enginegate[gpu-cu12]' in a new "
-        "environment"
+        "the driver has CUDA 12.4, tensorrt_cu13_bindings needs CUDA 13, cuda-bindings needs "
+        "CUDA 13, onnxruntime-gpu needs CUDA 13: update the driver, or pip install "
+        "'pytest-enginegate[gpu-cu12]' in a new environment"
     )
     main(["doctor"])
     said = capsys.readouterr().out
@@ -131,6 +141,10 @@ def test_an_extra_has_wheels_of_one_cuda_and_one_tensorrt(cuda):
         "1.26.0": cuda == 12,
         "1.28.0": cuda == 13,
     }
+    assert [v in wanted["cuda-bindings"].specifier for v in ("12.9.4", "13.5.0")] == [
+        cuda == 12,
+        cuda == 13,
+    ]
     assert "10.16.1.11" in plans.specifier
     assert "11.0.0.114" not in plans.specifier  # onnxruntime-gpu is linked to libnvinfer.so.10
 

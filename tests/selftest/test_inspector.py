@@ -1,4 +1,4 @@
-"""What TensorRT's engine inspector says, read: records as they are in public, of both schemas."""
+"""What TensorRT's engine inspector says, read: both schemas, kernels named as public ones are."""
 
 import json
 
@@ -64,7 +64,7 @@ def layer(tactic, *inputs, kind="gemm", nodes=("m",), name="layer"):
 
 
 def read(*layers, tf32=True, nodes=("m",)):
-    return types_of(json.dumps({"Layers": list(layers)}), nodes, tf32=tf32)
+    return types_of([json.dumps({"Layers": list(layers)})], nodes, tf32=tf32)
 
 
 @pytest.mark.parametrize(("tactic", "kind"), NAMED)
@@ -136,4 +136,13 @@ def test_what_no_layer_names_is_unseen():
 @pytest.mark.parametrize("text", ["no JSON", "[]", "{}", '{"Layers": 1}'])
 def test_what_is_no_list_of_layers_is_an_error(text):
     with pytest.raises(EngineError, match="gave no list of layers"):
-        types_of(text, ("m",), tf32=False)
+        types_of([text], ("m",), tf32=False)
+
+
+def test_a_product_that_ran_in_two_types_at_two_batch_sizes_is_counted_as_both():
+    texts = [
+        json.dumps({"Layers": [layer("_gemm_0x1", tensor(kind), tensor(kind))]})
+        for kind in ("Half", "Float")
+    ]
+    assert types_of(texts, ("m",), tf32=False) == {"f16 or f32": 1}
+    assert types_of(texts[:1] * 2, ("m",), tf32=False) == {"f16": 1}

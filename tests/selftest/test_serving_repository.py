@@ -122,11 +122,14 @@ class TestRepository:
 
     def test_tensorrt_plan(self, tmp_path, served, built, batch):
         (built.entry.folder / PLAN_FILE).write_bytes(b"plan")
-        write_engine(tmp_path, served, of_backend("tensorrt", built), batch)
+        entry = dataclasses.replace(built.entry, properties={"profiles": 3})
+        plan = of_backend("tensorrt", dataclasses.replace(built, entry=entry))
+        write_engine(tmp_path, served, plan, batch)
         config = config_of(tmp_path)
         assert (config.platform, config.backend) == ("tensorrt_plan", "")
         assert config.instance_group[0].kind == config.instance_group[0].KIND_GPU
         assert config.optimization.cuda.graphs
+        assert list(config.instance_group[0].profile) == ["0", "1", "2"]
         assert (tmp_path / "tiny" / "1" / "model.plan").read_bytes() == b"plan"
 
     def test_a_gpu_is_warm_before_the_first_request(self, tmp_path, served, built, batch):

@@ -6,6 +6,7 @@ crash on hardware.
 """
 
 import gc
+import os
 import re
 import shutil
 import sys
@@ -39,6 +40,8 @@ RELOADED = (
     "enginegate.engines.tensorrt.inspector",
     "enginegate.engines.tensorrt.timing_cache",
     "enginegate.engines.tensorrt.device",
+    "enginegate.engines.tensorrt.bindings_device",
+    "enginegate.engines.tensorrt.pycuda_device",
     "enginegate.engines.tensorrt.log",
     "enginegate.engines.tensorrt.builder",
     "enginegate.engines.tensorrt.runner",
@@ -48,6 +51,7 @@ RELOADED = (
 
 
 PLUGIN = Path(enginegate.__file__).parents[1]
+GIVEN_UP = ("streams", "events", "graphs", "host")
 FREED = [*("execution context", "engine", "runtime"), *["memory"] * 3]
 
 
@@ -71,6 +75,20 @@ class Range:
         with built.load(self.workload, threads=1) as engine:
             return dict(engine.executed.matmuls), execution_flags(built, engine.executed)
 
+    def end_process(self):
+        """What happens then: nothing is on a stack, and the context is given up."""
+        package = os.environ["ENGINEGATE_CUDA"]
+        if package == "pycuda":
+            from enginegate.engines.tensorrt.pycuda_device import primary_context
+        else:
+            from cuda.bindings.driver import cuDevicePrimaryCtxRelease
+
+            from enginegate.engines.tensorrt.bindings_device import primary_context
+
+            cuDevicePrimaryCtxRelease(0)
+        primary_context.cache_clear()
+        gc.collect()
+
     def change(self, **machine):
         """Another machine from now on."""
         vars(self.state).update(machine)
@@ -80,7 +98,8 @@ class Range:
 
 
 @pytest.fixture
-def firing_range(fake_gpu, tmp_path, tiny_onnx):
+def firing_range(fake_gpu, tmp_path, tiny_onnx, monkeypatch):
+    monkeypatch.setenv("ENGINEGATE_CUDA", "cuda-bindings")
     yield Range(fake_gpu, tmp_path, tiny_onnx)
     for name in RELOADED:
         sys.modules.pop(name, None)
@@ -115,20 +134,21 @@ def runs(range_):
     assert min(phases.h2d_s, phases.compute_s, phases.d2h_s, phases.enqueue_s) > 0, "no times"
     assert range_.state.freed[-6:] == FREED, f"freed {range_.state.freed}"
     assert range_.state.faults == [], range_.state.faults
+    if os.environ["ENGINEGATE_CUDA"] == "cuda-bindings":
+        assert "graph launched" in range_.state.log, "no graph"
+        left = {name: vars(range_.state)[name] for name in GIVEN_UP if vars(range_.state)[name]}
+        assert left == {}, f"not given up: {left}"
 
 
 def keeps_one_context(range_):
     """Over builds and loads, with nothing left on a stack; gone when the process ends."""
-    from enginegate.engines.tensorrt.device import primary_context
-
     built = range_.build()
     for _ in range(3):
         range_.ran(built)
     state = range_.state
     assert (state.made, state.retained) == (1, 1), f"made {state.made}, {state.retained} retained"
     assert (state.contexts, state.pycuda_contexts) == ([], []), "a context stayed current"
-    primary_context.cache_clear()
-    gc.collect()
+    range_.end_process()
     assert state.retained == 0, "the primary context was not released"
 
 
@@ -235,6 +255,22 @@ def takes_the_largest_batch(range_):
         assert len(engine.embed(range_.workload.batch(64))) == 64
 
 
+def runs_every_batch_size_in_its_own_profile(range_):
+    """And between two of them in the one that goes so far."""
+    reference = open_onnx(range_.model, "sentence_embedding", range_.workload.batch(2), threads=1)
+    built = range_.build(batches=(1, 8), usual_batch=32, largest_batch=64)
+    with built.load(range_.workload, threads=1) as engine:
+        assert engine.runner.usual_batches == [1, 8, 32]
+        for rows, profile in ((1, 0), (2, 1), (8, 1), (9, 2), (64, 2), (1, 0)):
+            batch = range_.workload.batch(rows)
+            off = np.abs(engine.embed(batch) - reference.embed(batch)).max()
+            assert off < 1e-6, f"wrong embeddings of {rows}"
+            assert range_.state.profiles[-1] == profile, f"{rows} rows in {range_.state.profiles}"
+        refuses(
+            r"profile, from \(1, 1\) to \(64, 8\)", lambda: engine.embed(range_.workload.batch(65))
+        )
+
+
 def timing_file(range_):
     (path,) = (range_.folder / "timings").iterdir()
     return path
@@ -273,8 +309,8 @@ def flags_tf32_where_it_is_allowed(range_):
 
 def sees_the_kernels_of_the_usual_batch(range_):
     range_.state.run_instead_of_many = "f32"
-    ran, flags = range_.ran(range_.build(Precision.FP16, usual_batch=8))
-    assert ran == {"f32": 1}, f"ran {ran}"
+    ran, flags = range_.ran(range_.build(Precision.FP16, usual_batch=8, batches=(1,)))
+    assert ran == {"f16 or f32": 1}, f"ran {ran}"
     assert flags
 
 
@@ -369,19 +405,66 @@ def scales_every_column(range_):
     assert off.max() < 1 / 200, f"off by {off.max()}"
 
 
+def runs_without_a_graph(range_):
+    """What cannot be captured runs as it is, and the mode says why."""
+    range_.state.fails = {"capture"}
+    with range_.build().load(range_.workload, threads=1) as engine:
+        first, second = (engine.embed(range_.workload.batch(3)) for _ in range(2))
+        mode = engine.mode
+    assert np.array_equal(first, second)
+    graph = "pycuda has none"
+    if os.environ["ENGINEGATE_CUDA"] == "cuda-bindings":
+        graph = "cuStreamEndCapture failed: operation not permitted when capturing"
+    assert mode == (f"transfers in, CUDA graph off ({graph}), stream synchronised after every call")
+    assert "graph launched" not in range_.state.log
+
+
+def _fail() -> None:
+    raise ZeroDivisionError
+
+
+def captures_after_an_error(range_):
+    """An inference that TensorRT refuses inside of a capture ends the capture too."""
+    from enginegate.engines.tensorrt.device import open_device
+
+    with open_device() as cuda:
+        if not cuda.has_graphs:
+            return
+        stream = cuda.stream()
+        with pytest.raises(ZeroDivisionError):
+            cuda.capture(stream, _fail)
+        stream.synchronize()
+        cuda.capture(stream, lambda: None).close()
+        stream.close()
+
+
+def answers_every_shape_from_its_own_graph(range_):
+    """In turns, as texts of an evaluation and of a last batch are."""
+    reference = open_onnx(range_.model, "sentence_embedding", range_.workload.batch(2), threads=1)
+    with range_.build(usual_batch=2).load(range_.workload, threads=1) as engine:
+        for rows in (5, 2, 5, 32, 2, 5):
+            batch = range_.workload.batch(rows)
+            off = np.abs(engine.embed(batch) - reference.embed(batch)).max()
+            assert off < 1e-6, f"wrong embeddings of {rows}"
+
+
 FAULTS = tomllib.loads(
     (Path(__file__).parent / "data" / "tensorrt_faults.toml").read_text(encoding="utf-8")
 )["fault"]
 
 
+@pytest.mark.parametrize("cuda", ["cuda-bindings", "pycuda"])
 @pytest.mark.parametrize("drill", sorted({fault["drill"] for fault in FAULTS}))
-def test_the_code_as_it_is_passes_every_drill(firing_range, drill):
+def test_the_code_as_it_is_passes_every_drill(firing_range, monkeypatch, drill, cuda):
+    monkeypatch.setenv("ENGINEGATE_CUDA", cuda)
     globals()[drill](firing_range)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault["name"].replace(" ", "-"))
 def test_a_planted_fault_is_caught(firing_range, monkeypatch, fault):
     import fake_device
+
+    monkeypatch.setenv("ENGINEGATE_CUDA", fault.get("cuda", "cuda-bindings"))
 
     def attempt():
         plant(monkeypatch, f"enginegate.{fault['module']}", fault["line"], fault["planted"])

@@ -5,6 +5,7 @@ from enginegate.engines.api import (
     EMBEDDED_AT_ONCE,
     ONNX_FILE,
     PLAN_FILE,
+    PROFILES,
     Backend,
     BuildHints,
     Embeddings,
@@ -43,9 +44,9 @@ from enginegate.engines.registry import (
 from enginegate.engines.saved import SAVING, check_beside, engines_of, save_engine, saved_engine
 
 __all__ = [
-    "ACCELERATORS", "EMBEDDED_AT_ONCE", "HEADER", "ONNX_FILE", "PLAN_FILE", "SAVING", "Backend",
-    "BuildHints", "Built", "Embeddings", "Engine", "Executed", "GpuTimes", "Keeping", "Keeps",
-    "Kernel", "OutOfRange", "Profile", "Profiles", "Ranges", "TritonModel", "advice",
+    "ACCELERATORS", "EMBEDDED_AT_ONCE", "HEADER", "ONNX_FILE", "PLAN_FILE", "PROFILES", "SAVING",
+    "Backend", "BuildHints", "Built", "Embeddings", "Engine", "Executed", "GpuTimes", "Keeping",
+    "Keeps", "Kernel", "OutOfRange", "Profile", "Profiles", "Ranges", "TritonModel", "advice",
     "build_engine", "call_s", "check_beside", "check_installed", "check_runnable", "check_shape",
     "choose_best", "embed_all", "engines_of", "execution_flags", "find_ranges", "findings",
     "get_backend", "gpu_times", "keeping_of", "kept_notes", "median_call_s", "offered",

@@ -18,7 +18,7 @@ from enginegate.variants import Precision
 Embeddings = npt.NDArray[np.float32]
 ONNX_FILE = "engine.onnx"  # of an engine that is an ONNX graph
 PLAN_FILE = "engine.plan"  # of one that is a TensorRT plan
-APART, ACCELERATORS = "apart", "accelerators"  # of an engine's properties
+APART, ACCELERATORS, PROFILES = "apart", "accelerators", "profiles"  # of an engine's properties
 EMBEDDED_AT_ONCE = 32  # texts
 _ENQUEUE_BOUND = 0.8  # of the compute time
 
@@ -94,7 +94,9 @@ class Phases:
 class ReportsPhases(Protocol):
     """An engine that tells where the time of its calls goes; optional."""
 
-    mode: str
+    @property
+    def mode(self) -> str:
+        """What a call is: transfers, CUDA graph, how the host waits."""
 
     @property
     def phases(self) -> Phases:
@@ -122,7 +124,8 @@ class Backend(Protocol):
 
         Some are looked at elsewhere: `notes`, texts that are told with the engine; `apart`, the
         number of multiplications that the conversion leaves in another type; `accelerators`, names
-        of Triton's execution accelerators with their parameters.
+        of Triton's execution accelerators with their parameters; `profiles`, how many a plan
+        has.
         """
 
     def load(
@@ -173,7 +176,8 @@ class BuildHints:
     """What is known before an engine is built, for backends that build for it.
 
     Attributes:
-        usual_batch: batch size to be fastest at.
+        usual_batch: batch size to be fastest at, of those that none of `batches` is for.
+        batches: further batch sizes to be fastest at.
         largest_batch: largest batch size it will be given.
         tf32: fp32 matrix multiplications may run in TF32.
         timings: folder for timings that make a later build quicker; None keeps none.
@@ -183,11 +187,22 @@ class BuildHints:
     largest_batch: int = 32
     tf32: bool = False
     timings: Path | None = None
+    batches: tuple[int, ...] = ()
 
     @property
     def key(self) -> dict[str, Any]:
         """The settings for which another engine would be built."""
-        return {"usual": self.usual_batch, "largest": self.largest_batch, "tf32": self.tf32}
+        return {
+            "usual": self.usual_batch,
+            "largest": self.largest_batch,
+            "tf32": self.tf32,
+            "batches": self.buckets,
+        }
+
+    @property
+    def buckets(self) -> list[int]:
+        """The batch sizes to be fastest at, ascending."""
+        return sorted({*self.batches, self.usual_batch})
 
 
 @runtime_checkable

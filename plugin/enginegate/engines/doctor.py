@@ -23,6 +23,7 @@ _EXTRAS = {
     "gpu-cu12": "engines on an NVIDIA GPU, by CUDA 12; in an environment without the extra cpu",
     "gpu-cu13": "engines on an NVIDIA GPU, by CUDA 13; in an environment without the extra cpu",
     "minilm": "the shipped model minilm",
+    "pycuda": "ENGINEGATE_CUDA=pycuda, in place of cuda-bindings",
     "report": "--gate-report-html",
     "serve": "--gate-serve",
 }

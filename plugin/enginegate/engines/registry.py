@@ -41,6 +41,7 @@ class Registration:
         target: `module:Class`.
         packages: what it imports.
         install: how to install that.
+        one_of: packages of which it imports one.
         gpu: whether it needs an NVIDIA GPU.
         distributions: where a package of the same name comes from several, the one that it must
             come from.
@@ -54,6 +55,7 @@ class Registration:
     packages: tuple[str, ...]
     install: str
     gpu: bool = False
+    one_of: tuple[str, ...] = ()
     distributions: tuple[str, ...] = ()
     runtime: tuple[str, ...] = ()
     triton: TritonModel | None = None
@@ -98,9 +100,10 @@ _OWN: Mapping[str, Registration] = {
     ),
     "tensorrt": Registration(
         "enginegate.engines.tensorrt.backend:TensorRt",
-        ("tensorrt", "pycuda", "onnxruntime"),
+        ("tensorrt", "onnxruntime"),
         _GPU,
         gpu=True,
+        one_of=("cuda.bindings", "pycuda"),
         triton=_PLAN,
         halves=(Precision.FP16, Precision.INT8),
     ),
@@ -126,7 +129,9 @@ def register(
     """
     named = tuple(runtime)
     install = f"pip install {' '.join(named)}"
-    REGISTERED[name] = Registration(target, (), install, gpu, named, named, triton, tuple(halves))
+    REGISTERED[name] = Registration(
+        target, (), install, gpu, (), named, named, triton, tuple(halves)
+    )
 
 
 def registration(name: str) -> Registration:
@@ -156,6 +161,8 @@ def what_lacks(name: str) -> str:
     entry = REGISTERED[name]
     lacking = [] if not entry.gpu or find_gpus().gpus else [find_gpus().reason]
     missing = [package for package in entry.packages if not _is_there(package)]
+    if entry.one_of and not any(map(_is_there, entry.one_of)):
+        missing.append(" or ".join(entry.one_of))
     missing += [name for name in entry.distributions if installed_version(name) is None]
     if missing:
         lacking.append(f"{', '.join(missing)} not installed: {entry.install}")
@@ -165,7 +172,10 @@ def what_lacks(name: str) -> str:
 
 
 def _is_there(package: str) -> bool:
-    found = find_spec(package)
+    try:
+        found = find_spec(package)
+    except ModuleNotFoundError:  # of the package around it
+        return False
     return found is not None and found.origin is not None  # an empty folder has no origin
 
 

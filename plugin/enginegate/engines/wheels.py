@@ -46,6 +46,8 @@ def _wheels(packages: Sequence[str]) -> Iterator[tuple[str, int]]:
     """The wheels of these packages that are built for a CUDA, with its major version."""
     if "tensorrt" in packages:
         yield from ((name, cuda) for name, cuda in _BINDINGS.items() if installed_version(name))
+        if bindings := installed_version("cuda-bindings"):
+            yield "cuda-bindings", int(bindings.partition(".")[0])
     if "onnxruntime" in packages and (cuda := _of_onnxruntime()):
         yield "onnxruntime-gpu", cuda
 

@@ -15,6 +15,7 @@ from enginegate.machine.gpus import find_gpus
 _CPUINFO = Path("/proc/cpuinfo")
 _SPEED_FLAGS = re.compile(r"^(avx.*|amx.*|fma|f16c|sse4.*|asimd.*|sve.*|fphp|bf16|i8mm)$")
 _LIBRARIES = (
+    "cuda-bindings",
     "numpy",
     "nncf",
     "onnx",

@@ -73,7 +73,10 @@ class Found:
 
 @functools.cache
 def find_gpus() -> Found:
-    """Ask the driver once in a process. Never raises: a machine without a GPU is an answer."""
+    """Ask the driver once in a process. Never raises: a machine without a GPU is an answer.
+
+    CUDA then works in this process and those that it starts anew, and in none that it forks.
+    """
     try:
         library = load_library()
     except OSError:

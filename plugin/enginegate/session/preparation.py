@@ -425,6 +425,7 @@ def demand_of(options: Options) -> BuildHints:
         largest_batch=max(*options.batches, served, EMBEDDED_AT_ONCE),
         tf32=options.tf32,
         timings=options.engine_cache / "timings",
+        batches=tuple(options.batches),
     )
 
 

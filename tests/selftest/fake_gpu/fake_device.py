@@ -40,6 +40,7 @@ class State:
     run_instead_of_many: str = ""  # the same, where a batch has more than two rows
     logger: Any = None  # the first that TensorRT was given
     warns: tuple[str, ...] = ()  # what the parser warns of
+    profiles: list[int] = field(default_factory=list)  # of every inference
     parsed: list[str] = field(default_factory=list)  # outputs of the graph that the parser got
     sticky: str = ""  # an error of a kernel, which every later call answers
     sticks_at: str = ""  # the error that the next inference makes
@@ -49,6 +50,12 @@ class State:
     retained: int = 0  # of the primary context
     made: int = 0  # times that it was made from nothing
     streams: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
+    events: dict[int, "Moment"] = field(default_factory=dict)  # of cuda-bindings
+    graphs: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
+    host: dict[int, np.ndarray] = field(default_factory=dict)  # page-locked, by address
+    capturing: dict[int, list[Callable[[], None]]] = field(default_factory=dict)  # by stream
+    closed: list[str] = field(default_factory=list)
+    said: bytes = b""  # of the latest error
     memory: dict[int, np.ndarray] = field(default_factory=dict)
     staged: dict[int, bytes] = field(default_factory=dict)  # host memory at the first event
     pinned: list[weakref.ref[np.ndarray]] = field(default_factory=list)
@@ -164,11 +171,62 @@ def _range_of(array: np.ndarray) -> tuple[int, int]:
 def enqueue(handle: int, work: Callable[[], None]) -> None:
     if handle not in STATE.streams:
         raise Misuse(f"{handle} is not a stream")
-    STATE.streams[handle].append(work)
+    STATE.capturing.get(handle, STATE.streams[handle]).append(work)
+
+
+def make_stream() -> int:
+    handle = 1 + max(STATE.streams, default=0)
+    STATE.streams[handle] = []
+    return handle
+
+
+def make_event() -> int:
+    handle = 1 + max(STATE.events, default=0)
+    STATE.events[handle] = Moment()
+    return handle
+
+
+def begin_capture(handle: int) -> None:
+    need_context("cuStreamBeginCapture")
+    if STATE.streams[handle]:
+        raise Misuse("a capture began with work on the stream")
+    STATE.capturing[handle] = []
+
+
+def end_capture(handle: int) -> int:
+    work = STATE.capturing.pop(handle)
+    if "capture" in STATE.fails:
+        raise CudaError("cuStreamEndCapture failed: operation not permitted when capturing")
+    graph = 1 + max(STATE.graphs, default=0)
+    STATE.graphs[graph] = work
+    return graph
+
+
+def instantiate(graph: int) -> int:
+    made = 1 + max(STATE.graphs)
+    STATE.graphs[made] = STATE.graphs[graph]
+    return made
+
+
+def close(kind: str, handle: int) -> None:
+    """Streams, events and graphs are given up once, while the context is current."""
+    need_context(f"end of a {kind}")
+    need_health(f"end of a {kind}")
+    everything: dict[str, Any] = {
+        "stream": STATE.streams,
+        "event": STATE.events,
+        "graph": STATE.graphs,
+    }
+    if handle not in everything[kind]:
+        raise Misuse(f"a {kind} given up twice")
+    del everything[kind][handle]
+    STATE.closed.append(kind)
 
 
 def synchronize(handle: int) -> None:
     need_context("cuStreamSynchronize")
+    if handle in STATE.capturing:
+        raise Misuse("a stream was synchronised while it was captured")
     queue = STATE.streams[handle]
     while queue and not STATE.sticky:
         queue.pop(0)()
@@ -218,6 +276,8 @@ class Moment:
     def record(self, handle: int) -> None:
         need_context("cuEventRecord")
         self.time_s = None
+        if handle in STATE.capturing:
+            raise Misuse("an event was recorded into a graph, which has no time")
         if not STATE.streams[handle]:
             STATE.staged = {_range_of(a)[0]: a.tobytes() for a in _all_pinned()}
         enqueue(handle, lambda: setattr(self, "time_s", time.perf_counter()))

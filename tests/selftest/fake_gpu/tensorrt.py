@@ -81,6 +81,12 @@ class ErrorCode(enum.Enum):
     UNSUPPORTED_NODE = 8
 
 
+class ExecutionContextAllocationStrategy(enum.Enum):
+    STATIC = 0
+    ON_PROFILE_CHANGE = 1
+    USER_MANAGED = 2
+
+
 class Dims(tuple[int, ...]):
     __slots__ = ()
 
@@ -273,7 +279,10 @@ class Builder:
         tf32 = BuilderFlag.TF32 in config.flags_set
         types = types_of_matmuls(network.model, typed=network.typed, tf32=tf32)
         types = {name: STATE.run_instead or kind for name, kind in types.items()}
-        shapes = {name: list(map(list, s)) for name, s in config.profiles[0].shapes.items()}
+        shapes = [
+            {name: list(map(list, s)) for name, s in profile.shapes.items()}
+            for profile in config.profiles
+        ]
         detailed = config.profiling_verbosity is ProfilingVerbosity.DETAILED
         header = {
             "types": types,
@@ -351,7 +360,7 @@ class EngineInspector:
         types, kernels = header["types"], header["kernels"]
         context = self.execution_context
         shaped = context is not None and not context.infer_shapes()
-        if context is not None and context.rows > _FEW_ROWS and STATE.run_instead_of_many:
+        if context is not None and context._rows > _FEW_ROWS and STATE.run_instead_of_many:
             types = dict.fromkeys(types, STATE.run_instead_of_many)
         layers = inspector_layers(kernels, header["others"], types, shaped=shaped, split=split)
         names = [layer["Name"] for layer in layers]
@@ -389,7 +398,11 @@ class ICudaEngine(Counted):
         return _TYPES[self.io[name].type.tensor_type.elem_type][0]
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Dims]:
-        return [Dims(shape) for shape in self.header["shapes"][name]]
+        return [Dims(shape) for shape in self.header["shapes"][profile_index][name]]
+
+    @property
+    def num_optimization_profiles(self) -> int:
+        return len(self.header["shapes"])
 
     def create_engine_inspector(self) -> EngineInspector:
         return EngineInspector(self)
@@ -418,7 +431,19 @@ class IExecutionContext(Counted):
         self._engine_ref = weakref.ref(engine)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
+        self._ran = False  # with the shapes that it has
+        self._profile = -1 if engine.num_optimization_profiles > 1 else 0
         self._born()
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        need_context("setOptimizationProfileAsync")
+        if not 0 <= profile_index < self.engine.num_optimization_profiles:
+            return self._refuse(f"no profile {profile_index}")
+        if any(c is not self and c._profile == profile_index for c in self.engine._contexts):
+            return self._refuse(f"profile {profile_index} is in use by another context")
+        self._profile = profile_index
+        enqueue(stream_handle, lambda: None)
+        return True
 
     @property
     def engine(self) -> ICudaEngine:
@@ -432,17 +457,21 @@ class IExecutionContext(Counted):
         return False
 
     def set_input_shape(self, name: str, shape: Any) -> bool:
-        low, _, high = self.engine.header["shapes"][name]
+        if self._profile < 0:
+            raise Misuse("a context of several profiles without one")
+        low, _, high = self.engine.header["shapes"][self._profile][name]
         fits = len(shape) == len(low) and all(
             a <= size <= b for a, size, b in zip(low, shape, high, strict=True)
         )
         if not fits:
             return self._refuse(f"shape {tuple(shape)} of {name} is outside the profile")
+        if self._shapes.get(name) != tuple(shape):
+            self._ran = False
         self._shapes[name] = tuple(shape)
         return True
 
     @property
-    def rows(self) -> int:
+    def _rows(self) -> int:
         return max((shape[0] for shape in self._shapes.values()), default=0)
 
     def infer_shapes(self) -> list[str]:
@@ -475,14 +504,25 @@ class IExecutionContext(Counted):
             return self._refuse("CUDA error 700")
         if stream_handle == 0:
             raise Misuse("the default stream synchronises the device in every call")
+        if stream_handle in STATE.capturing and not self._ran:
+            raise Misuse("captured before TensorRT ran once with these shapes")
+        self._ran = True
         shapes, addresses = dict(self._shapes), dict(self._addresses)
-        enqueue(stream_handle, lambda: _compute(engine, shapes, addresses))
+        alive, profile = weakref.ref(engine), self._profile
+
+        def work() -> None:
+            STATE.profiles.append(profile)
+            _compute(alive(), shapes, addresses)
+
+        enqueue(stream_handle, work)
         return True
 
 
 def _compute(
-    engine: ICudaEngine, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]
+    engine: ICudaEngine | None, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]
 ) -> None:
+    if engine is None:
+        raise Misuse("an engine was freed while a stream or a graph had work of it")
     if STATE.sticks_at:
         STATE.sticky = STATE.sticks_at
         return

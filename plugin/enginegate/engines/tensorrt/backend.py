@@ -14,6 +14,7 @@ import numpy as np
 
 from enginegate.engines.api import (
     PLAN_FILE,
+    PROFILES,
     BuildHints,
     Embeddings,
     Executed,
@@ -25,7 +26,7 @@ from enginegate.engines.quantize import copy_onnx, name_nodes, to_bf16, to_fp16
 from enginegate.engines.tensorrt.builder import Profile, build_plan, runtime_version
 from enginegate.engines.tensorrt.device import open_device
 from enginegate.engines.tensorrt.inspector import types_of
-from enginegate.engines.tensorrt.runner import MODE, PlanRunner, open_plan
+from enginegate.engines.tensorrt.runner import PlanRunner, open_plan
 from enginegate.engines.tensorrt.timing_cache import TimingCacheFile
 from enginegate.errors import EngineError
 from enginegate.files import scratch_folder
@@ -37,19 +38,27 @@ _PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
 
 
 class TensorRtEngine:
-    """A plan on the GPU, proven by the engine inspector for the batch that was run."""
+    """A plan on the GPU, proven by the engine inspector at every batch size it was built for."""
 
-    def __init__(self, runner: PlanRunner, properties: Mapping[str, Any], batch: Batch) -> None:
+    def __init__(self, runner: PlanRunner, properties: Mapping[str, Any], probe: Batch) -> None:
         self.runner = runner
+        found = map(self._inspected, (_of(probe, rows) for rows in runner.usual_batches))
+        matmuls, tf32 = properties["matmuls"], properties["tf32"]
+        self.executed = Executed(types_of(list(found), matmuls, tf32=tf32))
+
+    def _inspected(self, batch: Batch) -> str:
         self.embed(batch)  # the inspector knows the types of dynamic layers only with shapes
-        found = types_of(runner.inspect(), properties["matmuls"], tf32=properties["tf32"])
-        self.executed = Executed(found)
-        self.mode = MODE
+        return self.runner.inspect()
 
     def embed(self, batch: Batch) -> Embeddings:
         """Embeddings float32 [batch, dim]."""
         values = self.runner.run(batch)
         return check_shape(values, len(next(iter(batch.values()))))
+
+    @property
+    def mode(self) -> str:
+        """What a call is."""
+        return self.runner.mode
 
     @property
     def phases(self) -> Phases:
@@ -91,7 +100,8 @@ class TensorRt:
             inside = _convert(model, onnx, precision, calibration)
             matmuls = name_nodes(onnx)
             cache = TimingCacheFile.in_folder(self.demand.timings, self.version())
-            plan, warnings = build_plan(onnx, self._profiles(model), cache, tf32=self.demand.tf32)
+            profiles = self._profiles(model)
+            plan, warnings = build_plan(onnx, profiles, cache, tf32=self.demand.tf32)
         (folder / PLAN_FILE).write_bytes(plan)
         return {
             "output": model.output,
@@ -99,14 +109,19 @@ class TensorRt:
             "matmuls": matmuls,
             "apart": 0 if inside is None else len(matmuls) - len(inside),
             "tf32": self.demand.tf32,
-            "usual_batch": self.demand.usual_batch,
+            PROFILES: len(profiles),
             "notes": warnings,
         }
 
-    def _profiles(self, model: Exported) -> dict[str, Profile]:
-        demand, length = self.demand, model.seq_len
-        usual, largest = (demand.usual_batch, length), (demand.largest_batch, length)
-        return dict.fromkeys(model.inputs, ((1, 1), usual, largest))
+    def _profiles(self, model: Exported) -> list[Profile]:
+        """One for each batch size to be fastest at, from the one before; the last goes on."""
+        buckets, length = self.demand.buckets, model.seq_len
+        lowest = [1, *(size + 1 for size in buckets)]
+        highest = [*buckets[:-1], self.demand.largest_batch]
+        return [
+            dict.fromkeys(model.inputs, ((low, 1), (usual, length), (high, length)))
+            for low, usual, high in zip(lowest, buckets, highest, strict=False)
+        ]
 
     @contextlib.contextmanager
     def load(
@@ -118,8 +133,9 @@ class TensorRt:
     ) -> Iterator[TensorRtEngine]:
         """Load `engine.plan`. `threads` are of processors, and a GPU has its own."""
         _refuse_other(properties["runtime"], _plan_runtime(), folder)
-        with open_device(), open_plan(folder / PLAN_FILE, properties["output"]) as runner:
-            yield TensorRtEngine(runner, properties, _of(probe, properties["usual_batch"]))
+        path, output = folder / PLAN_FILE, properties["output"]
+        with open_device() as cuda, open_plan(cuda, path, output) as runner:
+            yield TensorRtEngine(runner, properties, probe)
 
 
 def _of(batch: Batch, rows: int) -> Batch:

@@ -4,7 +4,7 @@ Types are those of the ONNX file; no builder flag changes them, except that TF32
 it is allowed. Both majors take the same calls.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import tensorrt as trt
@@ -23,15 +23,16 @@ _ADVICE = {
 _NO_ADVICE = "export the model again, or report it with the ONNX file's opset"
 
 Shape = tuple[int, ...]
-Profile = tuple[Shape, Shape, Shape]  # the smallest of an input, the usual, the largest
+Profile = Mapping[str, tuple[Shape, Shape, Shape]]  # of an input: smallest, usual, largest
 
 
 def build_plan(
-    onnx: Path, profiles: Mapping[str, Profile], cache: TimingCacheFile, *, tf32: bool
+    onnx: Path, profiles: Sequence[Profile], cache: TimingCacheFile, *, tf32: bool
 ) -> tuple[bytes, list[str]]:
     """The plan of an ONNX file for this GPU, and TensorRT's warnings; its CUDA context is current.
 
-    `profiles` by input name. Raises EngineError with what the parser or the builder said.
+    `profiles` are in order of their batch sizes. Raises EngineError with what the parser or the
+    builder said.
     """
     log = the_log()
     log.warnings()  # of what was before
@@ -42,7 +43,8 @@ def build_plan(
         raise log.error(f"TensorRT cannot parse {onnx.name}: {'; '.join(_parser_errors(parser))}")
     config = builder.create_builder_config()
     _configure(config, tf32=tf32)
-    _add_profile(builder, config, profiles, log)
+    for profile in profiles:
+        _add_profile(builder, config, profile, log)
     kept = _attach_cache(config, cache, log)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
@@ -69,13 +71,13 @@ def _configure(config: trt.IBuilderConfig, *, tf32: bool) -> None:
 
 
 def _add_profile(
-    builder: trt.Builder, config: trt.IBuilderConfig, profiles: Mapping[str, Profile], log: Log
+    builder: trt.Builder, config: trt.IBuilderConfig, wanted: Profile, log: Log
 ) -> None:
     profile = builder.create_optimization_profile()
-    for name, shapes in profiles.items():
+    for name, shapes in wanted.items():
         profile.set_shape(name, *map(trt.Dims, shapes))
     if config.add_optimization_profile(profile) == _REFUSED:
-        raise log.error(f"TensorRT refuses the shapes {dict(profiles)}")
+        raise log.error(f"TensorRT refuses the shapes {dict(wanted)}")
 
 
 def _attach_cache(config: trt.IBuilderConfig, cache: TimingCacheFile, log: Log) -> trt.ITimingCache:

@@ -48,17 +48,20 @@ UNSEEN = "unseen"
 UNTOLD = "f32 or tf32"  # operands of f32, by a kernel whose name does not say how
 
 
-def types_of(text: str, matmuls: Collection[str], *, tf32: bool) -> dict[str, int]:
+def types_of(texts: Sequence[str], matmuls: Collection[str], *, tf32: bool) -> dict[str, int]:
     """Count the ONNX nodes named in `matmuls` by the type they ran in; `unseen` if none tells.
 
-    `text` is the inspector's JSON. `tf32`: the builder was free to take TF32, so that f32 is only
-    what a kernel's name says; without it a kernel that does not tell multiplies f32 as such.
+    `texts` are the inspector's JSON, one for each batch size; a node that ran in several types is
+    counted as all of them, `f16 or f32`. `tf32`: the builder was free to take TF32, so that f32 is
+    only what a kernel's name says; without it a kernel that does not tell multiplies f32 as such.
     Raises EngineError if it is no JSON of layers or holds layer names only.
     """
-    layers = [_checked(layer) for layer in _layers(text)]
-    found = collections.Counter(_type_of(node, layers) for node in matmuls)
-    if not tf32 and UNTOLD in found:
-        found["f32"] += found.pop(UNTOLD)
+    plans = [[_checked(layer) for layer in _layers(text)] for text in texts]
+    known = {} if tf32 else {UNTOLD: "f32"}
+    found: collections.Counter[str] = collections.Counter()
+    for node in matmuls:
+        kinds = {known.get(kind, kind) for layers in plans for kind in (_type_of(node, layers),)}
+        found[" or ".join(sorted(kinds))] += 1
     return dict(found)
 
 

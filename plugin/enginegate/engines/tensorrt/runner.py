@@ -15,16 +15,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pycuda.driver as cuda
 import tensorrt as trt
 
 from enginegate.engines.api import Phases
+from enginegate.engines.tensorrt.device import Cuda, Graph, Memory, Pinned
 from enginegate.engines.tensorrt.log import the_log
 from enginegate.errors import EngineError
 
 Array = npt.NDArray[Any]
-MODE = "transfers in, CUDA graph off, stream synchronised after every call"
-_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: it does not wait for the default stream
+_AS_LARGE_AS_ITS_PROFILE = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
 _NUMPY: Mapping[trt.DataType, np.dtype[Any]] = MappingProxyType(
     {
         trt.DataType.FLOAT: np.dtype(np.float32),
@@ -42,41 +41,78 @@ class Tensor:
     name: str
     dtype: np.dtype[Any]
     is_input: bool
-    host: Array
-    memory: cuda.DeviceAllocation
+    pinned: Pinned
+    memory: Memory
 
     def view(self, shape: tuple[int, ...]) -> Array:
-        """The beginning of the pinned host array, as an array of `shape`."""
-        size = int(np.prod(shape))
-        if size > self.host.size:
+        """The beginning of the page-locked memory, as an array of `shape`."""
+        size = int(np.prod(shape)) * self.dtype.itemsize
+        if size > self.pinned.array.size:
             raise EngineError(f"{self.name} of shape {shape} does not fit its buffer")
-        found: Array = self.host[:size].reshape(shape)
+        found: Array = self.pinned.array[:size].view(self.dtype).reshape(shape)
         return found
 
 
 class PlanRunner:
-    """A plan on the GPU. `load` it once, `close` it before the context; `open_plan` does both."""
+    """A plan on the GPU. `load` it once, `close` it before the context; `open_plan` does both.
 
-    def __init__(self, output: str) -> None:
-        self._output, self._log = output, the_log()
-        self._stream = cuda.Stream(_NON_BLOCKING)
-        self._events = tuple(cuda.Event() for _ in range(4))
+    It has an execution context for every profile. They are named by index, for what holds one, be
+    it the traceback of an error, keeps it alive when the engine goes.
+    """
+
+    def __init__(self, cuda: Cuda, output: str) -> None:
+        self._cuda, self._output, self._log = cuda, output, the_log()
+        self._stream = cuda.stream()
+        self._events = tuple(cuda.event() for _ in range(4))
+        self._graphs: dict[tuple[tuple[int, ...], ...], Graph] = {}  # by shapes
+        self._no_graph = "" if cuda.has_graphs else "pycuda has none"
         self._tensors: list[Tensor] = []
-        self._shapes: dict[str, tuple[int, ...]] = {}  # that the context has
+        self._contexts: list[trt.IExecutionContext] = []  # by profile
+        self._shapes: list[dict[str, tuple[int, ...]]] = []  # of the inputs of each
+        self._latest = 0  # profile that ran
         self._enqueue_s = 0.0
 
     def load(self, plan: Path) -> None:
         """Load a plan and make room for the largest shapes of its profile."""
         self._runtime = trt.Runtime(self._log)
         self._engine = self._deserialize(plan)
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise self._log.error(f"TensorRT cannot make a context for {plan}, is memory short?")
-        for name in self._names():
+        for profile in range(self._engine.num_optimization_profiles):
+            self._contexts.append(self._make_context(plan))
+            self._take_profile(profile, plan)
+        for name in self._names():  # by the last context, whose shapes are the largest
             self._tensors.append(self._tensor(name))
-        for tensor in self._tensors:  # once: buffers stay where they are
-            if not self._context.set_tensor_address(tensor.name, int(tensor.memory)):
+        for profile in range(len(self._contexts)):
+            self._set_addresses(profile)
+        self._stream.synchronize()
+
+    def _make_context(self, plan: Path) -> trt.IExecutionContext:
+        made = self._engine.create_execution_context(_AS_LARGE_AS_ITS_PROFILE)
+        if made is None:
+            raise self._log.error(f"TensorRT cannot make a context for {plan}, is memory short?")
+        return made
+
+    def _take_profile(self, profile: int, plan: Path) -> None:
+        """Let the context of a profile have it, and the largest inputs."""
+        handle = self._stream.handle
+        if not self._contexts[profile].set_optimization_profile_async(profile, handle):
+            raise self._log.error(f"TensorRT refuses profile {profile} of {plan}")
+        self._shapes.append({})
+        for name in filter(self._is_input, self._names()):
+            largest = self._engine.get_tensor_profile_shape(name, profile)[2]
+            self._set_input_shape(profile, name, _sizes(largest))
+
+    def _set_addresses(self, profile: int) -> None:
+        """Set them once: buffers stay where they are."""
+        for tensor in self._tensors:
+            if not self._contexts[profile].set_tensor_address(tensor.name, tensor.memory.address):
                 raise self._log.error(f"TensorRT refuses the address of {tensor.name}")
+
+    @property
+    def usual_batches(self) -> list[int]:
+        """The batch sizes that the plan is fastest at, ascending."""
+        (name, *_) = (tensor.name for tensor in self._inputs)
+        count = len(self._contexts)
+        return [self._engine.get_tensor_profile_shape(name, i)[1][0] for i in range(count)]
 
     @property
     def _inputs(self) -> list[Tensor]:
@@ -100,9 +136,9 @@ class PlanRunner:
 
     def _tensor(self, name: str) -> Tensor:
         dtype, is_input = self._numpy_type(name), self._is_input(name)
-        size = int(np.prod(self._largest_input(name) if is_input else self._output_shape(name)))
-        memory = cuda.mem_alloc(max(size, 1) * dtype.itemsize)
-        return Tensor(name, dtype, is_input, cuda.pagelocked_empty((size,), dtype), memory)
+        size = int(np.prod(self._shapes[-1][name] if is_input else self._output_shape(-1, name)))
+        size = max(size, 1) * dtype.itemsize
+        return Tensor(name, dtype, is_input, self._cuda.pinned(size), self._cuda.memory(size))
 
     def _is_input(self, name: str) -> bool:
         return bool(self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT)
@@ -113,80 +149,116 @@ class PlanRunner:
             raise EngineError(f"{name} is {found.name} in the plan, which no host array holds")
         return _NUMPY[found]
 
-    def _largest_input(self, name: str) -> tuple[int, ...]:
-        """The largest shape of the profile, which the context then has."""
-        largest = _sizes(self._engine.get_tensor_profile_shape(name, 0)[2])
-        self._set_input_shape(name, largest)
-        return largest
-
-    def _output_shape(self, name: str) -> tuple[int, ...]:
-        """The shape of an output for the input shapes that the context has."""
-        shape = _sizes(self._context.get_tensor_shape(name))
+    def _output_shape(self, profile: int, name: str) -> tuple[int, ...]:
+        """The shape of an output for the input shapes that a context has."""
+        shape = _sizes(self._contexts[profile].get_tensor_shape(name))
         if min(shape, default=0) < 0:
             raise EngineError(f"the shape of {name} depends on the data: export it with fixed axes")
         return shape
 
-    def _set_input_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        if not self._context.set_input_shape(name, shape):
-            smallest, _, largest = self._engine.get_tensor_profile_shape(name, 0)
+    def _set_input_shape(self, profile: int, name: str, shape: tuple[int, ...]) -> None:
+        if not self._contexts[profile].set_input_shape(name, shape):
+            smallest = self._engine.get_tensor_profile_shape(name, 0)[0]
+            largest = self._engine.get_tensor_profile_shape(name, len(self._contexts) - 1)[2]
             raise self._log.error(
                 f"{name} of shape {shape} is outside the engine's profile, from "
                 f"{_sizes(smallest)} to {_sizes(largest)}: ask for that batch size with "
                 "--gate-batches"
             )
-        self._shapes[name] = shape
+        self._shapes[profile][name] = shape
 
     def run(self, batch: Mapping[str, Array]) -> Array:
         """The embedding output for the inputs, as it is in the plan's type, a copy."""
-        self._set_shapes(batch)
-        outputs = {t.name: t.view(self._output_shape(t.name)) for t in self._outputs}
+        self._latest = profile = self._profile_for(batch)
+        self._set_shapes(profile, batch)
+        outputs = {t.name: t.view(self._output_shape(profile, t.name)) for t in self._outputs}
         self._enqueue(batch, outputs)
         self._stream.synchronize()
-        return np.array(outputs[self._output])
+        found = np.array(outputs[self._output])
+        self._capture()
+        return found
 
-    def _set_shapes(self, batch: Mapping[str, Array]) -> None:
+    def _profile_for(self, batch: Mapping[str, Array]) -> int:
+        """The first profile that takes so many rows, else the last one."""
+        rows = max((len(values) for values in batch.values()), default=0)
+        (name, *_) = (tensor.name for tensor in self._inputs)
+        for profile in range(len(self._contexts)):
+            if rows <= self._engine.get_tensor_profile_shape(name, profile)[2][0]:
+                return profile
+        return len(self._contexts) - 1
+
+    def _set_shapes(self, profile: int, batch: Mapping[str, Array]) -> None:
         for tensor in self._inputs:
             if tensor.name not in batch or batch[tensor.name].dtype != tensor.dtype:
                 given = {name: str(values.dtype) for name, values in batch.items()}
                 raise EngineError(f"the plan needs {tensor.name} as {tensor.dtype}, not {given}")
-            if self._shapes.get(tensor.name) != batch[tensor.name].shape:
-                self._set_input_shape(tensor.name, batch[tensor.name].shape)
-        if missing := self._context.infer_shapes():
+            if self._shapes[profile].get(tensor.name) != batch[tensor.name].shape:
+                self._set_input_shape(profile, tensor.name, batch[tensor.name].shape)
+        if missing := self._contexts[profile].infer_shapes():
             raise self._log.error(f"TensorRT lacks the shapes of {missing}")
 
     def _enqueue(self, batch: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
         staged = [(tensor.memory, _staged(tensor, batch)) for tensor in self._inputs]
         self._events[0].record(self._stream)
         for memory, pinned in staged:
-            cuda.memcpy_htod_async(memory, pinned, self._stream)
+            self._cuda.copy_in(memory, pinned, self._stream)
         self._events[1].record(self._stream)
         self._execute()
         self._events[2].record(self._stream)
         for tensor in self._outputs:
-            cuda.memcpy_dtoh_async(outputs[tensor.name], tensor.memory, self._stream)
+            self._cuda.copy_out(outputs[tensor.name], tensor.memory, self._stream)
         self._events[3].record(self._stream)
 
     def _execute(self) -> None:
-        start = time.perf_counter()
-        if not self._context.execute_async_v3(self._stream.handle):
-            raise self._log.error("TensorRT cannot run the engine")
+        start, graph = time.perf_counter(), self._graphs.get(self._key)
+        if graph:
+            graph.launch(self._stream)
+        else:
+            self._infer()
         self._enqueue_s = time.perf_counter() - start
+
+    def _infer(self) -> None:
+        if not self._contexts[self._latest].execute_async_v3(self._stream.handle):
+            raise self._log.error("TensorRT cannot run the engine")
+
+    @property
+    def _key(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(self._shapes[self._latest][tensor.name] for tensor in self._inputs)
+
+    def _capture(self) -> None:
+        """Keep the inference that was just done as a graph, for the next call of these shapes.
+
+        TensorRT has to have run once with them: what it does only then must not be in the graph.
+        """
+        if self._no_graph or self._key in self._graphs:
+            return
+        try:
+            self._graphs[self._key] = self._cuda.capture(self._stream, self._infer)
+        except (self._cuda.error, EngineError) as error:
+            self._no_graph = str(error)
+
+    @property
+    def mode(self) -> str:
+        """What a call is."""
+        graph = f"off ({self._no_graph})" if self._no_graph else "on"
+        return f"transfers in, CUDA graph {graph}, stream synchronised after every call"
 
     @property
     def phases(self) -> Phases:
         """Times of the latest call."""
         begun, copied, computed, done = self._events
         return Phases(
-            h2d_s=_seconds(begun, copied),
-            compute_s=_seconds(copied, computed),
-            d2h_s=_seconds(computed, done),
+            h2d_s=begun.seconds_until(copied),
+            compute_s=copied.seconds_until(computed),
+            d2h_s=computed.seconds_until(done),
             enqueue_s=self._enqueue_s,
         )
 
     def inspect(self) -> str:
         """The engine inspector's JSON, for the shapes of the latest call."""
         inspector = self._engine.create_engine_inspector()
-        inspector.execution_context = self._context  # else dynamic layers have no types
+        # without a context, dynamic layers have no types
+        inspector.execution_context = self._contexts[self._latest]
         return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
     def close(self) -> None:
@@ -194,39 +266,40 @@ class PlanRunner:
 
         Every step is taken, also after one that failed; the first error is then raised.
         """
-        frees = [tensor.memory.free for tensor in self._tensors]
-        steps = (self._stream.synchronize, self._drop_objects, *frees)
-        errors = [error for step in steps if (error := _tried(step))]
-        self._tensors = []
-        del self._stream, self._events
+        graphs = [graph.close for graph in self._graphs.values()]
+        memory = [step for t in self._tensors for step in (t.memory.free, t.pinned.free)]
+        others = [event.close for event in self._events] + [self._stream.close]
+        steps = (self._stream.synchronize, *graphs, self._drop_objects, *memory, *others)
+        errors = [error for step in steps if (error := self.tried(step))]
+        self._graphs, self._tensors = {}, []
         if errors:
             raise errors[0]
 
     def _drop_objects(self) -> None:
-        for name in ("_context", "_engine", "_runtime"):
+        self._contexts = []
+        for name in ("_engine", "_runtime"):
             vars(self).pop(name, None)
+
+    def tried(self, step: Callable[[], None]) -> Exception | None:
+        """Return the CUDA error of a step; after one that sticks, every other step has it too."""
+        try:
+            step()
+        except self._cuda.error as error:
+            return error
+        return None
 
 
 @contextlib.contextmanager
-def open_plan(plan: Path, output: str) -> Iterator[PlanRunner]:
+def open_plan(cuda: Cuda, plan: Path, output: str) -> Iterator[PlanRunner]:
     """A loaded plan, closed in the end; an error inside is raised, not one of the closing."""
-    runner = PlanRunner(output)
+    runner = PlanRunner(cuda, output)
     try:
         runner.load(plan)
         yield runner
     except BaseException:
-        _tried(runner.close)
+        runner.tried(runner.close)
         raise
     runner.close()
-
-
-def _tried(step: Callable[[], None]) -> cuda.Error | None:
-    """The CUDA error of a step; after one that sticks, every other step has it too."""
-    try:
-        step()
-    except cuda.Error as error:
-        return error
-    return None
 
 
 def _staged(tensor: Tensor, batch: Mapping[str, Array]) -> Array:
@@ -234,11 +307,6 @@ def _staged(tensor: Tensor, batch: Mapping[str, Array]) -> Array:
     pinned = tensor.view(batch[tensor.name].shape)
     np.copyto(pinned, batch[tensor.name])
     return pinned
-
-
-def _seconds(earlier: cuda.Event, later: cuda.Event) -> float:
-    """Time between two events; CUDA counts milliseconds."""
-    return float(earlier.time_till(later)) / 1000
 
 
 def _sizes(dims: trt.Dims) -> tuple[int, ...]:

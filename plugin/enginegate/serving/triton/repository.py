@@ -16,7 +16,7 @@ import numpy as np
 
 from enginegate.cache import MANIFEST
 from enginegate.config import Deployment
-from enginegate.engines import ACCELERATORS, Built, TritonModel, get_backend, registration
+from enginegate.engines import ACCELERATORS, PROFILES, Built, TritonModel, get_backend, registration
 from enginegate.files import readable_json, write_atomic
 from enginegate.models import Batch, Exported, beside
 from enginegate.variants import Precision
@@ -102,6 +102,8 @@ def _accelerate(config: "ModelConfig", model: TritonModel, built: Built) -> None
         accelerators.add(name=name, parameters=parameters)
     if model.platform == "tensorrt_plan":
         config.optimization.cuda.graphs = True
+        profiles = built.entry.properties.get(PROFILES, 1)
+        config.instance_group[0].profile.extend(map(str, range(profiles)))
 
 
 def _warm_up(config: "ModelConfig", served: Served) -> None:

@@ -127,8 +127,7 @@ class Stream:
         fake_device.need_context("cuStreamCreate")
         if flags != _NON_BLOCKING:
             raise Misuse("a stream that waits for the default one, which others use")
-        self.handle = len(STATE.streams) + 1
-        STATE.streams[self.handle] = []
+        self.handle = fake_device.make_stream()
 
     def synchronize(self):
         _answering(fake_device.synchronize, self.handle)

@@ -1,0 +1,1 @@
+"""A fake cuda-bindings on the fake device."""
