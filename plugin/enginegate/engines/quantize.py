@@ -6,7 +6,7 @@ from types import MappingProxyType
 import onnx
 
 from enginegate.engines.half import MATMULS, put_in_order, read_half_graph
-from enginegate.engines.halving import BF16, FP16, ROUNDING, converted, rounded
+from enginegate.engines.halving import BF16, FP16, ROUNDING, write_converted, write_rounded
 from enginegate.models import Batch, chunks, is_large_file, save_onnx
 from enginegate.variants import Precision
 
@@ -20,13 +20,13 @@ def to_fp16(source: Path, target: Path) -> None:
     Inputs and outputs keep their types; `engines.half` tells what stays in fp32.
     """
     graph = read_half_graph(source)
-    save_onnx(converted(graph, FP16, graph.halves), target)
+    write_converted(graph, FP16, graph.halves, target)
 
 
 def others_to_fp16(source: Path, target: Path) -> None:
     """Convert the same, but for the matrix multiplications, for Q/DQ to be put around those."""
     graph = read_half_graph(source)
-    save_onnx(converted(graph, FP16, graph.halves - graph.matmuls), target)
+    write_converted(graph, FP16, graph.halves - graph.matmuls, target)
 
 
 def to_bf16(source: Path, target: Path) -> None:
@@ -35,14 +35,13 @@ def to_bf16(source: Path, target: Path) -> None:
     All else, and inputs and outputs, keeps its type. MatMul and Gemm take bfloat16 from opset 13.
     """
     graph = read_half_graph(source)
-    model = converted(graph, BF16, graph.matmuls)
-    save_onnx(model, target)
+    write_converted(graph, BF16, graph.matmuls, target)
     onnx.checker.check_model(str(target))  # a path: no message holds a model over 2 GB
 
 
 def round_to(precision: Precision, source: Path, target: Path) -> None:
     """Write the fp32 graph with every value rounded that `precision` would have rounded."""
-    save_onnx(rounded(read_half_graph(source), _TYPES[precision]), target)
+    write_rounded(read_half_graph(source), _TYPES[precision], target)
 
 
 def roundings_of(path: Path, output: str) -> frozenset[str]:
