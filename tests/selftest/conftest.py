@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema  # noqa: F401
+import numpy.fft  # noqa: F401
 import pytest
 import scipy.stats  # noqa: F401 - numpy loads once, and a test in this process forgets
 import vl_convert  # noqa: F401
@@ -24,7 +25,8 @@ import enginegate.session  # noqa: F401
 from enginegate.config import join_values
 
 # Loaded before any run inside this process, which unloads only what it loaded itself; what is
-# patched in a module that was loaded anew would not be in force, and loading takes long.
+# patched in a module that was loaded anew would not be in force, loading takes long, and numpy.fft
+# cannot be loaded twice.
 
 HERE = Path(__file__).parent
 PYPROJECT = """

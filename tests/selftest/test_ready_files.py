@@ -266,6 +266,25 @@ def test_positions_begin_where_the_configuration_says(model, name):
     assert batch["position_ids"].tolist() == positions
 
 
+def test_positions_of_a_truth_on_the_hub_begin_where_its_configuration_says(
+    model, torch_loaded, monkeypatch, tmp_path_factory
+):
+    home, asked = tmp_path_factory.mktemp("hub"), []
+    (home / "config.json").write_text(json.dumps(CONFIGS["roberta"][0]))
+
+    def download(name, **_):
+        asked.append(name)
+        return str(home)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    model.inputs = ("input_ids", "attention_mask", "position_ids")
+    table = {"onnx": str(model.write().path), "vocab_size": VOCABULARY, "truth": "some/encoder"}
+    spec = specs_from({"m": {**table, "pooling": "mean"}}, model.path.parent)["m"]
+    found = export_model(spec, Store(model.path.parent / "cache"), run_reference)
+    assert (found.first_position, asked) == (2, ["some/encoder"])
+    assert "positions begin" not in found.note
+
+
 @pytest.mark.parametrize("role", ["zeros", "ones", "token_types"])
 @pytest.mark.parametrize("name", ["position_ids", "places"])
 def test_positions_are_not_given_anything_else(model, role, name):

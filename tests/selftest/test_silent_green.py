@@ -110,6 +110,18 @@ def test_a_lost_truth(guarded):
     assert guarded.judge("--strict").ret == Exit.EMBEDDINGS
 
 
+def test_a_truth_that_another_variant_of_the_model_lost(guarded):
+    baseline = json.loads(guarded.baseline().read_text())
+    stored = baseline["variants"].pop("faulty-fp32")
+    baseline["variants"]["faulty-fp16"] = {**stored, "truth": "encode()"}
+    guarded.baseline().write_text(json.dumps(baseline))
+    said = "encode() judged the reference of tiny-faulty-fp16's baseline, and no truth judged it"
+    guarded.judge().stdout.fnmatch_lines(["hold *", f"*the reference is in doubt: {said} now"])
+    baseline["variants"]["faulty-fp16"]["truth"] = ""
+    guarded.baseline().write_text(json.dumps(baseline))
+    assert "in doubt" not in guarded.judge().stdout.str()
+
+
 def test_a_baseline_without_a_word_of_truth_is_read(guarded):
     baseline = json.loads(guarded.baseline().read_text())
     del baseline["variants"]["faulty-fp32"]["truth"]

@@ -87,11 +87,13 @@ _FP32 = Limits(
     binary_rescored_recall_at_10=0.99,
 )
 
-# Reached: 1.2e-3, 0.999999, 0.998; invariance 1e-4.
+# Reached: 1.2e-3, 0.999999, 0.998; invariance 1e-4. Nothing but rounding moves a component by up to
+# 2.0e-3 as the engine here rounds, and 2.6e-3 in torch's half (nine encoders of benchmarks/half.py,
+# their worst cosine 0.999998); MiniLM in bf16, which is to fail here, by 4.3e-3.
 _FP16 = Limits(
     cosine_worst=0.9999,
     cosine_p1=0.9999,
-    max_abs_relative=2e-3,
+    max_abs_relative=3e-3,
     gain_error=1e-3,
     invariance=2e-3,
     recall_at_1=0.98,
@@ -125,8 +127,12 @@ _BF16 = Limits(
     binary_rescored_recall_at_10=0.74,
 )
 
-# Reached: 0.19, 0.983254, 0.932; static int8's invariance is 0 with other batches. With less
-# padding it is up to an eighth of the engine's own difference; a third of that passes in any case.
+# Reached: 0.19, 0.983254, 0.932. A file that is int8 already is held to its truth by the same: with
+# narrower ones it would fail for what int8 costs MiniLM (cosine 0.969 without SmoothQuant, 0.910 by
+# ONNX Runtime's dynamic int8). A fault of the file that moves texts by less is not seen, so the
+# line on the truth says whose limits they are. Static int8's invariance is 0 with other batches.
+# With less padding it is up to an eighth of the engine's own difference; a third of that passes in
+# any case.
 _INT8 = Limits(
     cosine_worst=0.9,
     cosine_p1=0.98,

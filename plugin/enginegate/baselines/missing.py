@@ -37,14 +37,14 @@ def unjudged(
                 yield from (f"{name}: {why}" for why in _faults(key, baseline, judged))
 
 
-def lost_truth(baseline: Baseline, truth: AgainstTruth | None) -> str:
+def lost_truth(baseline: Baseline, truth: AgainstTruth | None, whose: str = "its") -> str:
     """Say that a truth judged the reference of the baseline and none judges this run's; else empty.
 
-    `truth` is None where nothing is known of the reference.
+    `truth` is None where nothing is known of the reference; `whose` the baseline is, in words.
     """
     if not baseline.truth or (truth is not None and truth.by):
         return ""
-    return f"{baseline.truth} judged the reference of its baseline, {NOW_UNJUDGED}"
+    return f"{baseline.truth} judged the reference of {whose} baseline, {NOW_UNJUDGED}"
 
 
 def _faults(key: str, baseline: Baseline, judged: dict[str, Result]) -> Iterator[str]:

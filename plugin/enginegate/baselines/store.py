@@ -147,9 +147,18 @@ class Baselines:
 
     def everywhere(self, model: str, key: str) -> list[Baseline]:
         """The baseline of a variant on each machine that has one, this machine first."""
-        others = (self.root / name / self.path(model).name for name in self.other_machines(model))
-        found = (_read(path).get(key) for path in (self.path(model), *others))
+        found = (_read(path).get(key) for path in self._paths(model))
         return [baseline for baseline in found if baseline is not None]
+
+    def with_truth(self, model: str) -> Iterator[tuple[str, Baseline]]:
+        """The variants of a model whose reference a truth judged; this machine's first."""
+        found = (item for path in self._paths(model) for item in _read(path).items())
+        return ((key, baseline) for key, baseline in found if baseline.truth)
+
+    def _paths(self, model: str) -> list[Path]:
+        """The file of a model on this machine, which may not be there, and on each other."""
+        own = self.path(model)
+        return [own, *(self.root / name / own.name for name in self.other_machines(model))]
 
     def all_here(self) -> Iterator[Baseline]:
         """Every baseline of this machine, but of files that cannot be read."""

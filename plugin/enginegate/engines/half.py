@@ -6,6 +6,7 @@ it what lies between such nodes, and the pooling, which begins with one.
 """
 
 import functools
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx.shape_inference import infer_shapes
 
 from enginegate.engines.ranges import LARGEST_FP16
+from enginegate.models import parts_of_weight, read_graph_of, values_of
 
 MATMULS = ("MatMul", "Gemm")
 _POSITIONS = "position_ids"
@@ -47,10 +48,12 @@ class HalfGraph:
         model: its nodes in order, constants among the initialisers, and what only masks cut to
             what fp16 can hold.
         floats: its values and weights of type float.
+        folder: of its file, where weights may lie beside it.
     """
 
     model: ModelProto
     floats: frozenset[str]
+    folder: Path
 
     @property
     def nodes(self) -> Sequence[NodeProto]:
@@ -144,18 +147,18 @@ class HalfGraph:
 
 
 def read_half_graph(path: Path) -> HalfGraph:
-    """Read an ONNX file of fp32."""
-    model = onnx.load(str(path))
+    """Read an ONNX file of fp32. Weights beside it are only read as they are needed."""
+    model = read_graph_of(path)
     put_in_order(model)
     gather_constants(model)
     for tensor in model.graph.initializer:
-        _cut_fill(tensor)
+        _cut_fill(tensor, path.parent)
     for node in model.graph.node:
         for attribute in node.attribute:
             if node.op_type == "ConstantOfShape" and attribute.name == FILL:
-                _cut_fill(attribute.t)
+                _cut_fill(attribute.t, path.parent)
     del model.graph.value_info[:]
-    return HalfGraph(model, _floats(model))
+    return HalfGraph(model, _floats(model), path.parent)
 
 
 def put_in_order(model: ModelProto) -> None:
@@ -199,13 +202,14 @@ def gather_constants(model: ModelProto) -> None:
         tensor.name = node.output[0]
 
 
-def _cut_fill(tensor: TensorProto) -> None:
+def _cut_fill(tensor: TensorProto, folder: Path) -> None:
     """Cut what only masks to what fp16 can hold, as torch does: the lowest number it has."""
     if tensor.data_type != TensorProto.FLOAT:
         return
-    values = numpy_helper.to_array(tensor)
-    limit = LARGEST_FP16 if values.size == 1 else _HUGE
-    if np.fmin.reduce(values, axis=None, initial=0.0) < -limit:
+    limit = LARGEST_FP16 if math.prod(tensor.dims) == 1 else _HUGE
+    parts = parts_of_weight(tensor, folder)
+    if any(np.fmin.reduce(part, initial=0.0) < -limit for part in parts):
+        values = values_of(tensor, folder).reshape(tensor.dims)
         fills = np.isfinite(values) & (values < -limit)
         cut = np.where(fills, np.float32(-LARGEST_FP16), values)
         tensor.CopyFrom(numpy_helper.from_array(cut, tensor.name))

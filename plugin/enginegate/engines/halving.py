@@ -1,15 +1,18 @@
 """Graphs in half precision: converted for a runtime that has it, or only rounded to it."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from enginegate.engines.half import FILL, MEASURE, MOVES, HalfGraph, with_nodes
+from enginegate.models import Weight, parts_of_weight, save_with_weights, stored_weights
 
 FP16, BF16 = TensorProto.FLOAT16, TensorProto.BFLOAT16
 ROUNDING = "rounding/"  # before the names of the nodes that round what follows from the texts
@@ -35,7 +38,7 @@ class _Writer:
 
     def __post_init__(self) -> None:
         self.made: list[NodeProto] = []
-        self.weights: dict[str, TensorProto] = {}
+        self.weights: dict[str, Weight] = {}
         self.casts: dict[str, str] = {}
         self.in_half = {
             name
@@ -45,24 +48,30 @@ class _Writer:
             if name in self.graph.floats
         }
 
-    def finished(self) -> ModelProto:
-        """The graph with the nodes so far, without the weights that none of them uses."""
+    def finished(self, target: Path) -> None:
+        """Write the graph with the nodes so far, without the weights that none of them uses."""
         result = with_nodes(self.graph.model, self.made)
         used = {name for node in self.made for name in node.input} | self.graph.captured
         used |= {value.name for value in result.graph.output}
-        kept = (t for t in self.graph.model.graph.initializer if t.name in used)
-        result.graph.initializer.extend([*kept, *self.weights.values()])
-        return result
+        stored = stored_weights(self.graph.model, self.graph.folder)
+        kept = (weight for weight in stored if weight.name in used)
+        save_with_weights(result, [*kept, *self.weights.values()], target)
 
     def weight(self, name: str, dtype: Any) -> str:
         """Name of a weight rounded to half precision, of the given type."""
         if name not in self.weights:
-            values = numpy_helper.to_array(self.graph.weights[name])
-            with np.errstate(over="ignore"):
-                halved = values.astype(_DTYPES[self.kind]).astype(dtype)
+            tensor = self.graph.weights[name]
             kind = TensorProto.FLOAT if dtype == np.float32 else self.kind
-            self.weights[name] = _tensor(f"{name}/half", kind, halved)
+            parts = functools.partial(self._halved, tensor, dtype)
+            self.weights[name] = Weight(f"{name}/half", kind, tuple(tensor.dims), parts)
         return self.weights[name].name
+
+    def _halved(self, tensor: TensorProto, dtype: Any) -> Iterator[Any]:
+        """The values of a weight, rounded, a part at a time."""
+        for part in parts_of_weight(tensor, self.graph.folder):
+            with np.errstate(over="ignore"):
+                halved = part.astype(_DTYPES[self.kind]).astype(dtype)
+            yield halved
 
     def cast(self, name: str, to: int, suffix: str, prefix: str = "") -> str:
         """Name of a value cast to another type, once for all who take it."""
@@ -76,11 +85,11 @@ class _Writer:
 class _Converter(_Writer):
     """Types as an engine has them: weights stored in half precision, casts at the borders."""
 
-    def write(self) -> ModelProto:
+    def write(self, target: Path) -> None:
         self.outputs = {value.name for value in self.graph.model.graph.output}
         for node in self.graph.nodes:
             self._add(node)
-        return self.finished()
+        self.finished(target)
 
     def _add(self, source: NodeProto) -> None:
         node, half = _copy(source), source.output[0] in self.halves
@@ -114,10 +123,10 @@ class _Converter(_Writer):
 class _Rounder(_Writer):
     """All in fp32, rounded where an engine would have half precision."""
 
-    def write(self) -> ModelProto:
+    def write(self, target: Path) -> None:
         for node in self.graph.nodes:
             self._add(node)
-        return self.finished()
+        self.finished(target)
 
     def _add(self, source: NodeProto) -> None:
         if source.output[0] not in self.halves:
@@ -149,19 +158,19 @@ class _Rounder(_Writer):
         return ROUNDING if name in self.graph.reading else ""
 
 
-def converted(graph: HalfGraph, kind: int, nodes: frozenset[str]) -> ModelProto:
-    """The graph with these nodes in half precision; inputs and outputs keep their types."""
-    return _Converter(graph, kind, nodes).write()
+def write_converted(graph: HalfGraph, kind: int, nodes: frozenset[str], target: Path) -> None:
+    """Write the graph with these nodes in half precision; inputs and outputs keep their types."""
+    _Converter(graph, kind, nodes).write(target)
 
 
-def rounded(graph: HalfGraph, kind: int) -> ModelProto:
-    """The graph in fp32 with every value rounded that an engine would have in half precision.
+def write_rounded(graph: HalfGraph, kind: int, target: Path) -> None:
+    """Write the graph in fp32 with every value rounded that an engine would have in half precision.
 
     Operands and results are rounded, sums inside of a node are fp32's: the arithmetic of matrix
     units, which take half precision and sum in fp32. A cast there and back rounds; nothing else in
     the graph is of another type than before.
     """
-    return _Rounder(graph, kind, graph.halves).write()
+    _Rounder(graph, kind, graph.halves).write(target)
 
 
 def _copy(node: NodeProto) -> NodeProto:

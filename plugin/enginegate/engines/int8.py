@@ -19,11 +19,11 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 
 from enginegate.engines.half import MATMULS, HalfGraph, read_half_graph
-from enginegate.engines.halving import FP16, converted
+from enginegate.engines.halving import FP16, write_converted
 from enginegate.engines.onnxruntime import session_of
 from enginegate.errors import EngineError
 from enginegate.files import scratch_folder
-from enginegate.models import Batch, chunks, opset_of, save_onnx
+from enginegate.models import Batch, chunks, opset_of, save_onnx, values_of
 
 _OPSET = 19  # from which QuantizeLinear takes fp16 with a scale of fp16
 _LARGEST = 127  # and its negative: symmetric
@@ -42,7 +42,8 @@ def to_int8(source: Path, target: Path, calibration: Batch) -> frozenset[str]:
     """
     graph = read_half_graph(source)
     chosen = {node.output[0]: node for node in graph.nodes if _is_of_weights(node, graph)}
-    model = _of_opset(converted(graph, FP16, graph.halves))
+    write_converted(graph, FP16, graph.halves, target)
+    model = _of_opset(onnx.load(str(target)))
     held = held_values(source, {node.input[0] for node in chosen.values()}, calibration)
     made = [node for node in model.graph.node if node.op_type in MATMULS]
     given = [node for node in graph.nodes if node.op_type in MATMULS]
@@ -96,7 +97,7 @@ class _Writer:
         result = f"{name}/dequantised{axis}"
         if result not in self._made:
             self._made.add(result)
-            values = numpy_helper.to_array(self._graph.weights[name])
+            values = self._values(name)
             scales = _scales(np.abs(values).max(axis=1 - axis))
             steps = values / np.expand_dims(scales.astype(np.float32), 1 - axis)
             rounded = np.clip(np.rint(steps), -_LARGEST, _LARGEST).astype(np.int8)
@@ -107,6 +108,11 @@ class _Writer:
             ]
             before.append(helper.make_node("DequantizeLinear", taken, [result], result, axis=axis))
         return result
+
+    def _values(self, name: str) -> Array:
+        tensor = self._graph.weights[name]
+        values: Array = values_of(tensor, self._graph.folder).reshape(tensor.dims)
+        return values
 
     def _tensor(self, name: str, values: Array) -> str:
         self.tensors.setdefault(name, numpy_helper.from_array(values, name))

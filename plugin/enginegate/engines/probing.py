@@ -1,24 +1,22 @@
 """Measuring the numbers inside a graph: the model with measures of its values for outputs."""
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from enginegate.engines.half import MOVES, HalfGraph, read_half_graph
+from enginegate.engines.half import MOVES, HalfGraph, read_half_graph, with_nodes
 from enginegate.engines.onnxruntime import session_of
 from enginegate.engines.ranges import ValueRange
 from enginegate.files import scratch_folder
-from enginegate.models import Batch, chunks
+from enginegate.models import Batch, chunks, parts_of_weight, save_with_weights, stored_weights
 
 _ROWS = 16
-_PART = 2**22  # values of a weight looked at together
 _TO_ZERO = np.float32(2.0**-25)  # the largest that is rounded to zero
 _BOUNDED = frozenset({"Softmax", "Sigmoid"})  # what they make small, is small beside one
 _SHIFTED = frozenset({"Add", "Div", "Max", "Min", "Mul", "Sub", "Where"}) | MOVES
@@ -114,13 +112,12 @@ def _weights(graph: HalfGraph) -> Iterator[ValueRange]:
     for name, tensor in graph.weights.items():
         takers = [n for n in graph.consumers.get(name, ()) if n.output[0] in graph.halves]
         if any(n.op_type not in _CUT and n.output[0] not in masked for n in takers):
-            yield from _weight(name, tuple(node.output[0] for node in takers), tensor)
+            values = parts_of_weight(tensor, graph.folder)
+            yield from _weight(name, tuple(node.output[0] for node in takers), values)
 
 
-def _weight(name: str, takers: tuple[str, ...], tensor: TensorProto) -> Iterator[ValueRange]:
-    """The numbers of a weight, a part at a time; nothing if none of them is finite."""
-    values = numpy_helper.to_array(tensor).reshape(-1)
-    parts = (values[start : start + _PART] for start in range(0, values.size, _PART))
+def _weight(name: str, takers: tuple[str, ...], parts: Iterable[Any]) -> Iterator[ValueRange]:
+    """The numbers of a weight, given in parts; nothing if none of them is finite."""
     finite = (part[np.isfinite(part)] for part in parts)
     measures = [_ends_and_counts(part) for part in finite if part.size]
     if not measures:
@@ -164,14 +161,10 @@ def _write_probed(path: Path, target: Path) -> tuple[tuple[ValueRange, ...], tup
     """Write the file with measures of its values as its outputs; return weights and probes."""
     graph = read_half_graph(path)
     weights, probes = tuple(_weights(graph)), tuple(_probes(graph))
-    _add_measures(graph.model, [probe.name for probe in probes])
-    onnx.save(
-        graph.model,
-        str(target),
-        save_as_external_data=True,
-        location="weights",
-        size_threshold=1024,
-    )
+    model = with_nodes(graph.model, graph.nodes)
+    stored = [*stored_weights(graph.model, graph.folder), *_limits()]
+    _add_measures(model, [probe.name for probe in probes])
+    save_with_weights(model, stored, target, outside=True)
     return weights, probes
 
 
@@ -193,11 +186,14 @@ def _measured(
     }
 
 
+def _limits() -> Iterator[TensorProto]:
+    """What the measures compare with."""
+    for name, limit in ((_NOTHING, 0.0), (_VANISHES, float(_TO_ZERO))):
+        yield numpy_helper.from_array(np.array(limit, np.float32), name)
+
+
 def _add_measures(model: ModelProto, names: Sequence[str]) -> None:
     """Make measures of the values the outputs of the model."""
-    limits = {_NOTHING: 0.0, _VANISHES: float(_TO_ZERO)}
-    tensors = (numpy_helper.from_array(np.array(v, np.float32), name) for name, v in limits.items())
-    model.graph.initializer.extend(tensors)
     model.graph.node.extend(node for name in names for node in _measures_of(name))
     del model.graph.output[:]
     model.graph.output.extend(

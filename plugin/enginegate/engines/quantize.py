@@ -6,7 +6,7 @@ from types import MappingProxyType
 import onnx
 
 from enginegate.engines.half import MATMULS, put_in_order, read_half_graph
-from enginegate.engines.halving import BF16, FP16, ROUNDING, converted, rounded
+from enginegate.engines.halving import BF16, FP16, ROUNDING, write_converted, write_rounded
 from enginegate.models import Batch, chunks, is_large_file, save_onnx
 from enginegate.variants import Precision
 
@@ -21,14 +21,14 @@ def to_fp16(source: Path, target: Path) -> frozenset[str]:
     outputs of what multiplies matrices in fp16.
     """
     graph = read_half_graph(source)
-    save_onnx(converted(graph, FP16, graph.halves), target)
+    write_converted(graph, FP16, graph.halves, target)
     return graph.matmuls
 
 
 def to_bf16(source: Path, target: Path) -> frozenset[str]:
     """Convert the same to bfloat16."""
     graph = read_half_graph(source)
-    save_onnx(converted(graph, BF16, graph.halves), target)
+    write_converted(graph, BF16, graph.halves, target)
     return graph.matmuls
 
 
@@ -38,15 +38,14 @@ def products_to_bf16(source: Path, target: Path) -> frozenset[str]:
     All else, and inputs and outputs, keeps its type. MatMul and Gemm take bfloat16 from opset 13.
     """
     graph = read_half_graph(source)
-    model = converted(graph, BF16, graph.matmuls)
-    save_onnx(model, target)
+    write_converted(graph, BF16, graph.matmuls, target)
     onnx.checker.check_model(str(target))  # a path: no message holds a model over 2 GB
     return graph.matmuls
 
 
 def round_to(precision: Precision, source: Path, target: Path) -> None:
     """Write the fp32 graph with every value rounded that `precision` would have rounded."""
-    save_onnx(rounded(read_half_graph(source), _TYPES[precision]), target)
+    write_rounded(read_half_graph(source), _TYPES[precision], target)
 
 
 def roundings_of(path: Path, output: str) -> frozenset[str]:

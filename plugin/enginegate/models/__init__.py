@@ -3,7 +3,19 @@
 from enginegate.models.causes import find_cause, find_pooling, pooling_words
 from enginegate.models.export import Say, export_model, tokenize_with
 from enginegate.models.layers import Layer, grouped, matching, nodes_of, read_layers
-from enginegate.models.onnx_file import beside, is_large_file, opset_of, save_onnx, typed
+from enginegate.models.onnx_file import (
+    Weight,
+    beside,
+    is_large_file,
+    opset_of,
+    parts_of_weight,
+    read_graph_of,
+    save_onnx,
+    save_with_weights,
+    stored_weights,
+    typed,
+    values_of,
+)
 from enginegate.models.pairs import Pairs, split
 from enginegate.models.spec import (
     BINARY,
@@ -44,9 +56,10 @@ from enginegate.models.workload import (
 __all__ = [
     "BINARY", "DOCUMENT", "DROPPED", "INT8", "OWN_CODE", "POOLINGS", "QUERY", "ROLES", "TABLE_SAYS",
     "TEXT", "Batch", "Exported", "Kind", "Layer", "ModelSpec", "OutputKind", "Pairs", "Say",
-    "Tokens", "Truth", "Workload", "beside", "chunks", "export_model", "find_cause", "find_pooling",
-    "grouped", "hash_of", "ids_and_mask", "is_large_file", "make_batch", "make_pairs_workload",
-    "make_workload", "matching", "nodes_of", "opset_of", "parts_of", "pooling_words", "probe_of",
-    "read_layers", "read_texts", "save_onnx", "specs_from", "split", "states_pooling", "take",
-    "token_counts", "tokenize_with", "truth_key", "truth_of", "typed",
+    "Tokens", "Truth", "Weight", "Workload", "beside", "chunks", "export_model", "find_cause",
+    "find_pooling", "grouped", "hash_of", "ids_and_mask", "is_large_file", "make_batch",
+    "make_pairs_workload", "make_workload", "matching", "nodes_of", "opset_of", "parts_of",
+    "parts_of_weight", "pooling_words", "probe_of", "read_graph_of", "read_layers", "read_texts",
+    "save_onnx", "save_with_weights", "specs_from", "split", "states_pooling", "stored_weights",
+    "take", "token_counts", "tokenize_with", "truth_key", "truth_of", "typed", "values_of",
 ]  # fmt: skip

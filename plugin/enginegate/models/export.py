@@ -97,7 +97,7 @@ def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx, say: Say = No
     the model is missing, half there, cannot be exported, or its export differs from torch.
     """
     if spec.kind is Kind.ONNX:
-        return _ready(ready_onnx(spec, store))
+        return _ready(ready_onnx(spec, store), store)
     source = sources.locate(spec, store)
     spec = as_found(spec, source)
     _check_length(spec, _positions(spec, source))
@@ -164,12 +164,12 @@ def _texts(spec: ModelSpec, count: int) -> Sequence[Text]:
     return list(zip(texts[:count], texts[count:], strict=False)) if spec.scores else texts[:count]
 
 
-def _ready(model: Exported) -> Exported:
+def _ready(model: Exported, store: Store) -> Exported:
     """A ready file, with what the files beside its tokenizer say."""
     if model.spec.trust_remote_code:
         model = replace(model, weights=model.weights + OWN_CODE)
     if "positions" in model.inputs.values():
-        model = _placed(model)
+        model = _placed(model, store)
     if model.tokenizer is None:
         return model
     tokens = settings_of(model.tokenizer.parent, open_tokenizer(model.tokenizer))
@@ -181,11 +181,15 @@ def _ready(model: Exported) -> Exported:
     )
 
 
-def _placed(model: Exported) -> Exported:
+def _placed(model: Exported, store: Store) -> Exported:
     """A ready file that is given positions, with the first that its configuration counts from."""
     spec = model.spec
-    given = (spec.truth, model.tokenizer and model.tokenizer.parent, Path(spec.source).parent)
-    configs = (Path(home) / "config.json" for home in given if home)
+    given = (
+        _truth_home(spec, store),
+        model.tokenizer and model.tokenizer.parent,
+        Path(spec.source).parent,
+    )
+    configs = (home / "config.json" for home in given if isinstance(home, Path))
     config = next((path for path in configs if path.is_file()), None)
     if config is not None:
         return replace(model, first_position=first_position(read_object(config)))
@@ -207,6 +211,19 @@ def tokenize_with(model: Exported, role: str = TEXT) -> Tokenize:
         return replace(tokenize(given), first=first)
 
     return tokenized
+
+
+def _truth_home(spec: ModelSpec, store: Store) -> Path | None:
+    """The folder of a ready file's truth, of a hub id the copy on this machine; None without one.
+
+    Raises ModelError where a hub id is not to be had.
+    """
+    if spec.truth is None:
+        return None
+    if Path(spec.truth).is_dir():
+        return Path(spec.truth)
+    _, source = sources.locate_truth(spec, store)
+    return source if isinstance(source, Path) else None
 
 
 def _tokenizer(spec: ModelSpec, tokenizer: Path | None, tokens: TokenSettings) -> Tokenize:

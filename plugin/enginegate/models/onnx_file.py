@@ -1,9 +1,15 @@
 """ONNX files of any size. One message holds 2 GB; of a larger model the weights lie beside it."""
 
+import contextlib
+import functools
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
 
 from enginegate.files import sha256_of, sha256_of_json
 
@@ -12,6 +18,25 @@ if TYPE_CHECKING:
 
 LIMIT_BYTES = 2_000_000_000  # of weights in one message: protobuf's 2 GiB, less what is around them
 _SMALL = 1024  # elements that shape inference may want to see
+_INSIDE_BYTES = 1024  # of a weight that stays in the graph whatever the model's size
+_PAGE_BYTES = 4096  # a weight begins at a page, to be mapped
+_PART = 2**22  # values that are in memory together
+_FLOAT = 1  # of TensorProto.DataType
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight that is read, or made, a part at a time as it is written.
+
+    Attributes:
+        name, data_type, dims: as in a TensorProto.
+        parts: its values in order, in flat arrays of its type.
+    """
+
+    name: str
+    data_type: int
+    dims: tuple[int, ...]
+    parts: Callable[[], Iterable[Any]]
 
 
 def is_large(size_bytes: int) -> bool:
@@ -32,6 +57,97 @@ def save_onnx(model: "onnx.ModelProto", path: Path) -> None:
         onnx.save(model, str(path))
 
 
+def read_graph_of(path: Path) -> "onnx.ModelProto":
+    """A model; its weights of type float that lie in files beside it stay there."""
+    import onnx
+    from onnx.external_data_helper import load_external_data_for_model
+
+    model = onnx.load(str(path), load_external_data=False)
+    outside = [tensor for tensor in model.graph.initializer if _is_outside(tensor)]
+    floats = [tensor for tensor in outside if tensor.data_type == _FLOAT]
+    for tensor in floats:
+        tensor.data_location = onnx.TensorProto.DEFAULT
+    load_external_data_for_model(model, str(path.parent))
+    for tensor in floats:
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+    return model
+
+
+def _is_outside(tensor: "onnx.TensorProto") -> bool:
+    return bool(tensor.data_location == 1)  # TensorProto.EXTERNAL
+
+
+def values_of(tensor: "onnx.TensorProto", folder: Path) -> Any:
+    """The values of a weight, flat; of one in a file in `folder`, pages of that file."""
+    from onnx.external_data_helper import ExternalDataInfo
+    from onnx.helper import tensor_dtype_to_np_dtype
+    from onnx.numpy_helper import to_array
+
+    count = math.prod(tensor.dims)
+    if not _is_outside(tensor) or not count:
+        return to_array(tensor).reshape(-1)
+    found, dtype = ExternalDataInfo(tensor), tensor_dtype_to_np_dtype(tensor.data_type)
+    path = folder / found.location
+    return np.memmap(path, dtype, "r", offset=found.offset or 0, shape=(count,))
+
+
+def parts_of_weight(tensor: "onnx.TensorProto", folder: Path) -> Iterator[Any]:
+    """The values of a weight in order, in flat arrays of at most 4,194,304 each."""
+    values = values_of(tensor, folder)
+    yield from (values[start : start + _PART] for start in range(0, values.size, _PART))
+
+
+def stored_weights(model: "onnx.ModelProto", folder: Path) -> "Iterator[Weight | onnx.TensorProto]":
+    """The weights of a model as they are; only those of type float can be large."""
+    for tensor in model.graph.initializer:
+        parts = functools.partial(parts_of_weight, tensor, folder)
+        floats = tensor.data_type == _FLOAT
+        yield Weight(tensor.name, _FLOAT, tuple(tensor.dims), parts) if floats else tensor
+
+
+def save_with_weights(
+    model: "onnx.ModelProto",
+    weights: "Sequence[Weight | onnx.TensorProto]",
+    path: Path,
+    *,
+    outside: bool = False,
+) -> None:
+    """Write a model that has no weights, and them; over the limit they lie in `<name>.data`.
+
+    They are never in memory all at once there, nor where they are to lie `outside` in any case.
+    """
+    import onnx
+
+    data = path.with_name(f"{path.name}.data")
+    data.unlink(missing_ok=True)
+    large = outside or is_large(sum(map(_bytes_of, weights)))
+    with data.open("wb") if large else contextlib.nullcontext() as file:
+        model.graph.initializer.extend(_written(weight, file, data.name) for weight in weights)
+    onnx.save(model, str(path))
+
+
+def _written(
+    weight: "Weight | onnx.TensorProto", file: BinaryIO | None, location: str
+) -> "onnx.TensorProto":
+    """A weight as the graph has it: whole, or as a place in the file that it was written to."""
+    from onnx import TensorProto
+
+    if isinstance(weight, TensorProto):
+        return weight
+    tensor = TensorProto(name=weight.name, data_type=weight.data_type, dims=weight.dims)
+    parts = (part.tobytes() for part in weight.parts())
+    if file is None or _bytes_of(weight) < _INSIDE_BYTES:
+        tensor.raw_data = b"".join(parts)
+        return tensor
+    start = file.seek(-file.tell() % _PAGE_BYTES, os.SEEK_CUR)
+    file.writelines(parts)
+    tensor.data_location = TensorProto.EXTERNAL
+    place = {"location": location, "offset": start, "length": _bytes_of(weight)}
+    for key, value in place.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
 def is_large_file(path: Path) -> bool:
     """Tell if the weights of an ONNX file, wherever they lie, are over the limit."""
     import onnx
@@ -43,7 +159,7 @@ def _size_bytes(model: "onnx.ModelProto") -> int:
     return sum(map(_bytes_of, model.graph.initializer))
 
 
-def _bytes_of(tensor: "onnx.TensorProto") -> int:
+def _bytes_of(tensor: "Weight | onnx.TensorProto") -> int:
     from onnx.helper import tensor_dtype_to_np_dtype
 
     item_bytes = int(tensor_dtype_to_np_dtype(tensor.data_type).itemsize)

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -37,6 +38,20 @@ def locate(spec: ModelSpec, store: Store) -> "Source":
     """
     _require_libraries(spec)
     return call_factory(spec) if spec.kind is Kind.FACTORY else _folder(spec, store)
+
+
+def locate_truth(spec: ModelSpec, store: Store) -> tuple[ModelSpec, "Source"]:
+    """The definition of what a ready file was exported from, and where it is.
+
+    Raises ModelError if it cannot be found or its libraries are not installed.
+    """
+    asked: dict[str, Any] = dict.fromkeys(("truth", "tokenizer", "architecture"))
+    asked["source"] = spec.truth
+    own = replace(spec, kind=Kind.TRANSFORMERS, **asked)
+    try:
+        return own, locate(own, store)
+    except ModelError as error:
+        raise ModelError(str(error).replace(f"`{own.kind}`", "`truth`")) from error
 
 
 def named(spec: ModelSpec) -> str:

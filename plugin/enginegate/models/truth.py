@@ -139,13 +139,7 @@ def _located(spec: ModelSpec, store: Store) -> tuple[ModelSpec, "sources.Source"
     """The definition of the model that is the truth, and where it is."""
     if spec.kind is not Kind.ONNX:
         return _as_its_folder_says(spec, sources.locate(spec, store))
-    asked: dict[str, Any] = dict.fromkeys(("truth", "tokenizer", "architecture"))
-    asked["source"] = spec.truth
-    own = replace(spec, kind=Kind.TRANSFORMERS, **asked)
-    try:
-        found, source = _as_its_folder_says(own, sources.locate(own, store))
-    except ModelError as error:
-        raise ModelError(str(error).replace(f"`{own.kind}`", "`truth`")) from error
+    found, source = _as_its_folder_says(*sources.locate_truth(spec, store))
     if found.kind is Kind.SENTENCE_TRANSFORMERS:  # the table says how the file is pooled
         found = replace(found, pooling=None, normalize=None)
     return found, source

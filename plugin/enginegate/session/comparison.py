@@ -117,11 +117,15 @@ class Comparisons:
     def lost_truth(self, variant: Variant, truth: AgainstTruth | None) -> str:
         """What judged the reference of the variant's baseline and judges it no more; or empty.
 
-        The baseline of this machine is asked, or where it has none that of another.
+        The baseline of this machine is asked, or where it has none that of another; of a variant
+        without one, those of the model's other variants, as they have the same reference.
         """
+        model = variant.model
         with contextlib.suppress(BaselineError):  # whoever compares with it is told
-            for baseline in self.baselines.everywhere(variant.model, variant.key):
-                return lost_truth(baseline, truth)
+            own = [("its", found) for found in self.baselines.everywhere(model, variant.key)]
+            others = ((f"{model}-{k}'s", found) for k, found in self.baselines.with_truth(model))
+            for whose, baseline in own or others:
+                return lost_truth(baseline, truth, whose)
         return ""
 
     def of(self, result: Result, batches: Sequence[int], compared: Compared | None) -> Comparison:
