@@ -20,9 +20,9 @@ from enginegate.machine import Condition, GpuState, disturbance, is_steady, read
 from enginegate.speed.arms import Arm, Turn
 
 CANDIDATE, CONTROL, SECOND_CONTROL = "candidate", "yardstick", "sentinel"
-METHOD = "mirrored blocks"
-TURN_S = 0.02  # timed part of a turn, one call at least
-SETTLE_S = 0.02  # untimed part
+METHOD = "mirrored blocks, turns of 5 ms"
+TURN_S = 0.005  # timed part of a turn, one call at least: turns differ more than the calls in them
+SETTLE_S = 0.01  # untimed part, most of what a call is slower with cold caches
 SETTLE_BELOW_S = 0.05  # longer calls are not settled: a cold cache is lost in them
 WARM_UP_S = 0.2  # of a GPU, as trtexec does; again until its clock is steady
 _LONGEST_WARM_UP_S = 3.0
