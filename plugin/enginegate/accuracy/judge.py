@@ -16,6 +16,7 @@ from enginegate.accuracy.retrieval import (
     unsure,
     worst_texts,
 )
+from enginegate.accuracy.sample import Sample, sample_of
 from enginegate.accuracy.stability import (
     Determinism,
     Invariance,
@@ -50,6 +51,8 @@ class Accuracy:
         invariance: whether an embedding depends on its batch; None for a served engine.
         determinism: whether the same input gives the same; None for a served engine.
         views: the same embeddings cut or stored otherwise, as the model's table asks.
+        sample: a few of the embeddings, to be compared with those of another machine; None where
+            they were not sane, and in reports of older versions.
     """
 
     deltas: Deltas | None
@@ -62,6 +65,7 @@ class Accuracy:
     determinism: Determinism | None = None
     sts: Sts | None = None
     views: tuple[Viewed, ...] = ()
+    sample: Sample | None = None
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -125,6 +129,7 @@ class EmbeddingJudge:
             worst_texts=worst_texts(cosines, found, self.expected, texts, tokens),
             sts=sts,
             views=views,
+            sample=sample_of(found),
         )
 
     @property
