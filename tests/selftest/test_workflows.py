@@ -352,8 +352,8 @@ def test_a_matrix_of_shards_is_one_verdict(reader, number, kinds, monkeypatch):
         lines = [line for line in scripts(shard) if not line.startswith("mkdir")]
         fleet.mkdir(exist_ok=True)
         reader._pip(*shlex.split(lines[0])[1:])
-        words = [os.path.expandvars(word) for word in shlex.split(lines[-1])]
-        ended.add(reader.project.run(*words[1:], *BRIEF.split()).ret)
+        given = [os.path.expandvars(word) for word in shlex.split(lines[-1])[1:]]
+        ended.add(reader.project.run(*given, *BRIEF.split()).ret)
         if number == 0:
             (fleet / f"fleet-{kind}-{place}").mkdir()
             shutil.move("report.json", fleet / f"fleet-{kind}-{place}")
@@ -383,8 +383,8 @@ def matrix_of(number):
 def test_the_matrix_has_all_shards_that_it_names():
     shard, _ = matrix_of(0)
     matrix, said = shard["strategy"]["matrix"], shard["env"]["SHARD"]
-    found = re.fullmatch(r"\$\{\{ matrix.shard \}\}/(\d+)x(\d+)", said)
-    count, kinds = map(int, found.groups())
+    found = re.findall(r"\$\{\{ matrix.shard \}\}/(\d+)x(\d+)", said)
+    ((count, kinds),) = (map(int, numbers) for numbers in found)
     assert matrix["shard"] == list(range(1, count + 1))
     assert len(matrix["kind"]) == kinds
     assert {row["kind"] for row in matrix["include"]} == set(matrix["kind"])

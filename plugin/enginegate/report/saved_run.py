@@ -5,7 +5,7 @@ import functools
 import importlib.resources
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,10 @@ from enginegate.results import Result
 REPORT_SCHEMA = 4
 DISTRIBUTION = "pytest-enginegate"
 _DIGITS = 10  # of a commit
-_PLAIN = {"number": {float, int}, "string": {str}}
+_PLAIN: Mapping[str, frozenset[type]] = {
+    "number": frozenset((float, int)),
+    "string": frozenset((str,)),
+}
 _WAY_OUT = "restore it, or run again"
 
 
@@ -132,8 +135,8 @@ def _validator(schema_file: str) -> Any:
     import jsonschema
 
     text = importlib.resources.files("enginegate.report").joinpath(schema_file).read_text("utf-8")
-    kind = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"items": _check_items})
-    return kind(json.loads(text))
+    extend: Callable[..., Any] = jsonschema.validators.extend
+    return extend(jsonschema.Draft202012Validator, {"items": _check_items})(json.loads(text))
 
 
 def _check_items(validator: Any, items: Any, value: Any, schema: Any) -> Any:
