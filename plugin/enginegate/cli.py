@@ -39,7 +39,9 @@ from enginegate.report import (
     cost_line,
     device_line,
     export_files,
+    fleet_files,
     marked_lines,
+    merged,
     plot_history,
     read_sweeps,
     report_files,
@@ -51,7 +53,7 @@ _BATCHES = "1,8,32,128"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0, or 1 with one message if something is wrong."""
+    """Run the command; 0, of a merge the exit status of the fleet, or 1 if something is wrong."""
     given = command_parser().parse_args(arguments)
     try:
         for line in given.run(given):
@@ -62,13 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the lines has enough of them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    return 0
+    return int(given.status)
 
 
 def command_parser() -> argparse.ArgumentParser:
     """All commands with their arguments."""
     parser = argparse.ArgumentParser(prog="enginegate", description=__doc__)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.set_defaults(status=0)
     parser.add_argument("--root", type=Path, default=Path("baselines"), help="default: baselines")
     commands = parser.add_subparsers(required=True)
     actions = commands.add_parser("baselines", help="stored measurements").add_subparsers(
@@ -100,6 +103,7 @@ def command_parser() -> argparse.ArgumentParser:
     )
     sweep.set_defaults(run=_sweep)
     _add_report(commands)
+    _add_merge(commands)
     add_roofline(commands)
     doctor = commands.add_parser("doctor", help="what is installed, and what to install")
     doctor.set_defaults(run=_doctor)
@@ -126,6 +130,16 @@ def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     export.set_defaults(run=_export)
 
 
+def _add_merge(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    merge = commands.add_parser("merge", help="the reports of a fleet as one verdict")
+    merge.add_argument("files", type=Path, nargs="+", help="what --gate-report-json wrote")
+    merge.add_argument("--html", type=Path, help="write a page to look at")
+    merge.add_argument("--markdown", type=Path, help="write a pull-request comment")
+    merge.add_argument("--json", type=Path, help="write decisions, status and what is missing")
+    merge.add_argument("--text", action="store_true", help="print it whole, also beside files")
+    merge.set_defaults(run=_merge)
+
+
 def _prune(given: argparse.Namespace) -> Iterator[str]:
     wanted = (given.machine, given.model, given.variant)
     return prune(given.root, *wanted, dry_run=given.dry_run)
@@ -146,6 +160,12 @@ def _doctor(_given: argparse.Namespace) -> Iterator[str]:
 
 def _report(given: argparse.Namespace) -> Iterator[str]:
     return report_files(given.files, given.html, given.markdown, given.root, text=given.text)
+
+
+def _merge(given: argparse.Namespace) -> Iterator[str]:
+    fleet = merged(given.files)
+    given.status = int(fleet.status)
+    yield from fleet_files(fleet, given.html, given.markdown, given.json, text=given.text)
 
 
 def _export(given: argparse.Namespace) -> Iterator[str]:

@@ -42,6 +42,7 @@ _NO_SERVER = (
     "no server asked for: pytest --precision fp16 --gate-serve triton (or --gate-serve URL)"
 )
 _NO_PRECISION = "no precision asked for: pytest --precision fp16 (or fp32, bf16, int8, best, all)"
+_NOTHING_LEFT = "nothing is left for this shard: there are fewer engines than shards"
 _NO_TESTS = "no tests are here; the ready ones: pytest --pyargs enginegate.suite"
 
 
@@ -295,9 +296,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _parametrize_variants(metafunc: pytest.Metafunc) -> None:
     run = metafunc.config.stash.get(SESSION, None)
-    if run is None:
-        skip = pytest.mark.skip(reason=_NO_PRECISION)
-        cases = [pytest.param("", None, id="no-precision", marks=skip)]
+    if run is None or not run.options.variants:
+        cases = [_skipped(run, "", None)]
     else:
         lacks_server = SERVER in metafunc.fixturenames and run.options.serve is None
         marks = [pytest.mark.skip(reason=_NO_SERVER)] if lacks_server else []
@@ -307,13 +307,18 @@ def _parametrize_variants(metafunc: pytest.Metafunc) -> None:
 
 def _parametrize_models(metafunc: pytest.Metafunc) -> None:
     run = metafunc.config.stash.get(SESSION, None)
-    if run is None:
-        skip = pytest.mark.skip(reason=_NO_PRECISION)
-        cases = [pytest.param("", id="no-precision", marks=skip)]
+    if run is None or not run.options.variants:
+        cases = [_skipped(run, "")]
     else:
         names = dict.fromkeys(variant.model for variant in run.options.variants)
         cases = [pytest.param(name, id=name or "model") for name in names]
     metafunc.parametrize(_MODEL, cases, indirect=True, scope="session")
+
+
+def _skipped(run: "Session | None", *values: Any) -> Any:
+    """The one case of a test that there is no engine for."""
+    reason, name = (_NOTHING_LEFT, "nothing-left") if run else (_NO_PRECISION, "no-precision")
+    return pytest.param(*values, id=name, marks=pytest.mark.skip(reason=reason))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,5 +1,6 @@
 """The documentation: every command in it is one that works, every workflow is valid YAML."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -116,7 +117,15 @@ def test_arguments_of_enginegate_are_right(words):
     command_parser().parse_args(words[1:])
 
 
-def test_arguments_of_pytest_are_right(project, load_tiny, fake_gpu):
+def in_a_job(monkeypatch, **given):
+    """Set what a job of a documented matrix sets."""
+    values = {"BASE": "origin/main", "CI_MERGE_REQUEST_DIFF_BASE_SHA": "origin/main"}
+    values |= {"SHARD": "1/2x2", "KIND": "x86", "CI_NODE_INDEX": "1", "CI_NODE_TOTAL": "2"}
+    for name, value in (values | given).items():
+        monkeypatch.setenv(name, value)
+
+
+def test_arguments_of_pytest_are_right(project, load_tiny, fake_gpu, monkeypatch):
     """Each is given to pytest, which collects: options are read, models and values are checked."""
     shown = {" ".join(arguments): arguments for _, arguments in arguments_of_pytest()}
     tables = "".join(
@@ -132,8 +141,9 @@ def test_arguments_of_pytest_are_right(project, load_tiny, fake_gpu):
     write_own_data(project.path)
     (project.path / "engines").mkdir()
     clone(project.path)
+    in_a_job(monkeypatch)
     for text, arguments in shown.items():
-        result = project.run("--collect-only", "-q", *arguments)
+        result = project.run("--collect-only", "-q", *map(os.path.expandvars, arguments))
         assert result.ret in (0, 5), text
 
 

@@ -213,6 +213,7 @@ def options(**changed):
         "models_narrowed": False,
     }
     given |= {"specs": {}, "batches": (1, 8), "against": "", "against_python": ""}
+    given |= {"elsewhere": frozenset()}
     given |= {
         "gate": GateLevel.NORMAL,
         "refresh": Refresh.NONE,

@@ -179,7 +179,7 @@ def test_a_new_cliff_regresses(stored, monkeypatch):
 
 
 def test_a_slower_served_engine_regresses_beside_the_saved_one(serving, monkeypatch):
-    monkeypatch.setattr("enginegate.speed.rules._ALARM", 0.2)  # then three fresh replicates do
+    monkeypatch.setattr("enginegate.speed.rules.ALARM", 0.2)  # then three fresh replicates do
     serving.judge("--gate-save-engines=saved", "-k", "embeddings and not served")
     serving.plant("served: slow")
     slow = serve(

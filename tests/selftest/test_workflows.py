@@ -5,6 +5,7 @@ the plugin's own tests, run in tests of their own.
 """
 
 import configparser
+import itertools
 import json
 import os
 import re
@@ -16,7 +17,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.selftest.test_docs import ROOT, clone, installs_what_there_is, scripts, split
+from tests.selftest.test_docs import (
+    ROOT,
+    clone,
+    in_a_job,
+    installs_what_there_is,
+    scripts,
+    split,
+)
 
 from enginegate.cli import main
 from enginegate.engines import saved
@@ -186,7 +194,7 @@ def test_the_job_looks_for_the_marker_that_a_comment_begins_with():
     assert f'startswith("{MARKER}")' in commenting()["env"]["OURS"]
 
 
-@pytest.mark.parametrize("page", ["docs/ci.md", "action.yml"])
+@pytest.mark.parametrize("page", ["docs/ci.md", "docs/fleet.md", "action.yml"])
 def test_actions_are_pinned_to_a_version(page):
     used = re.findall(r"uses: (\S+)", (ROOT / page).read_text())
     assert len(used) > 1
@@ -332,6 +340,54 @@ def test_a_job_for_a_pull_request(reader, number, comments, monkeypatch):
     assert re.search(r"fp16 .* (slower|faster) \(.*%\)", said)
     bodies = [found["body"].splitlines()[0] for found in json.loads(comments.read_text())]
     assert bodies == ([MARKER] if number == 0 else [])
+
+
+@pytest.mark.parametrize(("number", "kinds"), [(0, ("x86", "arm")), (1, ("",))])
+def test_a_matrix_of_shards_is_one_verdict(reader, number, kinds, monkeypatch):
+    """Each job in turn, what it uploads in its place; then the job of the verdict."""
+    shard, verdict = matrix_of(number)
+    fleet, ended = reader.project.path / "fleet", set()
+    for kind, place in itertools.product(kinds, "12"):
+        in_a_job(monkeypatch, SHARD=f"{place}/2x2", KIND=kind, CI_NODE_INDEX=place)
+        lines = [line for line in scripts(shard) if not line.startswith("mkdir")]
+        fleet.mkdir(exist_ok=True)
+        reader._pip(*shlex.split(lines[0])[1:])
+        given = [os.path.expandvars(word) for word in shlex.split(lines[-1])[1:]]
+        ended.add(reader.project.run(*given, *BRIEF.split()).ret)
+        if number == 0:
+            (fleet / f"fleet-{kind}-{place}").mkdir()
+            shutil.move("report.json", fleet / f"fleet-{kind}-{place}")
+    assert ended <= set(NOISE)
+    install, merge, *_ = scripts(verdict)
+    reader._pip(*shlex.split(install)[1:])
+    words = [sorted(map(str, Path().glob(word))) or [word] for word in shlex.split(merge)[1:]]
+    assert main([name for found in words for name in found]) == exit_status_of(ended)
+    told = json.loads((reader.project.path / "fleet.json").read_text())
+    assert told["missing"] == told["unjudged"] == []
+    assert told["alarm"] == pytest.approx(0.01)
+    assert len(told["engines"]) == 2 * len(kinds)
+
+
+def exit_status_of(ended):
+    """The gravest of exit statuses that are 0 or above 9."""
+    return min((status for status in ended if status), default=0)
+
+
+def matrix_of(number):
+    """The job of a shard and that of the verdict."""
+    flow = yaml.safe_load(block("docs/fleet.md", "yaml", number))
+    jobs = flow.get("jobs", flow)
+    return jobs["shard"], jobs["verdict"]
+
+
+def test_the_matrix_has_all_shards_that_it_names():
+    shard, _ = matrix_of(0)
+    matrix, said = shard["strategy"]["matrix"], shard["env"]["SHARD"]
+    found = re.findall(r"\$\{\{ matrix.shard \}\}/(\d+)x(\d+)", said)
+    ((count, kinds),) = (map(int, numbers) for numbers in found)
+    assert matrix["shard"] == list(range(1, count + 1))
+    assert len(matrix["kind"]) == kinds
+    assert {row["kind"] for row in matrix["include"]} == set(matrix["kind"])
 
 
 def test_a_job_that_lets_noise_pass_and_exports_its_report(reader):

@@ -6,6 +6,7 @@ from enginegate.accuracy.judge import Accuracy, EmbeddingJudge, with_ranges
 from enginegate.accuracy.limits import Limits, limits_for
 from enginegate.accuracy.outputs import outputs_of
 from enginegate.accuracy.retrieval import Retrieval, WorstText, shortened
+from enginegate.accuracy.sample import Sample, disagreement
 from enginegate.accuracy.scores import score_cause
 from enginegate.accuracy.stability import Determinism, Invariance, Probe, probe_stability
 from enginegate.accuracy.truth import (
@@ -23,8 +24,9 @@ from enginegate.accuracy.views import View, Viewed, check_dims, views_of
 
 __all__ = [
     "Accuracy", "AgainstTruth", "Deltas", "Determinism", "EmbeddingJudge", "Invariance", "Limits",
-    "Nearness", "Probe", "Retrieval", "UserData", "UserTexts", "View", "Viewed", "WorstText",
-    "against_truth", "apart", "at_dims", "check_dims", "check_sane", "limits_for", "nearness_for",
-    "outputs_of", "probe_stability", "read_collection", "read_pairs", "refuse_labels",
-    "score_cause", "shortened", "taken_as_model", "telling_rows", "views_of", "with_ranges",
+    "Nearness", "Probe", "Retrieval", "Sample", "UserData", "UserTexts", "View", "Viewed",
+    "WorstText", "against_truth", "apart", "at_dims", "check_dims", "check_sane", "disagreement",
+    "limits_for", "nearness_for", "outputs_of", "probe_stability", "read_collection", "read_pairs",
+    "refuse_labels", "score_cause", "shortened", "taken_as_model", "telling_rows", "views_of",
+    "with_ranges",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from enginegate.accuracy.retrieval import (
     unsure,
     worst_texts,
 )
+from enginegate.accuracy.sample import Sample, sample_of
 from enginegate.accuracy.sparse import Terms, term_violations
 from enginegate.accuracy.stability import (
     Determinism,
@@ -28,7 +29,7 @@ from enginegate.accuracy.user_texts import UserTexts
 from enginegate.accuracy.views import View, Viewed
 from enginegate.engines import Embeddings, Engine, Ranges, embed_all
 from enginegate.errors import EmbeddingError
-from enginegate.models import Workload
+from enginegate.models import OutputKind, Workload
 from enginegate.variants import Precision
 from enginegate.verdicts import Judgement, Verdict
 
@@ -49,6 +50,8 @@ class Accuracy:
         determinism: whether the same input gives the same; None for a served engine.
         views: the same embeddings cut or stored otherwise, as the model's table asks.
         terms: what is left of the terms of sparse vectors; None of what has none.
+        sample: a few dense embeddings, to be compared with those of another machine; None where
+            they were not sane, and in reports of older versions.
     """
 
     deltas: Deltas | None
@@ -62,6 +65,7 @@ class Accuracy:
     sts: Sts | None = None
     views: tuple[Viewed, ...] = ()
     terms: Terms | None = None
+    sample: Sample | None = None
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -127,6 +131,7 @@ class EmbeddingJudge:
             sts=sts,
             views=views,
             terms=terms,
+            sample=sample_of(found) if self.workload.kind is OutputKind.DENSE else None,
         )
 
     @property

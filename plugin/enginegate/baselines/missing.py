@@ -15,13 +15,15 @@ def unjudged(
     models: Collection[str],
     left_out: Collection[str],
     precisions: Collection[Precision],
+    elsewhere: Collection[tuple[str, str]] = (),
     *,
     served: bool,
 ) -> Iterator[str]:
     """Name what is stored on this machine for what was asked, and was not judged.
 
     Of the models with a file, those not `left_out` are expected, and in any case those of `models`
-    and those judged: a model that nothing defines any more was renamed. Raises BaselineError.
+    and those judged: a model that nothing defines any more was renamed. `elsewhere` are model and
+    precision of what another run judges. Raises BaselineError.
     """
     by_model: dict[str, list[Result]] = {}
     for result in results:
@@ -31,7 +33,8 @@ def unjudged(
             continue
         judged = {result.variant.key: result for result in by_model.get(model, [])}
         for key, baseline in baselines.load(model).items():
-            asked = precision_of(key) in precisions
+            precision = precision_of(key)
+            asked = precision in precisions and (model, precision) not in elsewhere
             if asked and (served or not key.endswith(SERVED)):
                 name = f"{model}-{key}"
                 yield from (f"{name}: {why}" for why in _faults(key, baseline, judged))

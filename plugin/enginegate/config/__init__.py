@@ -12,8 +12,9 @@ from enginegate.config.serving import (
     Slo,
 )
 from enginegate.config.settings import number, opted_in
+from enginegate.config.shard import Shard
 
 __all__ = [
-    "Arrivals", "Deployment", "Driver", "Endpoint", "Options", "Protocol", "ServeOptions", "Slo",
-    "add_options", "add_precision", "join_values", "number", "opted_in",
+    "Arrivals", "Deployment", "Driver", "Endpoint", "Options", "Protocol", "ServeOptions", "Shard",
+    "Slo", "add_options", "add_precision", "join_values", "number", "opted_in",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ from enginegate.config.settings import (
     text,
     words,
 )
+from enginegate.config.shard import shard
 from enginegate.variants import Precision
 from enginegate.verdicts import GateLevel, Refresh
 
@@ -63,6 +64,9 @@ GATE = (
     Option("accept_regressions", "", switch, "a refresh may write what regressed", key=False),
     Option("history", "", switch, "append to baselines/history"),
     Option("require_baseline", "", switch, "fail where there is none to compare with", key=False),
+    Option("shard", "K/N", shard, "run the K-th of N parts; K/NxM on each of M kinds of machines",
+           key=False),
+    Option("kind", "NAME", text, "name of this kind of machine among those of a fleet", key=False),
     Option("engine_cache", "DIR", path, "folder of exported models and built engines"),
     Option("blame", "", switch, "say which layers do the damage to the embeddings", key=False),
     Option("repair", "", switch, "keep the fewest layers in fp32 that it takes", key=False),

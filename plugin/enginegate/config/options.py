@@ -16,8 +16,9 @@ from enginegate.config.settings import (
     read_table,
     refuse_unknown,
 )
+from enginegate.config.shard import Shard
 from enginegate.errors import OptionError
-from enginegate.files import default_cache
+from enginegate.files import default_cache, sha256_of_json
 from enginegate.variants import Precision, Variant, parse_precisions, plan
 from enginegate.verdicts import GateLevel, Refresh, Verdict
 
@@ -45,6 +46,8 @@ class Options:
         selection: arguments that name the tests of this run, paths absolute.
         demanding: arguments of this run's command line that decide how its engines are built.
         serve: how to serve and load the engines; None for not at all.
+        definitions: hash of the models' tables.
+        elsewhere: model and precision of what other shards run.
     """
 
     precisions: tuple[Precision, ...]
@@ -91,6 +94,10 @@ class Options:
     serve: ServeOptions | None = None
     roofline: bool = False
     demanding: tuple[str, ...] = ()
+    shard: Shard | None = None
+    kind: str = ""
+    definitions: str = ""
+    elsewhere: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def reports(self) -> list[Path]:
@@ -101,7 +108,8 @@ class Options:
     @property
     def variants(self) -> tuple[Variant, ...]:
         """Every variant of this run, grouped by model."""
-        return plan(self.models or (UNNAMED_MODEL,), self.backend, self.precisions)
+        whole = plan(self.models or (UNNAMED_MODEL,), self.backend, self.precisions)
+        return tuple(v for v in whole if (v.model, v.precision) not in self.elsewhere)
 
     @property
     def allowed(self) -> dict[str, float]:
@@ -121,13 +129,15 @@ class Options:
         What only a table says is left to the table there.
         """
         given = {
-            "precision": ",".join(self.precisions),
+            "precision": ",".join(dict.fromkeys(v.precision for v in self.variants)),
             "backend": self.backend,
             "model": ",".join(self.models) if self.models_narrowed else "",
             "engine-cache": str(self.engine_cache),
         }
         named = [f"--gate-{name}={value}" for name, value in given.items() if value]
-        return [*self.selection, *named, *self.demanding, "-p", "no:cacheprovider", "-q"]
+        own = dict.fromkeys(f"{variant.model}-" for variant in self.variants)
+        part = ["-k", " or ".join(own)] if self.elsewhere else []
+        return [*self.selection, *named, *self.demanding, *part, "-p", "no:cacheprovider", "-q"]
 
     def fails(self, verdict: Verdict) -> bool:
         """Tell if a test with this verdict on its speed fails."""
@@ -168,6 +178,7 @@ class Options:
             models_narrowed=bool(given(config, "model")),
             specs=specs,
             strict=_strict(config),
+            definitions=sha256_of_json(repr(own)),
             rootpath=config.rootpath,
             selection=tuple(_selection(config)),
             demanding=tuple(_demanding(config)),

@@ -2,9 +2,11 @@
 
 from enginegate.report.decision import decided
 from enginegate.report.export import export_files
+from enginegate.report.fleet import Fleet, merged
 from enginegate.report.output import (
     annotations,
     append_summary,
+    fleet_files,
     plot_history,
     report_files,
     run_html,
@@ -29,9 +31,9 @@ from enginegate.report.wording.sweeps import (
 )
 
 __all__ = [
-    "CSV_COLUMNS", "TRAFFIC", "aligned", "analysis_lines", "annotations", "append_summary",
+    "CSV_COLUMNS", "TRAFFIC", "Fleet", "aligned", "analysis_lines", "annotations", "append_summary",
     "check_drawable", "compare_engines", "cost_line", "decided", "described", "device_line",
-    "export_files", "interrupted_line", "marked_lines", "origin_of", "plot_history", "read_sweeps",
-    "render_json", "render_text", "report_files", "roofline_line", "roofline_rows", "run_html",
-    "run_markdown", "spent_line", "summary", "wrapped",
+    "export_files", "fleet_files", "interrupted_line", "marked_lines", "merged", "origin_of",
+    "plot_history", "read_sweeps", "render_json", "render_text", "report_files", "roofline_line",
+    "roofline_rows", "run_html", "run_markdown", "spent_line", "summary", "wrapped",
 ]  # fmt: skip

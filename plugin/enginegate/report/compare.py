@@ -15,7 +15,7 @@ from enginegate.results import Result
 from enginegate.speed import Change, Errors, Speed, anchor_of, change_of, describe
 
 Source = SavedRun | Figures
-_HEADER = (
+HEADER = (
     "source",
     "model",
     "engine",
@@ -52,17 +52,18 @@ def comparison(newest: Source, older: Sequence[Source]) -> Section:
         title="Compared",
         lead=("Figures of different machines or texts stand side by side; no ratio is made.",),
         charts=tuple(charts),
-        tables=(Table("All engines side by side", _HEADER, rows), *tables),
+        tables=(Table("All engines side by side", HEADER, rows), *tables),
     )
 
 
 def _rows(source: Source) -> Iterator[Row]:
     if isinstance(source, SavedRun):
-        return (_run_row(source.name, result) for result in source.results)
+        return (run_row(source.name, result) for result in source.results)
     return _figure_rows(source)
 
 
-def _run_row(name: str, result: Result) -> Row:
+def run_row(name: str, result: Result) -> Row:
+    """A row of `HEADER` about an engine of a run; `name` is the source."""
     deltas = result.accuracy.deltas if result.accuracy else None
     ordered = sorted(result.speeds, key=lambda speed: speed.batch)
     timed = [] if result.variant.served else ordered

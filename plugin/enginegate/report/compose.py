@@ -45,7 +45,7 @@ from enginegate.results import Result
 from enginegate.variants import Precision
 from enginegate.verdicts import Verdict
 
-_CHANGED = ("engine", "decision", "min cosine", "speedup", "change", "why")
+CHANGED = ("engine", "decision", "min cosine", "speedup", "change", "why")
 _WORDS = {
     Decision.SHIP: "may ship",
     Decision.NEW: "may ship without a predecessor",
@@ -100,7 +100,7 @@ def compose(run: SavedRun, baselines: Path | None) -> Page:
         origin=tuple(_origin(run)),
         commits=tuple(_commits(run)),
         warning=interrupted_line(by) if by else "",
-        said=tuple(_said(run)),
+        said=tuple(said_of(run)),
         changed=_changed(run, matrix),
         unchanged=_unchanged(run, matrix),
     )
@@ -198,8 +198,8 @@ def _sweeps(run: SavedRun) -> Iterator[tuple[str, str, list[Sweep]]]:
             yield model, shown, sweeps
 
 
-def _said(run: SavedRun) -> Iterator[str]:
-    """Whether references are models, and what their weights and tables are."""
+def said_of(run: SavedRun) -> Iterator[str]:
+    """Lines on whether references are models, and on what their weights and tables are."""
     for model, _, members in run.by_model():
         context = members[0].context
         if members[0].truth:
@@ -211,30 +211,31 @@ def _said(run: SavedRun) -> Iterator[str]:
 
 def _changed(run: SavedRun, matrix: Matrix) -> Table | None:
     """A row for each engine that is not plainly to be shipped as before."""
-    changed = [one for one in matrix.decisions if not _is_plain(run, *one)]
-    rows = ((*_figures(run, *one), one[2].reason) for one in changed)
-    return Table("what changed", _CHANGED, tuple(rows)) if changed else None
+    changed = [one for one in matrix.decisions if not is_plain(run, *one)]
+    rows = ((*figures_of(run, *one), one[2].reason) for one in changed)
+    return Table("what changed", CHANGED, tuple(rows)) if changed else None
 
 
 def _unchanged(run: SavedRun, matrix: Matrix) -> str:
-    plain = [one for one in matrix.decisions if _is_plain(run, *one)]
+    plain = [one for one in matrix.decisions if is_plain(run, *one)]
     return f"As before, and may ship: {named(plain)}." if plain else ""
 
 
-def _is_plain(run: SavedRun, model: str, precision: str, cell: Decided) -> bool:
+def is_plain(run: SavedRun, model: str, precision: str, cell: Decided) -> bool:
     """Tell if an engine may ship, and nothing of it is new."""
-    verdicts = {result.speed_verdict for result in _members(run, model, precision)}
+    verdicts = {result.speed_verdict for result in members_of(run, model, precision)}
     return cell.decision is Decision.SHIP and verdicts <= {Verdict.PASS, Verdict.IDENTICAL}
 
 
-def _members(run: SavedRun, model: str, precision: str) -> list[Result]:
+def members_of(run: SavedRun, model: str, precision: str) -> list[Result]:
     """An engine in process and served."""
     wanted = (model, precision)
     return [r for r in run.results if (r.variant.model, str(r.variant.precision)) == wanted]
 
 
-def _figures(run: SavedRun, model: str, precision: str, cell: Decided) -> Row:
-    members = _members(run, model, precision)
+def figures_of(run: SavedRun, model: str, precision: str, cell: Decided) -> Row:
+    """The row of an engine among what changed, without the reason."""
+    members = members_of(run, model, precision)
     deltas = [result.accuracy.deltas for result in members if result.accuracy]
     cosines = [found.cosine_worst for found in deltas if found]
     return (

@@ -86,12 +86,13 @@ def decided(result: Result, interrupted: str = "") -> Decided:
     return held(found) if interrupted else found
 
 
-def held(found: Decided) -> Decided:
-    """The decision in a run that was stopped: nothing may ship by it."""
+def held(
+    found: Decided, said: str = "the run was interrupted", step: str = "run it to its end"
+) -> Decided:
+    """The decision where nothing may ship, such as in a run that was stopped, and why."""
     if found.decision not in MAY_SHIP:
         return found
-    said = "the run was interrupted"
-    return Decided(Decision.HOLD, said, (said, *found.details), "run it to its end")
+    return Decided(Decision.HOLD, said, (said, *found.details), step)
 
 
 def _findings(result: Result) -> Iterator[Finding]:

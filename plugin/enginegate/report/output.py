@@ -1,7 +1,7 @@
 """From JSON reports to the files that are asked for, one path for all; and to a GitHub job."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from enginegate.files import log_command, reading, write_atomic, writing
 from enginegate.report.compare import Source, comparison
 from enginegate.report.compose import compose, compose_history
 from enginegate.report.figures import MARK, Figures, compose_figures, parse_figures
+from enginegate.report.fleet import Fleet, compose_fleet, fleet_json
 from enginegate.report.page import Page
 from enginegate.report.render.html import render_html
 from enginegate.report.render.markdown import render_markdown
@@ -50,16 +51,41 @@ def report_files(
 
     Raises ReportError, once all that can be written is.
     """
-    sources, problems = named_apart(files, [read(path) for path in files]), list[str]()
+    sources = named_apart(files, [read(path) for path in files])
     with _showing(files[-1]):
         page = _page(sources, baselines)
-    for path, render in ((html, render_html), (markdown, render_markdown)):
+    if text or not (html or markdown):
+        yield from render_page_text(page)
+    yield from _written(page, {html: render_html, markdown: render_markdown})
+
+
+def fleet_files(
+    fleet: Fleet, html: Path | None, markdown: Path | None, as_json: Path | None, *, text: bool
+) -> Iterator[str]:
+    """Render a fleet; the lines to print: what matters most, or with `text` all of it.
+
+    Raises ReportError, once all that can be written is.
+    """
+    page = compose_fleet(fleet)
+    if text or not (html or markdown or as_json):
+        yield from render_page_text(page)
+    else:
+        yield from filter(None, (page.headline, page.warning, *page.said))
+    makers = {html: render_html, markdown: render_markdown, as_json: lambda _: fleet_json(fleet)}
+    yield from _written(page, makers)
+
+
+def _written(page: Page, makers: Mapping[Path | None, Callable[[Page], str]]) -> Iterator[str]:
+    """Write a page in each form that has a path; the lines to print.
+
+    Raises ReportError, once all that can be written is.
+    """
+    problems = []
+    for path, render in makers.items():
         if path:
             problem = _problem(path, render, page)
             problems += [problem] if problem else []
             yield from () if problem else (f"wrote {path}",)
-    if text or not (html or markdown):
-        yield from render_page_text(page)
     if problems:
         raise ReportError("; ".join(problems))
 

@@ -1,10 +1,11 @@
 """Runs that were saved as JSON: read, checked against the schema, decoded into their records."""
 
 import datetime
+import functools
 import importlib.resources
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from enginegate.results import Result
 REPORT_SCHEMA = 4
 DISTRIBUTION = "pytest-enginegate"
 _DIGITS = 10  # of a commit
+_PLAIN: Mapping[str, frozenset[type]] = {
+    "number": frozenset((float, int)),
+    "string": frozenset((str,)),
+}
 _WAY_OUT = "restore it, or run again"
 
 
@@ -117,22 +122,48 @@ def check_against(schema_file: str, whole: Mapping[str, Any], where: str) -> Non
     """Validate against a schema of this package. Raises ReportError with the gravest finding."""
     import jsonschema
 
-    text = importlib.resources.files("enginegate.report").joinpath(schema_file).read_text("utf-8")
-    validator = jsonschema.Draft202012Validator(json.loads(text))
-    error = jsonschema.exceptions.best_match(validator.iter_errors(whole))
+    error = jsonschema.exceptions.best_match(_validator(schema_file).iter_errors(whole))
     if error is not None:
         place = "/".join(map(str, error.absolute_path)) or "the report"
         message = error.message if len(error.message) < 200 else f"{error.message[:200]} …"  # noqa: PLR2004
         raise ReportError(f"{where} is damaged at {place}: {message}")
 
 
-def _decode(value: Any, kind: Any, where: str) -> Any:
-    from cattrs import Converter, transform_error
+@functools.cache
+def _validator(schema_file: str) -> Any:
+    """What checks against a schema of this package; making it takes as long as one check."""
+    import jsonschema
+
+    text = importlib.resources.files("enginegate.report").joinpath(schema_file).read_text("utf-8")
+    extend: Callable[..., Any] = jsonschema.validators.extend
+    return extend(jsonschema.Draft202012Validator, {"items": _check_items})(json.loads(text))
+
+
+def _check_items(validator: Any, items: Any, value: Any, schema: Any) -> Any:
+    """Check the items of an array: plain numbers or texts, most of a report, in one go."""
+    from jsonschema import Draft202012Validator
+
+    plain = _PLAIN.get(items.get("type", "")) if len(items) == 1 else None
+    if plain and isinstance(value, list) and plain.issuperset(map(type, value)):
+        return ()
+    return Draft202012Validator.VALIDATORS["items"](validator, items, value, schema)
+
+
+@functools.cache
+def _converter() -> Any:
+    """What makes records of JSON; it learns every class once."""
+    from cattrs import Converter
 
     converter = Converter()
     converter.register_structure_hook(float, lambda number, _: _number(number))
+    return converter
+
+
+def _decode(value: Any, kind: Any, where: str) -> Any:
+    from cattrs import transform_error
+
     try:
-        return converter.structure(value, kind)
+        return _converter().structure(value, kind)
     except Exception as error:  # cattrs groups errors of many classes
         said = "; ".join(transform_error(error)[:3])
         raise ReportError(f"{where} cannot be read: {said}") from error
@@ -153,11 +184,13 @@ def render_json(
     rooflines: Mapping[str, Any],
     interrupted: str = "",
     origin: Mapping[str, Any] | None = None,
+    ending: Mapping[str, Any] | None = None,
 ) -> str:
     """The JSON report; `docs/report.schema.json` describes it.
 
     `allowed` is the largest slowdown that passes, by metric. `interrupted` says by what the run
-    was stopped, `origin` when and of which commit it was.
+    was stopped, `origin` when and of which commit it was, `ending` how it ended
+    and which part of a fleet it is.
     """
     return readable_json(
         {
@@ -172,6 +205,7 @@ def render_json(
             "rooflines": dict(rooflines),
             **({"interrupted": interrupted} if interrupted else {}),
             **({"origin": dict(origin)} if origin else {}),
+            **dict(ending or {}),
         }
     )
 

@@ -45,6 +45,7 @@ from enginegate.session.leftovers import sweep_leftovers
 from enginegate.session.preparation import Preparation, Progress, Reference, context_of
 from enginegate.session.recorder import Recorder
 from enginegate.session.served import load_engine, serve_engine, served_result
+from enginegate.session.shards import divided, part_line, share_of
 from enginegate.session.truth import judged_reference
 from enginegate.session.worth import twin_of
 from enginegate.speed import (
@@ -245,11 +246,13 @@ def open_session(
     backend, why = resolve(options.backend)
     check_runnable(backend)
     check_beside(options.against, options.rootpath, options.against_python)
+    options, part = divided(options)
     options = replace(options, backend=backend, precisions=offered(backend, options.precisions))
-    recorder = Recorder(evidence=dict(evidence or {}), lines=[why] if why else [])
+    lines = [*([why] if why else []), *part_line(part)]
+    recorder = Recorder(evidence=dict(evidence or {}), lines=lines, shard=part)
     sweep_leftovers(options)
     seed = options.seed if options.seed is not None else secrets.randbelow(1 << 32)
-    rules = gating_rules(options.replicates, options.max_time_s)
+    rules = gating_rules(options.replicates, options.max_time_s, share_of(options))
 
     early = options.refresh is Refresh.NONE and not options.calibrate  # else all are kept
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from enginegate.session import Session
 
 # Seconds on two cores, of the shipped models: measured between MiniLM, the smaller, and DistilBERT.
-_MODEL_S, _EXPORT_S = 5.0, 50.0
+_MODEL_S, EXPORT_S = 5.0, 50
 _ENGINE_S, _BUILD_S, _QUANTIZE_S, _TRIALS_S = 12.0, 3.0, 40.0, 25.0
 _LOADING_S = 2.0  # of a replicate: three arms loaded, and warmed at every batch size
 _SERVER_S, _LEVEL_S = 20.0, 8.0
@@ -71,9 +71,19 @@ def estimate_s(plan: Plan, options: Options) -> float:
     """Seconds of the whole run; changes that are hard to tell come on top."""
     models = len({variant.model for variant in plan.variants})
     each_s = [_LOADING_S + plan.cell_s * len(batches) for batches in plan.timed]
-    once_s = models * (_MODEL_S if plan.built else _EXPORT_S)
+    once_s = models * (_MODEL_S if plan.built else EXPORT_S)
     built_s = sum(_prepared_s(variant, built=plan.built) for variant in plan.variants)
     return once_s + built_s + plan.replicates * sum(each_s) + _served_s(plan, options)
+
+
+def variant_s(variant: Variant, options: Options) -> int:
+    """Whole seconds of one variant where nothing is in the cache, its model's export apart.
+
+    From what was asked alone, so it is the same on every machine.
+    """
+    timed_s = options.replicates * _LOADING_S + options.measure_s * len(options.batches)
+    served_s = _served_s(Plan((variant,), (), 0, 0.0, built=False), options)
+    return round(_prepared_s(variant, built=False) + timed_s + served_s)
 
 
 def _prepared_s(variant: Variant, *, built: bool) -> float:

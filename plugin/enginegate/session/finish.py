@@ -38,6 +38,7 @@ from enginegate.results import Result
 from enginegate.session.again import Speeds, measure_again
 from enginegate.session.costs import ModelCosts
 from enginegate.session.recorder import Recorder
+from enginegate.session.shards import ending_of
 from enginegate.session.worth import weighed
 from enginegate.speed import Rules
 from enginegate.verdicts import GateLevel, Refresh, Verdict
@@ -70,7 +71,7 @@ def finish_run(session: "Session", *, interrupted: str, narrowed: str) -> None:
         output.calibrate(results, session.rules, session.seed)
         output.compare_with_ceilings(results, costs)
     condition = {**session.condition, "gpu_after": state_as_json()}
-    output.write_reports(results, condition, session.seed, costs)
+    output.write_reports(results, condition, session.seed, costs, ending_of(session))
     session.prepare.close()
 
 
@@ -104,7 +105,7 @@ class RunOutput:
     def _missing(self, results: Sequence[Result]) -> Iterator[str]:
         options, served = self.options, bool(self.options.serve)
         left_out = self.baselines.models() if options.models_narrowed else options.specs
-        asked = (options.models, left_out, options.precisions)
+        asked = (options.models, left_out, options.precisions, options.elsewhere)
         return unjudged(self.baselines, results, *asked, served=served)
 
     def settle_baselines(
@@ -160,9 +161,14 @@ class RunOutput:
             self.recorder.lines.extend(costs.roofline_lines(results))
 
     def write_reports(
-        self, results: Sequence[Result], condition: Mapping[str, Any], seed: int, costs: ModelCosts
+        self,
+        results: Sequence[Result],
+        condition: Mapping[str, Any],
+        seed: int,
+        costs: ModelCosts,
+        ending: Mapping[str, Any],
     ) -> None:
-        """The reports that were asked for."""
+        """The reports that were asked for; `ending` is how the run ended, for a merge."""
         options, machine = self.options, this_machine()
         stopped = self.recorder.interrupted
         counted = costs.costs
@@ -172,7 +178,7 @@ class RunOutput:
         @functools.cache
         def report() -> str:
             origin = origin_of(this_checkout(options.rootpath, options.baselines, options.against))
-            return render_json(results, *made, counted(), rooflines(), stopped, origin)
+            return render_json(results, *made, counted(), rooflines(), stopped, origin, ending)
 
         makers: dict[Path | None, Callable[[], str]] = {
             options.report_text: lambda: (

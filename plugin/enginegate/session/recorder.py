@@ -41,6 +41,7 @@ class Recorder:
         tasks: the latter for what was timed so.
         content: hash of the files of each engine, by its id.
         worth: why an engine may ship though fp32 is better, by its id.
+        shard: which part of a fleet's plan this run is; None for a whole run.
     """
 
     results: dict[str, Result] = field(default_factory=dict)
@@ -60,6 +61,7 @@ class Recorder:
     tasks: dict[str, Task] = field(default_factory=dict)
     content: dict[str, str] = field(default_factory=dict)
     worth: dict[str, str] = field(default_factory=dict)
+    shard: Mapping[str, Any] | None = None
     _asked: dict[str, Variant] = field(default_factory=dict)
     _started_s: float = field(init=False)
 

@@ -11,7 +11,8 @@ from enginegate.verdicts import Judgement
 P50, P99 = "p50", "p99"
 METRICS = (P50, P99)
 FLOOR_S = 50e-6  # a change of less than this never fails
-_ALARM, _MISS = 0.01, 0.05
+ALARM = 0.01  # chance of a false `regressed` in a whole run, or in a fleet of runs
+_MISS = 0.05
 _MISS_SCREENING = 0.8  # of the error: most that pass do so in the screening
 Key = tuple[int, str]
 
@@ -70,13 +71,16 @@ class Rules:
         return self.miss - self.miss_screening
 
 
-def gating_rules(replicates: int, max_time_s: float) -> Rules:
-    """The rules of a gated run. Raises OptionError for too few replicates."""
+def gating_rules(replicates: int, max_time_s: float, share: float = 1.0) -> Rules:
+    """The rules of a gated run. Raises OptionError for too few replicates.
+
+    `share` is the part of the alarm error that it may spend: of a fleet, several runs share one.
+    """
     if replicates < FEWEST_REPLICATES:
         raise OptionError(
             f"--gate-replicates {replicates}: at least {FEWEST_REPLICATES} are needed"
         )
-    return Rules(replicates, max_time_s, _ALARM, _MISS)
+    return Rules(replicates, max_time_s, share * ALARM, _MISS)
 
 
 @dataclass(frozen=True)
