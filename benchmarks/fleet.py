@@ -21,6 +21,7 @@ import functools
 import json
 import math
 import multiprocessing
+import os
 import random
 import resource
 import subprocess
@@ -117,16 +118,20 @@ def merge(given: argparse.Namespace) -> None:
         size_mb = sum(Path(file).stat().st_size for file in files) / 1e6
         for kind in ("json", "markdown", "html"):
             command = [sys.executable, "-c", MERGE, "merge", *files, f"--{kind}={folder}/fleet"]
-            start_s = time.perf_counter()
+            start_s, before = time.perf_counter(), processor_s()
             done = subprocess.run(command, check=False, capture_output=True, text=True)
-            took_s = time.perf_counter() - start_s
+            took_s, spent_s = time.perf_counter() - start_s, processor_s() - before
             most_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
-            first = done.stdout.partition("\n")[0]
-            print(
-                f"merging {count} reports ({size_mb:.0f} MB) into {kind}: {took_s:.1f} s, "
-                f"{most_gb:.2f} GB at most, exit status {done.returncode}: {first}",
-                flush=True,
-            )
+            said = next(line for line in done.stdout.splitlines() if "engines" in line)
+            used = f"{took_s:.1f} s, {spent_s:.1f} s of processor, {most_gb:.2f} GB at most"
+            how = f"load {os.getloadavg()[0]:.1f}, exit status {done.returncode}"
+            print(f"merging {count} reports ({size_mb:.0f} MB) into {kind}: {used}; {how}: {said}")
+
+
+def processor_s() -> float:
+    """Seconds of processor that ended children used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def write(folder: Path, number: int, count: int) -> Path:

@@ -54,9 +54,8 @@ def report_files(
     sources = named_apart(files, [read(path) for path in files])
     with _showing(files[-1]):
         page = _page(sources, baselines)
-    if text or not (html or markdown):
-        yield from render_page_text(page)
-    yield from _written(page, {html: render_html, markdown: render_markdown})
+    said = render_page_text(page) if text or not (html or markdown) else ()
+    return _written(page, {html: render_html, markdown: render_markdown}, said)
 
 
 def fleet_files(
@@ -67,16 +66,16 @@ def fleet_files(
     Raises ReportError, once all that can be written is.
     """
     page = compose_fleet(fleet)
-    if text or not (html or markdown or as_json):
-        yield from render_page_text(page)
-    else:
-        yield from filter(None, (page.headline, page.warning, *page.said))
+    whole = text or not (html or markdown or as_json)
+    most = filter(None, (page.headline, page.warning, *page.said))
     makers = {html: render_html, markdown: render_markdown, as_json: lambda _: fleet_json(fleet)}
-    yield from _written(page, makers)
+    return _written(page, makers, render_page_text(page) if whole else most)
 
 
-def _written(page: Page, makers: Mapping[Path | None, Callable[[Page], str]]) -> Iterator[str]:
-    """Write a page in each form that has a path; the lines to print.
+def _written(
+    page: Page, makers: Mapping[Path | None, Callable[[Page], str]], said: Iterable[str]
+) -> Iterator[str]:
+    """Write a page in each form that has a path; the lines to print, those that are `said` last.
 
     Raises ReportError, once all that can be written is.
     """
@@ -86,6 +85,7 @@ def _written(page: Page, makers: Mapping[Path | None, Callable[[Page], str]]) ->
             problem = _problem(path, render, page)
             problems += [problem] if problem else []
             yield from () if problem else (f"wrote {path}",)
+    yield from said
     if problems:
         raise ReportError("; ".join(problems))
 

@@ -1,7 +1,7 @@
 """What a fleet found: one decision per model, precision and kind of machine, one exit status."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,8 @@ class Fleet:
 
 def merged(files: Sequence[Path]) -> Fleet:
     """The fleet that these reports are of. Raises ReportError where they do not fit together."""
-    found = fitting([read_part(path) for path in files])
+    plans: dict[str, Any] = {}
+    found = fitting([_sharing(read_part(path), plans) for path in files])
     parts = sorted(found, key=lambda part: (part.kind, part.shard.get("number", 0)))
     return Fleet(
         parts=tuple(parts),
@@ -86,6 +87,14 @@ def merged(files: Sequence[Path]) -> Fleet:
         pairs=tuple(compared_machines(parts)),
         alarm=_alarm(parts),
     )
+
+
+def _sharing(part: Part, plans: dict[str, Any]) -> Part:
+    """The report with what was asked held once for all shards of a plan."""
+    if not part.shard:
+        return part
+    asked = plans.setdefault(part.shard["plan"], part.shard["asked"])
+    return replace(part, shard={**part.shard, "asked": asked})
 
 
 def _missing(parts: Sequence[Part]) -> Iterator[str]:
