@@ -67,7 +67,7 @@ def tests(*names: str) -> Callable[[Path], str]:
 
     def look(_folder: Path) -> str:
         said = run(ROOT, "-q", "--show-capture=no", *(f"{SELFTEST}/{name}" for name in names))
-        (tally,) = re.findall(r"^\d+ .*(?= in )", said, re.MULTILINE)
+        (tally,) = re.findall(r"^\d+ .*?(?=(?:, \d+ warnings?)? in )", said, re.MULTILINE)
         files = dict.fromkeys(name.partition("::")[0] for name in names)
         return f"{tally}: {', '.join(files)}"
 
