@@ -2,15 +2,22 @@
 
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import onnx
+from onnx import version_converter
 
 from enginegate.engines.half import MATMULS, put_in_order, read_half_graph
 from enginegate.engines.halving import BF16, FP16, ROUNDING, write_converted, write_rounded
-from enginegate.models import Batch, chunks, is_large_file, save_onnx
+from enginegate.files import scratch_folder
+from enginegate.models import Batch, chunks, is_large_file, opset_of, save_onnx
 from enginegate.variants import Precision
 
 _CALIBRATION_ROWS = 8
+_OPSET_OF_QDQ, _OPSET_IF_OLDER = 10, 11  # as in `quantize_static`
+_SYMMETRIC = MappingProxyType(
+    {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
+)
 _TYPES = MappingProxyType({Precision.FP16: FP16, Precision.BF16: BF16})
 
 
@@ -87,24 +94,50 @@ def quantize_qdq(source: Path, target: Path, calibration: Batch) -> None:
 
     For a processor; `engines.int8` does it as TensorRT fuses it.
     """
-    # here, for an engine that is only loaded, as on a server, has no use for it
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    ranges = _ranges_of(source, calibration)  # first, when the model is not in memory yet
+    quantizer = _quantizer(_quantisable(source), ranges)
+    quantizer.quantize_model()
+    quantizer.model.save_model_to_file(str(target), is_large_file(source))
 
-    quantize_static(
-        str(source),
-        str(target),
-        _Reader(calibration),
-        quant_format=QuantFormat.QDQ,
-        activation_type=QuantType.QInt8,
-        weight_type=QuantType.QInt8,
+
+def _quantisable(source: Path) -> onnx.ModelProto:
+    """The model with the types of its values, of an opset that has Q/DQ."""
+    # here, for an engine that is only loaded, as on a server, has no use for it
+    from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
+
+    model: onnx.ModelProto = load_model_with_shape_infer(source)
+    if opset_of(model) >= _OPSET_OF_QDQ:
+        return model
+    return version_converter.convert_version(model, _OPSET_IF_OLDER)
+
+
+def _quantizer(model: onnx.ModelProto, ranges: Any) -> Any:
+    """The one that `quantize_static` makes, after holding the model three times."""
+    from onnxruntime.quantization import QDQQuantizer, QuantType
+
+    return QDQQuantizer(
+        model,
+        per_channel=False,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8,
+        tensors_range=ranges,
+        nodes_to_quantize=[],
+        nodes_to_exclude=[],
         op_types_to_quantize=list(MATMULS),
-        use_external_data_format=is_large_file(source),
-        extra_options={
-            "ActivationSymmetric": True,
-            "WeightSymmetric": True,
-            "QuantizeBias": False,
-        },
+        extra_options=dict(_SYMMETRIC),
     )
+
+
+def _ranges_of(source: Path, calibration: Batch) -> Any:
+    """The least and the largest of each operand and result of a multiplication."""
+    from onnxruntime.quantization import create_calibrator
+
+    with scratch_folder() as folder:
+        watched = str(folder / "watched.onnx")
+        made = create_calibrator(source, list(MATMULS), watched, use_external_data_format=True)
+        made.collect_data(_Reader(calibration))
+        return made.compute_data()
 
 
 class _Reader:
