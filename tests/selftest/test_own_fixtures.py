@@ -111,3 +111,15 @@ def test_a_rig_that_does_not_say_what_it_measures_beside_is_not_compared_with_th
     beside = project.judge("--gate-against=saved", "--gate-require-baseline")
     beside.assert_outcomes(passed=2, failed=2)
     beside.stdout.fnmatch_lines(["*incomparable: the `rig` fixture does not say*"])
+
+
+SHARES = """
+def test_share(enginegate):
+    tests = (enginegate.judge, enginegate.brief, enginegate.served_judge)
+    assert len({one.trial.suspects.take() for one in tests}) == 3
+"""
+
+
+def test_all_tests_of_a_run_share_its_alarm_error(project):
+    project.write("test_share.py", SHARES)
+    project.judge("test_share.py").assert_outcomes(passed=1)

@@ -15,7 +15,7 @@ from enginegate.speed.arms import LocalArm
 from enginegate.speed.judge import Comparison, SpeedJudge, paired
 from enginegate.speed.looks import looks
 from enginegate.speed.rules import P50, P99, Question, Rules
-from enginegate.speed.sequential import SequentialTest, judge_second_control
+from enginegate.speed.sequential import SequentialTest, Suspects, judge_second_control
 from enginegate.speed.stats import Anchor
 from enginegate.speed.timing import Block, Replicate, Rig
 from enginegate.verdicts import Judgement, Verdict
@@ -106,6 +106,19 @@ def test_only_suspects_are_measured_again_and_only_fresh_data_count():
     assert outcome.findings[8, P50].confirmed
     assert set(machine.asked[6:]) == {(8,)}
     assert len(outcome.samples[8].replicates) == len(machine.asked)
+
+
+def test_tests_of_one_run_share_its_alarm_error():
+    suspects = Suspects(0.01)
+    found = [
+        SequentialTest(RULES, machine.clock, suspects)
+        .run(machine.replicate, [1], questions([1]))
+        .findings[1, P50]
+        for machine in (Machine({1: 0.3}), Machine({1: 0.3}, seed=1))
+    ]
+    assert [finding.judgement.verdict for finding in found] == [Verdict.REGRESSED] * 2
+    assert [finding.errors.alarm for finding in found] == [0.01 / 2, 0.01 / 6]
+    assert suspects.coming == pytest.approx(0.01 / 12)
 
 
 def test_with_time_for_three_fresh_replicates_nothing_is_called_regressed():

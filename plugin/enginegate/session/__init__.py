@@ -55,6 +55,7 @@ from enginegate.speed import (
     Rules,
     SequentialTest,
     SpeedJudge,
+    Suspects,
     Unchanged,
     gating_rules,
 )
@@ -254,11 +255,12 @@ def open_session(
     seed = options.seed if options.seed is not None else secrets.randbelow(1 << 32)
     rules = gating_rules(options.replicates, options.max_time_s, share_of(options))
 
+    suspects = Suspects(rules.alarm)  # of this process and served ones
     early = options.refresh is Refresh.NONE and not options.calibrate  # else all are kept
 
     def judge(replicates: int) -> SpeedJudge:
         own = replace(rules, replicates=replicates, early=early)
-        trial = SequentialTest(own, time.monotonic)
+        trial = SequentialTest(own, time.monotonic, suspects)
         return SpeedJudge(trial, options.allowed, recorder.evidence)
 
     prepare = Preparation(options, progress)

@@ -40,12 +40,32 @@ _FEW = 5
 Measure = Callable[[Sequence[int]], Mapping[int, Replicate]]
 
 
-class SequentialTest:
-    """Judges variants one after the other, sharing the alarm error of the run among suspects."""
+class Suspects:
+    """Shares the alarm error of a run among its suspects, whichever test they are found by."""
 
-    def __init__(self, rules: Rules, clock: Callable[[], float]) -> None:
+    def __init__(self, alarm: float) -> None:
+        self._alarm, self._count = alarm, 0
+
+    @property
+    def coming(self) -> float:
+        """The error of the next suspect."""
+        return alarm_share(self._alarm, self._count + 1)
+
+    def take(self) -> float:
+        """The error of a suspect, which no other one gets."""
+        taken = self.coming
+        self._count += 1
+        return taken
+
+
+class SequentialTest:
+    """Judges variants one after the other; those of one run share its `suspects`."""
+
+    def __init__(
+        self, rules: Rules, clock: Callable[[], float], suspects: Suspects | None = None
+    ) -> None:
         self._rules, self._clock = rules, clock
-        self._suspects = 0
+        self.suspects = suspects or Suspects(rules.alarm)
 
     @property
     def alarm(self) -> float:
@@ -62,7 +82,7 @@ class SequentialTest:
         questions = {key: q.settled(screened[key[0]]) for key, q in questions.items()}
         suspects = [k for k in findings if _suspect(k, findings, questions)]
         worth = [k for k in suspects if self._worth(k, screened[k[0]], questions[k], screening)]
-        errors = {key: self._next_error() for key in worth}
+        errors = {key: self.suspects.take() for key in worth}
         end_s = start_s + screening.whole_s
         for key in suspects:
             findings[key] = _open(findings[key], vain=key not in errors)
@@ -75,10 +95,6 @@ class SequentialTest:
         }
         samples = {b: Samples(b, (*screened[b], *fresh.get(b, []))) for b in batches}
         return Outcome(samples, final)
-
-    def _next_error(self) -> float:
-        self._suspects += 1
-        return alarm_share(self._rules.alarm, self._suspects)
 
     def _screen(
         self, measure: Measure, batches: Sequence[int], questions: Mapping[Key, Question]
@@ -105,8 +121,8 @@ class SequentialTest:
         errors = Errors(error, error)
         values = values_of(replicates, key[1])
         change = change_of(values, question.anchor, question.limit, errors, once=True)
-        alarm = alarm_share(self._rules.alarm, self._suspects + 1)
-        visible = visible_slowdown(values, question.anchor, question.limit, alarm, found.left)
+        alarm, left = self.suspects.coming, found.left
+        visible = visible_slowdown(values, question.anchor, question.limit, alarm, left)
         change = replace(change, visible=visible)
         if key[1] == P99 and (reason := _too_few_calls(replicates)):
             return Finding(change, Judgement(Verdict.UNDECIDED, (reason,)), errors)
@@ -130,7 +146,7 @@ class SequentialTest:
         self, key: Key, replicates: Sequence[Replicate], question: Question, found: Screening
     ) -> bool:
         """Tell if the time left may decide; what an earlier run suspects is always looked at."""
-        errors = Errors(alarm_share(self._rules.alarm, self._suspects + 1), self._rules.miss_fresh)
+        errors = Errors(self.suspects.coming, self._rules.miss_fresh)
         values = values_of(replicates, key[1])
         may = decidable(values, question.anchor, question.limit, errors, found.left)
         return question.earlier > 1 or may
