@@ -203,9 +203,18 @@ def only_new_garbage():
     gc.unfreeze()
 
 
+FAKED = ("cuda", "tensorrt", "pycuda", "pynvml", "enginegate.engines.tensorrt")
+
+
+def is_faked(module):
+    return any(module == name or module.startswith(f"{name}.") for name in FAKED)
+
+
 @pytest.fixture
 def fake_gpu(monkeypatch):
     """A machine with a GPU, TensorRT, cuda-bindings and pycuda, all of them fake; its state."""
+    for name in filter(is_faked, list(sys.modules)):  # torch with CUDA loads the real ones
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(HERE / "fake_gpu")
     import fake_device
 
@@ -217,17 +226,8 @@ def fake_gpu(monkeypatch):
     gc.collect()
     fake_device.stacks_are_empty()
     faults = list(fake_device.STATE.faults)
-    for name in set(sys.modules) - known:
-        if name.startswith(
-            (
-                "cuda",
-                "tensorrt",
-                "pycuda",
-                "pynvml",
-                "enginegate.engines.tensorrt",
-            )
-        ):
-            del sys.modules[name]
+    for name in filter(is_faked, set(sys.modules) - known):
+        del sys.modules[name]
     forget_machine()
     assert fake_device.STATE.misused or faults == []
 
