@@ -143,9 +143,14 @@ def server_packages():
     from filelock import FileLock
 
     from enginegate.cache import Store
+    from enginegate.errors import ServingError
     from enginegate.files import default_cache
-    from enginegate.serving.triton.environment import server_environment
+    from enginegate.serving.triton.environment import check_python, server_environment
 
+    try:
+        check_python(sys.version_info[:2])
+    except ServingError as error:
+        pytest.skip(str(error))
     cache = default_cache()
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "selftest-server.lock"):

@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -157,7 +158,7 @@ def test_only_large_floats_stay_beside_a_graph_that_is_read(tmp_path):
     assert np.array_equal(values_of(outside, tmp_path), floats)
 
 
-WAYS = {
+WAYS: dict[str, Callable[[Path, Path], object]] = {
     "rounded": functools.partial(round_to, Precision.BF16),
     "converted": to_fp16,
     "quantised": lambda source, target: quantize_qdq(source, target, CALIBRATION),

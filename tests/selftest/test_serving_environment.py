@@ -7,7 +7,11 @@ from enginegate.cache import Store
 from enginegate.engines import check_installed, register, registry, runtime_packages
 from enginegate.errors import OptionError, ServingError
 from enginegate.serving.triton import environment as environments
-from enginegate.serving.triton.environment import check_environment, server_environment
+from enginegate.serving.triton.environment import (
+    check_environment,
+    check_python,
+    server_environment,
+)
 from enginegate.serving.triton.server import serve
 
 
@@ -80,3 +84,18 @@ class TestEnvironment:
         stub.touch()
         with pytest.raises(ServingError, match=r"it has stubs for 3\.8; run pytest in one"):
             environments._backend_files(tmp_path)
+
+
+def test_a_python_without_numpy_1_is_refused_before_anything_is_installed(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(environments, "_pip", lambda *words: asked.append(words))
+    monkeypatch.setattr(environments, "_LAST_OF_NUMPY_1", (3, 0))
+    with pytest.raises(ServingError, match=r"does not have: run pytest in Python 3\.0 or earlier"):
+        server_environment(Store(tmp_path), quiet)
+    assert asked == []
+
+
+def test_the_python_that_lacks_numpy_1_is_told_and_one_that_has_it_is_taken():
+    check_python((3, 12))
+    with pytest.raises(ServingError, match=r"Python 3\.13 does not have: .* Python 3\.12 or"):
+        check_python((3, 13))

@@ -30,6 +30,7 @@ Progress = Callable[[str], AbstractContextManager[object]]
 _RECIPE = 1  # raise when the same key would give another environment
 _TRITON = "nvidia-pytriton==0.7.0"
 _NUMPY = "numpy<2"
+_LAST_OF_NUMPY_1 = (3, 12)  # the latest Python that has it
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _PACKAGES = Path("lib", f"python{_PYTHON}", "site-packages")
 _BINARY = Path("pytriton", "tritonserver", "bin", "tritonserver")
@@ -85,6 +86,7 @@ def server_environment(store: Store, progress: Progress) -> ServerEnvironment:
 
     Raises ServingError if pip cannot make it, or if it is not fit for serving.
     """
+    check_python(sys.version_info[:2])
     requirements = [_NUMPY, *_same_runtimes()]
 
     def build(folder: Path) -> Mapping[str, Any]:
@@ -96,6 +98,17 @@ def server_environment(store: Store, progress: Progress) -> ServerEnvironment:
     environment = ServerEnvironment(entry.folder, entry.note)
     check_environment(environment)
     return environment
+
+
+def check_python(version: tuple[int, ...]) -> None:
+    """Raise ServingError for a Python, `(3, 13)`, that Triton's Python backend cannot run in."""
+    if version > _LAST_OF_NUMPY_1:
+        asked, last = (".".join(map(str, one)) for one in (version, _LAST_OF_NUMPY_1))
+        raise ServingError(
+            f"Triton's Python backend needs numpy 1, which Python {asked} does not have: run "
+            f"pytest in Python {last} or earlier, or serve with --gate-serve URL from a server "
+            "that runs already"
+        )
 
 
 def _same_runtimes() -> list[str]:
