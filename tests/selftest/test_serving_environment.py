@@ -50,6 +50,7 @@ class TestEnvironment:
             pass
 
     def test_what_pip_said(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(environments, "check_python", lambda _version: None)
         monkeypatch.setattr(environments, "_NUMPY", "no such requirement <")
         with pytest.raises(ServingError, match=r"failed\. Give pip access(.|\n)*requirement"):
             server_environment(Store(tmp_path), quiet)
