@@ -351,25 +351,23 @@ def load_pipeline(spec: ModelSpec, folder: Path, **how: Any) -> Any:
     import sentence_transformers as library
 
     kind = library.SparseEncoder if spec.sparse else library.SentenceTransformer
-
-    def load() -> Any:
-        return kind(
-            str(folder),
-            device="cpu",
-            local_files_only=True,
-            trust_remote_code=spec.trust_remote_code,
-            model_kwargs={"use_safetensors": True, **how},
-        )
-
-    return _loaded(spec, folder, load)
+    return _read_by(kind, spec, folder, how)
 
 
 def load_scorer(spec: ModelSpec, folder: Path, **how: Any) -> Any:
     """A cross-encoder of sentence-transformers, by the rules of all loading."""
     from sentence_transformers import CrossEncoder
 
+    return _read_by(CrossEncoder, spec, folder, how)
+
+
+def _read_by(
+    kind: Callable[..., Any], spec: ModelSpec, folder: Path, how: Mapping[str, Any]
+) -> Any:
+    """What a class of sentence-transformers makes of a folder."""
+
     def load() -> Any:
-        return CrossEncoder(
+        return kind(
             str(folder),
             device="cpu",
             local_files_only=True,
