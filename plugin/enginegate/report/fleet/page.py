@@ -148,7 +148,7 @@ def _machines(fleet: Fleet) -> Section | None:
     lead = ("The same engine, made by one recipe, on two kinds of machines, for a few texts.",)
     caption = "Embeddings of the second machine beside those of the first"
     tables = (Table(caption, _PAIRS, rows),)
-    title = "The same embeddings everywhere"
+    title = "Embeddings on different machines"
     return Section("machines", title, lead, tables=tables) if rows else None
 
 
