@@ -4,6 +4,7 @@ import contextlib
 import functools
 import gc
 import json
+import os
 import shutil
 import sys
 import time
@@ -206,6 +207,13 @@ def only_new_garbage():
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def quiet_host(monkeypatch):
+    """What a host took from this machine is not the subject; test_condition.py plants it."""
+    monkeypatch.setattr("enginegate.machine.condition._STAT", Path(os.devnull))
+    monkeypatch.setattr("enginegate.machine.condition._CGROUP", Path(os.devnull))
 
 
 FAKED = ("cuda", "tensorrt", "pycuda", "pynvml", "enginegate.engines.tensorrt")
