@@ -49,6 +49,7 @@ class Registration:
         triton: for engines that a backend of Triton's own runs; None for Triton's Python backend,
             which loads the engine as the tests do.
         halves: the precisions whose engines have values in fp16, be it beside other types.
+        at_once: whether threads may load several of its engines at the same time.
     """
 
     target: str
@@ -60,6 +61,7 @@ class Registration:
     runtime: tuple[str, ...] = ()
     triton: TritonModel | None = None
     halves: tuple[Precision, ...] = (Precision.FP16,)
+    at_once: bool = False
 
 
 _PLAN = TritonModel(PLAN_FILE, "model.plan", platform="tensorrt_plan")
@@ -75,12 +77,14 @@ _OWN: Mapping[str, Registration] = {
         ("openvino", "nncf", "onnxruntime"),
         _CPU,
         runtime=("openvino",),
+        at_once=True,
     ),
     "onnxruntime": Registration(
         "enginegate.engines.onnxruntime:OnnxRuntime",
         ("onnxruntime",),
         _CPU,
         runtime=("onnx", "onnxruntime"),
+        at_once=True,
     ),
     "onnxruntime-cuda": Registration(
         "enginegate.engines.onnxruntime_gpu:OnnxRuntimeCuda",
@@ -119,18 +123,20 @@ def register(
     runtime: Sequence[str] = (),
     triton: TritonModel | None = None,
     halves: Sequence[Precision] = (Precision.FP16,),
+    at_once: bool = False,
 ) -> None:
     """Add a backend from a conftest.py: `target` is `module:Class` with a Backend class.
 
     `gpu`: whether it needs an NVIDIA GPU. `runtime`: distributions that it needs, here and in the
     server of `--gate-serve triton`. `triton`: for engines that a backend of Triton's own runs;
     without it Triton's Python backend loads the engine through this class. `halves`: the precisions
-    whose engines have values in fp16, as an int8 engine may beside its multiplications.
+    whose engines have values in fp16, as an int8 engine may beside its multiplications. `at_once`:
+    whether threads may load several of its engines at the same time, which saves measuring time.
     """
     named = tuple(runtime)
     install = f"pip install {' '.join(named)}"
     REGISTERED[name] = Registration(
-        target, (), install, gpu, (), named, named, triton, tuple(halves)
+        target, (), install, gpu, (), named, named, triton, tuple(halves), at_once
     )
 
 

@@ -20,11 +20,18 @@ import numpy as np
 
 from enginegate.cache import Entry
 from enginegate.config import Options
-from enginegate.engines import Built, Engine, open_reference, register, registration
+from enginegate.engines import (
+    Built,
+    Engine,
+    Registration,
+    open_reference,
+    register,
+    registration,
+)
 from enginegate.errors import EngineError
 from enginegate.files import parse_json, read_text, readable_json, scratch_folder, write_atomic
 from enginegate.models import Exported, Workload, probe_of
-from enginegate.session.preparation import arms_on_gpu, replicate_s, rig_of
+from enginegate.session.preparation import arms_on_gpu, load_at_once, replicate_s, rig_of
 from enginegate.speed import (
     Comparison,
     Rules,
@@ -51,15 +58,14 @@ class Task:
     Attributes:
         built: its engine.
         control: the engine that it is timed beside; None for the reference.
-        target, gpu: class of its backend, and whether it needs a GPU.
+        known: what is known of its backend.
         model, workload: what it is timed with.
         batches: batch sizes.
     """
 
     built: Built
     control: Built | None
-    target: str
-    gpu: bool
+    known: Registration
     model: Exported
     workload: Workload
     batches: Sequence[int]
@@ -74,7 +80,7 @@ def task_of(
 ) -> Task:
     """What another process needs to time a variant."""
     known = registration(built.backend)
-    return Task(built, control, known.target, known.gpu, model, workload, batches)
+    return Task(built, control, known, model, workload, batches)
 
 
 def measure_again(tasks: Mapping[str, Task], options: Options, rng: random.Random) -> Speeds:
@@ -120,8 +126,7 @@ def _told(name: str, task: Task, folder: Path, place: int) -> dict[str, Any]:
     return {
         "name": name,
         "backend": built.backend,
-        "target": task.target,
-        "gpu": task.gpu,
+        "known": {name: getattr(task.known, name) for name in ("target", "gpu", "at_once")},
         "engine": _engine(built),
         "control": _engine(task.control) if task.control else None,
         "onnx": str(task.model.onnx),
@@ -178,7 +183,7 @@ def _timed(
     task: Mapping[str, Any], asked: Mapping[str, Any], judge: SpeedJudge, rng: random.Random
 ) -> list[Mapping[str, Any]]:
     threads = asked["threads"]
-    register(task["backend"], task["target"], gpu=task["gpu"])
+    register(task["backend"], **task["known"])
     built = _built(task, task["engine"])
     control = _built(task, task["control"]) if task["control"] else None
     with np.load(task["inputs"], allow_pickle=False) as arrays:
@@ -190,8 +195,17 @@ def _timed(
 
     candidate = local_arm(functools.partial(built.load, workload, threads))
     beside = local_arm(functools.partial(control.load, workload, threads) if control else reference)
-    on_gpu, time_s = arms_on_gpu(built, control), asked["replicate_s"]
-    rig = rig_of(candidate, beside, workload, rng, time_s, on_gpu=on_gpu, here=not on_gpu)
+    on_gpu, at_once = arms_on_gpu(built, control), load_at_once(built, control)
+    rig = rig_of(
+        candidate,
+        beside,
+        workload,
+        rng,
+        asked["replicate_s"],
+        on_gpu=on_gpu,
+        here=not on_gpu,
+        at_once=at_once,
+    )
     measured = judge.judge(rig, task["batches"], Comparison({}, {}, _UNJUDGED), "")
     return [_figures(one.speed) for one in measured.values()]
 

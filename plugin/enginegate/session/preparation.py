@@ -365,8 +365,10 @@ class Preparation:
         yardstick = arm(beside, options.against_python)
         candidate, on_gpu = arm(built, sys.executable), arms_on_gpu(built, beside)
         here = not options.against_python and not on_gpu  # a call on a GPU waits off the processor
-        time_s = replicate_s(options)
-        return rig_of(candidate, yardstick, workload, rng, time_s, on_gpu=on_gpu, here=here)
+        time_s, at_once = replicate_s(options), load_at_once(built, beside)
+        return rig_of(
+            candidate, yardstick, workload, rng, time_s, on_gpu=on_gpu, here=here, at_once=at_once
+        )
 
     def own_control(self, built: Built, model: Exported, workload: Workload) -> Built | None:
         """The engine in fp32 of a backend on a GPU: what slows the GPU then slows both.
@@ -392,6 +394,11 @@ def arms_on_gpu(built: Built, beside: Built | None) -> frozenset[str]:
     return frozenset(n for n, found in backends.items() if found and _is_on_gpu(found))
 
 
+def load_at_once(built: Built, beside: Built | None) -> bool:
+    """Whether threads may load the arms of a rig; the reference's runtime lets them."""
+    return all(registration(found.backend).at_once for found in (built, beside) if found)
+
+
 def _is_on_gpu(built: Built) -> bool:
     return registration(built.backend).gpu
 
@@ -410,10 +417,14 @@ def rig_of(
     *,
     on_gpu: frozenset[str],
     here: bool,
+    at_once: bool,
 ) -> Rig:
-    """A rig of an engine beside its control, `time_s` a replicate; `here` if in this process."""
+    """A rig of an engine beside its control, `time_s` a replicate; `here` if in this process.
+
+    `at_once`: threads load the arms.
+    """
     openers = {CANDIDATE: candidate, CONTROL: control, SECOND_CONTROL: control}
-    open_all = functools.partial(open_arms, openers, workload)
+    open_all = functools.partial(open_arms, openers, workload, at_once=at_once)
     return Rig(open_all, time_s, rng, watch_self=here, on_gpu=on_gpu)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -62,17 +63,24 @@ def open_arms(
     workload: Workload,
     batches: Sequence[int],
     rng: random.Random,
+    *,
+    at_once: bool = False,
 ) -> Iterator[Mapping[str, Arm]]:
-    """Every arm loaded, in random order, among arrays of random size."""
+    """Every arm loaded, in random order, among arrays of random size; `at_once`: by threads."""
     names = list(openers)
     rng.shuffle(names)
     inputs = {size: workload.batch(size) for size in batches}
-    arms, padding = {}, []
+    own = {name: random.Random(rng.getrandbits(64)) for name in names}  # noqa: S311 - placement
+    padding = []
     with contextlib.ExitStack() as stack:
-        for name in names:
-            padding.append(bytearray(rng.randrange(_MOST_PADDING_BYTES)))
-            arms[name] = stack.enter_context(openers[name](inputs, rng))
-        yield arms
+
+        def load(name: str) -> Arm:
+            padding.append(bytearray(own[name].randrange(_MOST_PADDING_BYTES)))
+            return stack.enter_context(openers[name](inputs, own[name]))
+
+        with ThreadPoolExecutor(len(names)) as pool:
+            loaded = list((pool.map if at_once else map)(load, names))
+        yield dict(zip(names, loaded, strict=True))
 
 
 def placed(batch: Batch, rng: random.Random) -> Batch:
