@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +33,18 @@ from enginegate.files import parse_json, read_text, readable_json, scratch_folde
 from enginegate.models import Exported, Workload, probe_of
 from enginegate.session.preparation import arms_on_gpu, load_at_once, replicate_s, rig_of
 from enginegate.speed import (
+    FEWEST_REPLICATES,
     Comparison,
-    Rules,
     SequentialTest,
     Speed,
     SpeedJudge,
+    gating_rules,
     local_arm,
     own_paths,
 )
 from enginegate.variants import Precision, Variant
 from enginegate.verdicts import Judgement, Verdict
 
-_FEWEST = 3  # replicates of a session
 _ASKED, _FOUND = "tasks.json", "speeds.json"
 _UNJUDGED = Judgement(Verdict.NO_BASELINE)
 
@@ -113,7 +113,7 @@ def _how(options: Options) -> dict[str, Any]:
     return {
         "threads": options.threads,
         "replicate_s": replicate_s(options),
-        "replicates": max(_FEWEST, options.replicates // 2),
+        "replicates": max(FEWEST_REPLICATES, options.replicates // 2),
         "allowed": dict(options.allowed),
     }
 
@@ -172,7 +172,8 @@ def main(given: str) -> None:
     """Time what is asked for and write what was found."""
     folder = Path(given)
     asked = _read(folder / _ASKED)
-    trial = SequentialTest(Rules(asked["replicates"], 0.0, 0.01, 0.05, early=False), time.monotonic)
+    rules = replace(gating_rules(asked["replicates"], max_time_s=0.0), early=False)
+    trial = SequentialTest(rules, time.monotonic)
     judge = SpeedJudge(trial, asked["allowed"], {})
     rng = random.Random(asked["seed"])  # noqa: S311 - placement, not secrets
     found = {task["name"]: _timed(task, asked, judge, rng) for task in asked["tasks"]}
