@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share two processors
+
 import jsonschema  # noqa: F401
 import numpy.fft  # noqa: F401
 import pytest
