@@ -92,7 +92,9 @@ class Bench:
         }
         if watched:
             openers[REFERENCE] = local_arm(reference)
-        return Rig(functools.partial(open_arms, openers, self.workload), replicate_s, rng)
+        return Rig(
+            functools.partial(open_arms, openers, self.workload, at_once=True), replicate_s, rng
+        )
 
 
 def add_work(source: Path, target: Path, multiplications: int) -> None:
