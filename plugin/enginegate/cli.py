@@ -90,7 +90,7 @@ def command_parser() -> argparse.ArgumentParser:
         remove.add_argument(f"--{name}", default="", help="only of this one")
     remove.add_argument("--dry-run", action="store_true", help="say what would be removed")
     remove.set_defaults(run=_prune)
-    history = commands.add_parser("history", help="change points of what --gate-history noted")
+    history = commands.add_parser("history", help="change points of the runs that were noted")
     history.add_argument("model")
     history.add_argument("--plot", type=Path, metavar="FILE", help="draw it on this HTML page")
     history.set_defaults(run=_history)

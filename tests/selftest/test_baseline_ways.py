@@ -251,10 +251,11 @@ def test_a_rig_of_the_projects_own_is_not_replaced_by_another_process(project):
 
 
 def test_the_history_has_runs_beside_the_baselines_engine_apart(stored, load_tiny):
-    assert stored.judge("--gate-history", "--gate-refresh-baselines").ret == 0
+    (path,) = stored.path.glob("baselines/history/*/tiny.jsonl")
+    assert len(path.read_text().splitlines()) == 1  # of the refresh
+    assert stored.judge("--gate-refresh-baselines", "--gate-dry-run").ret == 0
     change(stored, load_tiny)
     assert stored.judge("--gate-history").ret == 0
-    (path,) = stored.path.glob("baselines/history/*/tiny.jsonl")
     series = read_history(stored.path / "baselines", "tiny")
     assert len(path.read_text().splitlines()) == len(series) == 2
     assert " beside the baseline's engine of 20" in series[1].title
@@ -275,6 +276,8 @@ def test_every_reference_is_one_series_whatever_its_file_is(reference, beside):
 
 
 def test_the_history_says_what_it_has_no_figure_of(stored):
+    (path,) = stored.path.glob("baselines/history/*/*.jsonl")
+    before = path.read_text()
     result = stored.judge("--gate-history")
     result.stdout.fnmatch_lines(["history: not noted, *: tiny-onnxruntime-fp32"])
-    assert not list(stored.path.glob("baselines/history/*/*.jsonl"))
+    assert path.read_text() == before

@@ -74,7 +74,7 @@ def test_prune_removes_what_is_named_and_keeps_the_rest(stored, capsys):
         (["baselines", "show", "nope"], "no baseline of nope"),
         (["baselines", "prune"], "name what to prune: --machine, --model or --variant"),
         (["baselines", "diff", "nope"], "Not a valid object name nope"),
-        (["history", "tiny"], "no history of tiny"),
+        (["history", "nope"], "no history of nope"),
     ],
 )
 def test_a_mistake_is_one_message(stored, capsys, arguments, message):

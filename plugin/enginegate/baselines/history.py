@@ -1,4 +1,4 @@
-"""What --gate-history noted, run by run, and where it changed."""
+"""What refreshes and --gate-history noted, run by run, and where it changed."""
 
 import datetime
 import itertools
@@ -125,7 +125,7 @@ def read_history(root: Path, model: str) -> list[Series]:
             series.setdefault(key, []).append(note)
     if not series:
         raise BaselineError(
-            f"no history of {model} in {root / FOLDER}: run pytest with --gate-history"
+            f"no history of {model} in {root / FOLDER}: run pytest with --gate-history or refresh"
         )
     return [Series(machine, tuple(notes)) for (machine, *_), notes in sorted(series.items())]
 

@@ -62,7 +62,7 @@ GATE = (
     Option("calibrate", "", switch, "measure what the gate is worth here", key=False),
     Option("dry_run", "", switch, "with --gate-refresh-baselines: write nothing", key=False),
     Option("accept_regressions", "", switch, "a refresh may write what regressed", key=False),
-    Option("history", "", switch, "append to baselines/history"),
+    Option("history", "", switch, "append to baselines/history, as a refresh does"),
     Option("require_baseline", "", switch, "fail where there is none to compare with", key=False),
     Option("shard", "K/N", shard, "run the K-th of N parts; K/NxM on each of M kinds of machines",
            key=False),

@@ -107,7 +107,7 @@ def compose(run: SavedRun, baselines: Path | None) -> Page:
 
 
 def compose_history(model: str, series: Sequence[Series]) -> Page:
-    """The page of what --gate-history noted of a model: a chart for each series, and its steps."""
+    """The page of what was noted of a model: a chart for each series, and its steps."""
     said = tuple(line.strip() for line in describe_history(series))
     changes = sum(len(change_points(found.log_ratios)) for found in series)
     charts = tuple(
@@ -122,7 +122,7 @@ def compose_history(model: str, series: Sequence[Series]) -> Page:
     return Page(
         title="How has its speed developed?",
         headline=f"{model}: {counted(changes, 'change')} of speed",
-        subtitle="As --gate-history noted it run by run.",
+        subtitle="As refreshes and --gate-history noted it, run by run.",
         matrix=Matrix((), ()),
         sections=(Section("history", "Speed over the runs", lead, said, charts=charts),),
         source="the history beside the baselines",

@@ -111,7 +111,7 @@ class RunOutput:
     def settle_baselines(
         self, results: Sequence[Result], again: Again, *, interrupted: bool
     ) -> None:
-        """Refresh them, or offer what would accept a regression; append the history.
+        """Refresh them, or offer what would accept a regression; append the history if wanted.
 
         `again` measures further sessions of what is written.
         """
@@ -120,11 +120,12 @@ class RunOutput:
             return
         with self._noting_problems():
             as_stored = [r for r in results if not (r.context.against or r.identical)]
-            if options.history:
+            refreshed = options.refresh is not Refresh.NONE and not options.dry_run
+            if options.history or (refreshed and not interrupted):
                 machine = self.baselines.machine.id
                 timed = [result for result in results if result.speeds]
                 append_history(timed, self.baselines.root, machine, options.rootpath)
-                self.recorder.lines += _unnoted(results)
+                self.recorder.lines += _unnoted(results) if options.history else ()
             if options.refresh is Refresh.NONE:
                 shown = () if interrupted else as_stored
                 self.recorder.lines += offer(self.baselines, shown, options.rootpath / ACCEPT)
