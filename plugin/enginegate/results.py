@@ -48,6 +48,7 @@ class Words:
 _WORDS = {
     OutputKind.DENSE: Words("embeddings", "text"),
     OutputKind.SPARSE: Words("sparse vectors", "text"),
+    OutputKind.MULTI: Words("token vectors", "text"),
     OutputKind.SCORE: Words("scores", "pair", "query", "queries"),
 }
 

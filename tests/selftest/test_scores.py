@@ -194,7 +194,10 @@ def test_pairs_for_calibration_are_others():
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        ({"transformers": "x", "output_kind": "words"}, "is not one of dense, sparse, score"),
+        (
+            {"transformers": "x", "output_kind": "words"},
+            "is not one of dense, sparse, multi, score",
+        ),
         ({"onnx": "x.onnx", "output_kind": "score", "normalize": True}, "about dense ones"),
         ({"factory": "a:b", "output_kind": "score"}, "is not for a model of that kind"),
         ({"transformers": "x", "output_kind": "score", "pooling": "mean"}, "about dense ones"),

@@ -47,6 +47,11 @@ class Deltas:
 
 def check_sane(embeddings: Array, owner: str) -> None:
     """Raise EmbeddingError for NaN, infinite, all-zero or constant embeddings [texts, dim]."""
+    if embeddings.ndim != 2:  # noqa: PLR2004
+        raise EmbeddingError(
+            f"{owner} gave shape {list(embeddings.shape)}, not one vector a text: name its pooled "
+            "output with `output` in the model's table"
+        )
     if bad := np.flatnonzero(~np.isfinite(embeddings).all(axis=1)).tolist():
         raise EmbeddingError(f"{owner} gave NaN or infinity for {len(bad)} texts, first: {bad[0]}")
     if zero := np.flatnonzero(~embeddings.any(axis=1)).tolist():

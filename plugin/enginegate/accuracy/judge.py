@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from enginegate.accuracy.deltas import Deltas, check_sane, violations
+from enginegate.accuracy.deltas import Deltas, violations
 from enginegate.accuracy.labels import Sts, sts_violations
 from enginegate.accuracy.limits import Limits, limits_for
+from enginegate.accuracy.multi import WorstToken
 from enginegate.accuracy.outputs import Outputs, outputs_of
 from enginegate.accuracy.retrieval import (
     Retrieval,
@@ -50,6 +51,7 @@ class Accuracy:
         determinism: whether the same input gives the same; None for a served engine.
         views: the same embeddings cut or stored otherwise, as the model's table asks.
         terms: what is left of the terms of sparse vectors; None of what has none.
+        worst_token: of vectors of tokens the one furthest off; None of what has none.
         sample: a few dense embeddings, to be compared with those of another machine; None where
             they were not sane, and in reports of older versions.
     """
@@ -66,6 +68,7 @@ class Accuracy:
     views: tuple[Viewed, ...] = ()
     terms: Terms | None = None
     sample: Sample | None = None
+    worst_token: WorstToken | None = None
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -107,8 +110,11 @@ class EmbeddingJudge:
     def judge(self, found: Embeddings, engine: Engine | None = None) -> Accuracy:
         """All that is known of an engine's embeddings, float32 [texts, dim]; FAIL if not sane.
 
+        Of tokens [texts, tokens, dim].
+
         `engine` embeds the user's own data too; without it, each text is searched among the others.
         """
+        found = self.workload.used(found)
         try:
             own = self._own(engine)
             whole = self._looked(self._outputs.whole, found, own)
@@ -131,6 +137,7 @@ class EmbeddingJudge:
             sts=sts,
             views=views,
             terms=terms,
+            worst_token=self._outputs.worst_token(found, self.expected),
             sample=sample_of(found) if self.workload.kind is OutputKind.DENSE else None,
         )
 
@@ -170,8 +177,8 @@ class EmbeddingJudge:
         """The engine's embeddings of the user's own texts; None without either."""
         if self.own is None or engine is None:
             return None
-        vectors = embed_all(engine, self.own.batch)
-        check_sane(vectors, "the engine")
+        vectors = self.own.used(embed_all(engine, self.own.batch))
+        self._outputs.sane(vectors, "the engine")
         return vectors
 
     def rebuilt(

@@ -7,6 +7,14 @@ import numpy as np
 
 from enginegate.accuracy.bootstrap import Values
 from enginegate.accuracy.deltas import Array, Deltas, check_sane, compare, cosines_of
+from enginegate.accuracy.multi import (
+    WorstToken,
+    best_matches,
+    by_text,
+    check_vectors,
+    compare_tokens,
+    worst_token,
+)
 from enginegate.accuracy.retrieval import (
     Names,
     Retrieval,
@@ -29,7 +37,7 @@ from enginegate.accuracy.sparse import (
     products,
 )
 from enginegate.accuracy.views import View
-from enginegate.models import OutputKind, Pairs, Workload, token_counts
+from enginegate.models import OutputKind, Pairs, Searched, Workload, token_counts
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Outputs:
         names: texts of the rows, and of what is ordered by them.
         tokens: of each row.
         terms: what is left of the largest terms; None of what has no terms.
+        worst_token: the token whose vector is furthest off; None of what has none for each.
     """
 
     compare: Callable[[Array, Array], Deltas]
@@ -55,6 +64,7 @@ class Outputs:
     names: Names
     tokens: tuple[int, ...]
     terms: Callable[[Array, Array], Terms | None] = lambda _found, _expected: None
+    worst_token: Callable[[Array, Array], WorstToken | None] = lambda _found, _expected: None
 
     @property
     def whole(self) -> View:
@@ -76,7 +86,22 @@ def outputs_of(workload: Workload) -> Outputs:
         names=Names(workload.texts),
         tokens=tokens,
     )
+    if workload.searched:
+        return _multi(dense, workload.searched)
     return _sparse(dense) if workload.kind == OutputKind.SPARSE else dense
+
+
+def _multi(dense: Outputs, rows: Searched) -> Outputs:
+    return replace(
+        dense,
+        compare=compare_tokens,
+        similar=best_matches,
+        sane=check_vectors,
+        cosines=by_text,
+        names=Names(rows.texts),
+        tokens=tuple(map(int, np.reshape(dense.tokens, (-1, 2)).max(axis=1))),
+        worst_token=lambda found, expected: worst_token(found, expected, rows),
+    )
 
 
 def _sparse(dense: Outputs) -> Outputs:

@@ -142,7 +142,7 @@ def largest(a: Array, b: Array) -> float:
 def _invariance(
     found: Mapping[str, Array], expected: Array, probe: Probe, limit: float
 ) -> Invariance:
-    changes = {name: np.abs(rows - expected).max(axis=1) for name, rows in found.items()}
+    changes = {name: _by_row(np.abs(rows - expected)) for name, rows in found.items()}
     setting = max(changes, key=lambda name: float(changes[name].max()))
     max_abs = float(changes[setting].max())
     text = probe.texts[int(probe.chosen[changes[setting].argmax()])]
@@ -153,6 +153,12 @@ def _invariance(
         worst=Offender(text, setting),
         settings={name: float(change.max()) for name, change in changes.items()},
     )
+
+
+def _by_row(values: Array) -> Array:
+    """The largest of each row, of any shape."""
+    largest_of: Array = values.reshape(len(values), -1).max(axis=1)
+    return largest_of
 
 
 def _settings(probe: Probe, chosen: Rows) -> Iterator[tuple[str, Array]]:
@@ -205,5 +211,6 @@ def _trimmed(probe: Probe, chosen: Rows, lengths: Sequence[int], expected: Array
             one = take(probe.batch, slice(row, row + 1))
             kept = one[str(probe.mask)][0] > 0
             cut = {name: np.ascontiguousarray(v[:, kept]) for name, v in one.items()}
-            found[place] = probe.embed(cut)[0]
+            here = kept if found.ndim > 2 else slice(None)  # noqa: PLR2004 - vectors of tokens
+            found[place, here] = probe.embed(cut)[0]
     return found

@@ -122,7 +122,7 @@ def against_truth(
     `compared` gives the deltas of the first to the second.
     """
     if reference.shape != truth.shape:
-        found, wanted = reference.shape[1], truth.shape[1]
+        found, wanted = reference.shape[-1], truth.shape[-1]
         said = f"the reference is not the model: {found} dimensions instead of {wanted}, by {by}"
         return AgainstTruth(Judgement(Verdict.FAIL, (said,)), by, notes=tuple(notes))
     deltas = compared(reference, truth)

@@ -14,7 +14,7 @@ from enginegate.accuracy.deltas import Array, cosines_of
 from enginegate.accuracy.labels import Sts, compare_ndcg, compare_pairs
 from enginegate.accuracy.retrieval import Names, Retrieval, Vectors, compare_rankings, similarities
 from enginegate.errors import WorkloadError
-from enginegate.models import DOCUMENT, QUERY, TEXT, Batch
+from enginegate.models import DOCUMENT, QUERY, TEXT, Batch, Kept, used
 
 Similar = Callable[[Vectors], Values]
 
@@ -50,6 +50,15 @@ class UserData:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def refuse_pairs(data: UserData, model: str) -> None:
+    """Raise WorkloadError for labelled pairs beside a model that gives no one vector a text."""
+    if data.pairs:
+        raise WorkloadError(
+            f"model {model} gives a vector for every token, and labelled pairs are judged by one a "
+            "text: leave out --gate-sts"
+        )
+
+
 def refuse_labels(data: UserData, model: str) -> None:
     """Raise WorkloadError for labels, which are about embeddings, beside a model that scores."""
     if data.pairs or (data.collection and data.collection.gains is not None):
@@ -67,11 +76,17 @@ class UserTexts:
         data: what the user gave.
         batch: ONNX input name to tokens [texts, seq_len], of `data.rows`.
         expected: the reference's embeddings of them, float32 [texts, dim].
+        kept: of vectors of tokens those that a search uses, bool [texts, seq_len]; else None.
     """
 
     data: UserData
     batch: Batch
     expected: Array
+    kept: Kept | None = None
+
+    def used(self, found: Array) -> Array:
+        """A model's outputs for them; of tokens 0 for those that no search uses."""
+        return found if self.kept is None else used(found, self.kept)
 
     def _rows(self, role: str, texts: Sequence[str]) -> npt.NDArray[np.intp]:
         rows = self.data.rows

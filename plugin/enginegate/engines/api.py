@@ -214,15 +214,19 @@ class SupportsBuildHints(Protocol):
 
 
 def embed_all(engine: Engine, batch: Batch, size: int = EMBEDDED_AT_ONCE) -> Embeddings:
-    """Embeddings of every row, `size` rows at a time: float32 [rows, dim]."""
+    """Embeddings of every row, `size` rows at a time: float32 [rows, dim], or of each token."""
     return np.concatenate([engine.embed(part) for part in chunks(batch, size)])
 
 
 def check_shape(embeddings: npt.NDArray[Any], rows: int) -> Embeddings:
-    """The embeddings as float32 [rows, dim]; EngineError for any other shape."""
-    if embeddings.ndim != 2 or embeddings.shape[0] != rows:  # noqa: PLR2004
+    """The embeddings as float32 [rows, dim], or [rows, tokens, dim] where each token has one.
+
+    EngineError for any other shape.
+    """
+    if embeddings.ndim not in (2, 3) or embeddings.shape[0] != rows:
         raise EngineError(
             f"the engine returned shape {list(embeddings.shape)} for {rows} texts, not "
-            f"[{rows}, dim]: name its pooled output with `output` in the model's table"
+            f"[{rows}, dim] or [{rows}, tokens, dim]: name its pooled output with `output` in the "
+            "model's table"
         )
     return np.asarray(embeddings, dtype=np.float32)

@@ -2,6 +2,7 @@
 
 from enginegate.models.causes import find_cause, find_pooling, pooling_words
 from enginegate.models.export import Say, export_model, tokenize_with
+from enginegate.models.late import Kept, used
 from enginegate.models.layers import Layer, grouped, matching, nodes_of, read_layers
 from enginegate.models.onnx_file import (
     Weight,
@@ -29,7 +30,7 @@ from enginegate.models.spec import (
     OutputKind,
     specs_from,
 )
-from enginegate.models.tokens import DOCUMENT, QUERY, ROLES, TEXT, Tokens
+from enginegate.models.tokens import DOCUMENT, QUERY, ROLES, TEXT, Tokens, speller
 from enginegate.models.truth import (
     TABLE_SAYS,
     Truth,
@@ -41,11 +42,13 @@ from enginegate.models.truth import (
 )
 from enginegate.models.workload import (
     Batch,
+    Searched,
     Workload,
     chunks,
     hash_of,
     make_batch,
     make_pairs_workload,
+    make_searched_workload,
     make_workload,
     probe_of,
     read_texts,
@@ -55,11 +58,12 @@ from enginegate.models.workload import (
 
 __all__ = [
     "BINARY", "DOCUMENT", "DROPPED", "INT8", "OWN_CODE", "POOLINGS", "QUERY", "ROLES", "TABLE_SAYS",
-    "TEXT", "Batch", "Exported", "Kind", "Layer", "ModelSpec", "OutputKind", "Pairs", "Say",
-    "Tokens", "Truth", "Weight", "Workload", "beside", "chunks", "export_model", "find_cause",
-    "find_pooling", "grouped", "hash_of", "ids_and_mask", "is_large_file", "make_batch",
-    "make_pairs_workload", "make_workload", "matching", "nodes_of", "opset_of", "parts_of",
-    "parts_of_weight", "pooling_words", "probe_of", "read_graph_of", "read_layers", "read_texts",
-    "save_onnx", "save_with_weights", "specs_from", "split", "states_pooling", "stored_weights",
-    "take", "token_counts", "tokenize_with", "truth_key", "truth_of", "typed", "values_of",
+    "TEXT", "Batch", "Exported", "Kept", "Kind", "Layer", "ModelSpec", "OutputKind", "Pairs", "Say",
+    "Searched", "Tokens", "Truth", "Weight", "Workload", "beside", "chunks", "export_model",
+    "find_cause", "find_pooling", "grouped", "hash_of", "ids_and_mask", "is_large_file",
+    "make_batch", "make_pairs_workload", "make_searched_workload", "make_workload", "matching",
+    "nodes_of", "opset_of", "parts_of", "parts_of_weight", "pooling_words", "probe_of",
+    "read_graph_of", "read_layers", "read_texts", "save_onnx", "save_with_weights", "specs_from",
+    "speller", "split", "states_pooling", "stored_weights", "take", "token_counts", "tokenize_with",
+    "truth_key", "truth_of", "typed", "used", "values_of",
 ]  # fmt: skip

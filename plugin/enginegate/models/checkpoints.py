@@ -13,18 +13,34 @@ from typing import Any
 
 from enginegate.errors import ModelError
 from enginegate.files import damage, parse_json, read_text, reading
+from enginegate.models.late import MASK, PYLATE
 from enginegate.models.modules import Module, has_modules, read_modules
 from enginegate.models.spec import DROPPED, Kind, ModelSpec, OutputKind, refuse_for_kind
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_WITHOUT_FILES = ("Normalize",)  # modules that save nothing
-_JUDGED = "only models with an embedding a text, or a score a pair, are judged: name such a one"
+_WITHOUT_FILES = ("Normalize", MASK)  # modules that save nothing
+_JUDGED = (
+    "only models with an embedding a text, a vector a token, or a score a pair, are judged: name "
+    "such a one"
+)
 _NO_SPLADE = "of sparse encoders only SPLADE is judged, a weight for every word by one transformer"
 _NO_MOST = (
     "its largest terms alone are kept, which its export cannot do: save it without that limit, "
     "and cut where its vectors are stored"
 )
-_PER_TOKEN = "it gives an embedding for every token and not one for the text"  # noqa: S105
+_NO_LATE = (
+    "its vectors of tokens are judged only as sentence-transformers saves them: load it with "
+    "MultiVectorEncoder(FOLDER), save it with save_pretrained(NEW), and name NEW"
+)
+_NO_TYPE = (
+    "it lacks its `model_type`, without which sentence-transformers neither masks nor normalises "
+    "its vectors: save it again with a newer PyLate or sentence-transformers"
+)
+_OF_IMAGES = "its tokens are those of images: only text is judged"
+_POOLED_TOKENS = (
+    "the tokens of a document are pooled after the model, which an ONNX file cannot do: save it "
+    "without that module, and pool where its vectors are stored"
+)
 _BODY = "; to deploy the embeddings of its body, name its head in allow_dropped"
 _WORDS = "it scores by the words that a language model would say next"
 _IMAGES = (
@@ -54,10 +70,12 @@ _PRETRAINING = (
     "mlm_head.*",
 )
 _SPARSE = {"SparseEncoder", "SpladePooling", "MLMTransformer"}
+_MULTI = {"MultiVectorEncoder", MASK, PYLATE}
+_OLD_PYLATE = {"MaxSim"}
 _OTHER_PIPELINES: Mapping[str, tuple[Set[str], str]] = MappingProxyType(
     {
         "a sparse encoder": ({"SparseStaticEmbedding", "SparseAutoEncoder"}, _NO_SPLADE),
-        "a per-token model": ({"MultiVectorEncoder", "MultiVectorMask", "MaxSim"}, _PER_TOKEN),
+        "a per-token model": ({"HierarchicalTokenPooling", "LambdaTokenPooling"}, _POOLED_TOKENS),
         "a reranker": ({"LogitScore"}, _WORDS),
     }
 )
@@ -84,7 +102,7 @@ class Taken:
 
 
 def check_folder(spec: ModelSpec, folder: Path) -> None:
-    """Raise ModelError if the folder cannot be loaded as one embedding a text or one score a pair.
+    """Raise ModelError if the folder cannot be loaded as a model of what is judged.
 
     It says what the folder is instead, or which of its files is not there.
     """
@@ -127,11 +145,13 @@ def _found_kind(spec: ModelSpec, folder: Path) -> tuple[OutputKind, str]:
     parts = {module.kind for module in _modules(folder)} | {str(said)}
     if found := sorted(parts & _SPARSE):
         return OutputKind.SPARSE, f"a sparse encoder ({found[0]})"
+    if found := sorted(parts & _MULTI):
+        return OutputKind.MULTI, f"a per-token model ({found[0]})"
     headed = architecture.endswith(_CLASSIFIERS[0]) and bool(_heads(spec, folder))
     if (headed and _labels(config) == 1) or said == "CrossEncoder":
         return OutputKind.SCORE, f"a reranker ({architecture or said})"
     named = architecture or "a pipeline"
-    return OutputKind.DENSE, f"neither a reranker nor a sparse encoder ({named})"
+    return OutputKind.DENSE, f"neither a reranker, a per-token model nor a sparse encoder ({named})"
 
 
 def _labels(config: Mapping[str, Any]) -> int:
@@ -193,10 +213,21 @@ def _refuse_other_pipeline(spec: ModelSpec, folder: Path) -> None:
     for name, (names, gives) in _OTHER_PIPELINES.items():
         if found := sorted(kinds & names):
             raise _other(spec, folder, name, found[0], f"{gives}; {_JUDGED}")
+    if not kinds & _MULTI and (kinds & _OLD_PYLATE or "query_prefix" in said):
+        raise _other(spec, folder, "a per-token model", "of an older PyLate", _NO_TYPE)
+    if any(_keeps_some(module) for module in _modules(folder)):
+        raise _other(spec, folder, "a model of images", MASK, _OF_IMAGES)
     if most := said.get("max_active_dims"):
         raise _other(spec, folder, "a sparse encoder", f"max_active_dims {most}", _NO_MOST)
     if "CLIPModel" in kinds:
         raise _other(spec, folder, "a model of images", "CLIPModel", _IMAGES)
+
+
+def _keeps_some(module: Module) -> bool:
+    """Tell if a mask keeps the vectors of some tokens alone, which are places of images."""
+    return module.kind == MASK and bool(
+        read_json(module.folder / "config.json", {}).get("keep_only_token_ids")
+    )
 
 
 def _refuse_other_class(spec: ModelSpec, folder: Path) -> None:
@@ -206,8 +237,10 @@ def _refuse_other_class(spec: ModelSpec, folder: Path) -> None:
     shown = architecture or config.get("model_type", "")
     if "vision_config" in config or {"image_size", "patch_size"} <= set(config):
         raise _other(spec, folder, "a model of images", shown, _IMAGES)
-    if "colbert" in shown.lower() or architecture.endswith("ForRetrieval"):
-        raise _other(spec, folder, "a per-token model", shown, f"{_PER_TOKEN}; {_JUDGED}")
+    if architecture.endswith("ForRetrieval"):
+        raise _other(spec, folder, "a per-token model", shown, _OF_IMAGES)
+    if "colbert" in shown.lower():
+        raise _other(spec, folder, "a per-token model", shown, _NO_LATE)
     if architecture.endswith(_CLASSIFIERS):
         _refuse_classifier(spec, folder, architecture, _labels(config))
 

@@ -29,6 +29,14 @@ from enginegate.models.checkpoints import (
     said_of,
     weight_names,
 )
+from enginegate.models.late import (
+    PYLATE_DENSE,
+    Late,
+    aligned,
+    late_at,
+    raw_outputs,
+    token_vectors,
+)
 from enginegate.models.modules import LIBRARY, read_modules
 from enginegate.models.onnx_file import beside, is_large, sha256_of_files
 from enginegate.models.pooling import (
@@ -50,6 +58,8 @@ from enginegate.models.spec import (
 from enginegate.models.splade import is_splade, splade_weights
 from enginegate.models.static import is_static, static_features, static_tokenizer, static_tokens
 from enginegate.models.tokens import (
+    DOCUMENT,
+    QUERY,
     TEXT,
     Encoded,
     Text,
@@ -102,7 +112,7 @@ def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx, say: Say = No
     spec = as_found(spec, source)
     _check_length(spec, _positions(spec, source))
     entry = _entry(spec, source, store, run_onnx, say)
-    tokenizer = entry.folder / _TOKENIZER
+    given = entry.folder / _TOKENIZER if (entry.folder / _TOKENIZER).exists() else None
     tokens = TokenSettings(**entry.properties["tokens"])
     if tokens.prompts_with(spec.prompt) and (entry.properties["leaves_prompt_out"] or spec.scores):
         raise _unpooled_prompt(spec)
@@ -111,13 +121,42 @@ def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx, say: Say = No
         onnx=entry.folder / _FILE,
         sha256=entry.properties["sha256"],
         weights=entry.properties["weights"] + (OWN_CODE if spec.trust_remote_code else ""),
-        tokenizer=tokenizer if tokenizer.exists() else None,
+        tokenizer=given,
         inputs={name: STANDARD_INPUTS[name] for name in entry.properties.get("inputs", _INPUTS)},
         output=OUTPUT,
         note=entry.note,
         tokens=tokens,
         overruled=(*overruled(tokens, spec.seq_len, spec.prompt), *_overruled(spec, source)),
+        late=_late(spec, tokens, source, given) if spec.multi else None,
     )
+
+
+def _late(
+    spec: ModelSpec, tokens: TokenSettings, home: "sources.Source", tokenizer: Path | None
+) -> Late:
+    """Which tokens a search uses, as the files of `home` say it. Raises ModelError."""
+    if tokenizer is None or not isinstance(home, Path):
+        raise ModelError(
+            f"model {spec.name}: a search leaves out tokens by its tokenizer, and it has none: "
+            f"give `tokenizer` in [tool.enginegate.models.{spec.name}]"
+        )
+    late = late_at(home, open_tokenizer(tokenizer))
+    _check_filled(spec, tokens, late)
+    return late
+
+
+def _check_filled(spec: ModelSpec, tokens: TokenSettings, late: Late) -> None:
+    seq_len = tokens.seq_len(spec.seq_len, spec.usual_len)
+    if late.fill and late.fill > seq_len:
+        raise ModelError(
+            f"model {spec.name}: its queries are filled up to {late.fill} tokens, and texts have "
+            f"{seq_len}: say seq_len = {late.fill} or more in [tool.enginegate.models.{spec.name}]"
+        )
+    if late.fill and tokens.padding_side != "right":
+        raise ModelError(
+            f"model {spec.name}: its queries are filled up and padded on the left, which is not "
+            "judged: pad on the right"
+        )
 
 
 def _entry(
@@ -171,14 +210,23 @@ def _ready(model: Exported, store: Store) -> Exported:
     if "positions" in model.inputs.values():
         model = _placed(model, store)
     if model.tokenizer is None:
-        return model
+        return replace(model, late=_late_of_ready(model))
     tokens = settings_of(model.tokenizer.parent, open_tokenizer(model.tokenizer))
     _check_length(model.spec, tokens.positions)
     return replace(
         model,
         tokens=tokens,
         overruled=tuple(overruled(tokens, model.spec.seq_len, model.spec.prompt)),
+        late=_late_of_ready(replace(model, tokens=tokens)),
     )
+
+
+def _late_of_ready(model: Exported) -> Late | None:
+    """As the files beside its tokenizer say; None where it gives no vector for every token."""
+    if not model.spec.multi:
+        return None
+    home = model.tokenizer and model.tokenizer.parent
+    return _late(model.spec, model.tokens, home, model.tokenizer)
 
 
 def _placed(model: Exported, store: Store) -> Exported:
@@ -203,12 +251,14 @@ def tokenize_with(model: Exported, role: str = TEXT) -> Tokenize:
     `role` is that of the texts: it decides which prompt they begin with.
     """
     prompt = model.prompts.get(role, "")
-    tokenize = _tokenizer(model.spec, model.tokenizer, model.tokens)
-    first = model.first_position
+    late, first = model.late, model.first_position
+    most = late.most(role) if late else None
+    tokenize = _tokenizer(model.spec, model.tokenizer, model.tokens, most)
 
     def tokenized(texts: Sequence[Text]) -> Encoded:
         given = [prompt + text if isinstance(text, str) else text for text in texts]
-        return replace(tokenize(given), first=first)
+        found = replace(tokenize(given), first=first)
+        return late.applied(found, role) if late else found
 
     return tokenized
 
@@ -226,10 +276,12 @@ def _truth_home(spec: ModelSpec, store: Store) -> Path | None:
     return source if isinstance(source, Path) else None
 
 
-def _tokenizer(spec: ModelSpec, tokenizer: Path | None, tokens: TokenSettings) -> Tokenize:
+def _tokenizer(
+    spec: ModelSpec, tokenizer: Path | None, tokens: TokenSettings, most: int | None = None
+) -> Tokenize:
     seq_len = tokens.seq_len(spec.seq_len, spec.usual_len)
     if tokenizer is not None:
-        return file_tokenizer(tokenizer, seq_len, tokens)
+        return file_tokenizer(tokenizer, seq_len, tokens, most)
     if spec.vocab_size is None or spec.scores:
         raise ModelError(
             f"model {spec.name} has no tokenizer: give `tokenizer` (a folder or tokenizer.json), "
@@ -291,6 +343,9 @@ def _export(
     own = own or _pipeline_tokens(spec, source, encoder)
     tokenizer = _save_tokenizer(spec, own, folder / _TOKENIZER) if own else None
     tokens = own.settings if own else TokenSettings(positions=_positions(spec, source))
+    if spec.multi and own and tokenizer:
+        late = _late(spec, tokens, source, tokenizer)
+        _check_roles(spec, encoder.model, tokenizer, late, own)
     inputs = (*_INPUTS, *((_TYPES,) if own and own.types and spec.scores else ()))
     batch = _first_texts(spec, _tokenizer(spec, tokenizer, tokens), 4, inputs)
     if spec.kind is Kind.FACTORY:
@@ -324,7 +379,7 @@ def _encoder(
         return source.eval().float(), f"from factory {spec.source}"
     if spec.scores and source:
         return _scorer(spec, source), sources.named(spec) + _left_out(spec, source)
-    if spec.kind is Kind.SENTENCE_TRANSFORMERS or spec.sparse:
+    if spec.kind is Kind.SENTENCE_TRANSFORMERS or spec.sparse or spec.multi:
         if source is None:
             raise ModelError(
                 f"model {spec.name}: {spec.source!r} holds no weights: name its folder"
@@ -350,6 +405,9 @@ def load_pipeline(spec: ModelSpec, folder: Path, **how: Any) -> Any:
     """A sentence-transformers model, by the rules of all loading; `how` goes to its backbone."""
     import sentence_transformers as library
 
+    if spec.multi:
+        as_found(spec, folder)  # the library makes up a projection for any folder
+        return _read_by(library.MultiVectorEncoder, spec, folder, how)
     kind = library.SparseEncoder if spec.sparse else library.SentenceTransformer
     return _read_by(kind, spec, folder, how)
 
@@ -419,6 +477,9 @@ def _sentence_transformer(spec: ModelSpec, folder: Path) -> "torch.nn.Module":
             if spec.sparse:
                 weights: torch.Tensor = splade_weights(self.model, ids, mask)
                 return weights
+            if spec.multi:
+                vectors: torch.Tensor = token_vectors(self.model, ids, mask)
+                return vectors
             if is_static(self.model):
                 features = static_features(self.model, ids, mask)
             else:
@@ -462,7 +523,7 @@ def _refuse_foreign_modules(spec: ModelSpec, folder: Path) -> None:
     modules = [module.type for module in read_modules(folder) if whole]
     routed = [read_json(path, {}).get("types", {}) for path in folder.rglob("router_config.json")]
     named = [*modules, *(name for types in routed for name in types.values())]
-    foreign = [name for name in named if not name.startswith(f"{LIBRARY}.")]
+    foreign = [n for n in named if not n.startswith(f"{LIBRARY}.") and n != PYLATE_DENSE]
     if foreign and not spec.trust_remote_code:
         raise _own_code(spec, folder)
 
@@ -677,7 +738,7 @@ class _OwnTokens:
 
 def _own_tokens(spec: ModelSpec, source: "sources.Source") -> _OwnTokens | None:
     """The tokenizer of a folder or of the table; None if there is none, or a pipeline's own."""
-    if spec.kind is Kind.SENTENCE_TRANSFORMERS and not (spec.tokenizer or spec.scores):
+    if _has_pipeline(spec) and not (spec.tokenizer or spec.scores):
         return None
     given = spec.tokenizer or (str(source) if isinstance(source, Path) else None)
     if given is None or (not spec.tokenizer and not holds_tokenizer(Path(given))):
@@ -689,11 +750,16 @@ def _own_tokens(spec: ModelSpec, source: "sources.Source") -> _OwnTokens | None:
     return _of_library(load_tokenizer(spec, given), home)
 
 
+def _has_pipeline(spec: ModelSpec) -> bool:
+    """Tell if sentence-transformers says how its texts become tokens."""
+    return spec.kind is Kind.SENTENCE_TRANSFORMERS or spec.multi
+
+
 def _pipeline_tokens(
     spec: ModelSpec, source: "sources.Source", encoder: "torch.nn.Module"
 ) -> _OwnTokens | None:
     """The tokenizer that a sentence-transformers model uses; None for any other model."""
-    if spec.kind is not Kind.SENTENCE_TRANSFORMERS or not isinstance(source, Path):
+    if not _has_pipeline(spec) or not isinstance(source, Path):
         return None
     model: Any = encoder.model
     if is_static(model):
@@ -744,6 +810,32 @@ def _save_tokenizer(spec: ModelSpec, own: _OwnTokens, target: Path) -> Path:
                 "own `tokenizer`"
             )
     return target
+
+
+def _check_roles(spec: ModelSpec, model: Any, tokenizer: Path, late: Late, own: _OwnTokens) -> None:
+    """Raise ModelError unless queries and documents become the tokens that the library takes."""
+    for role in (QUERY, DOCUMENT):
+        if not _takes_same(model, role, tokenizer, late, own.settings):
+            raise ModelError(
+                f"model {spec.name}: its files do not say which tokens of a {role} the model "
+                "itself takes, so no verdict on it would hold: save it with the installed "
+                "sentence-transformers, and name that folder"
+            )
+
+
+def _takes_same(
+    model: Any, role: str, tokenizer: Path, late: Late, settings: TokenSettings
+) -> bool:
+    """Tell if texts of a role become the tokens of the library, and the same are searched."""
+    texts = read_texts(None)[1][:_COMPARED_TEXTS]
+    outputs = raw_outputs(model, texts, role, None)
+    parts = [[o[name].numpy() for o in outputs] for name in ("input_ids", "attention_mask")]
+    width, prompt = max(map(len, parts[0])), settings.prompts.get(role, "")
+    tokenize = file_tokenizer(tokenizer, width, settings, late.most(role))
+    found = late.applied(tokenize([prompt + text for text in texts]), role)
+    ids, mask = (aligned(rows, width, settings.padding_side) for rows in parts)
+    used = mask > 0
+    return np.array_equal(np.asarray(found.kept), used) and bool((found.ids == ids)[used].all())
 
 
 def holds_tokenizer(folder: Path) -> bool:

@@ -252,6 +252,9 @@ def _pooling(file: _File, roles: Mapping[str, str], output: str) -> str | None:
     from enginegate.models.onnx_file import opset_of
 
     pooling, rank = file.spec.pooling, _rank(file.graph, output)
+    if file.spec.multi:
+        _require_tokens(file, output, rank)
+        return None
     if pooling is None and rank == _TOKENS_RANK:
         raise ModelError(
             f"output {output!r} of {file.path} has a vector for every token: say `pooling` "
@@ -273,6 +276,14 @@ def _pooling(file: _File, roles: Mapping[str, str], output: str) -> str | None:
             f"{opset_of(file.graph)}, and {_OPSET_OF_LAST} is needed; export it again"
         )
     return pooling
+
+
+def _require_tokens(file: _File, output: str, rank: int | None) -> None:
+    if rank not in (_TOKENS_RANK, None):
+        raise ModelError(
+            f"output {output!r} of {file.path} has {rank} dimensions, and a vector for every token "
+            f"has {_TOKENS_RANK}: name that output with `output` in {file.table}"
+        )
 
 
 def _rank(graph: Any, output: str) -> int | None:

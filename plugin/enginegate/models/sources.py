@@ -61,7 +61,7 @@ def named(spec: ModelSpec) -> str:
 
 def _require_libraries(spec: ModelSpec) -> None:
     needed = ["torch", "transformers", "onnxscript"]
-    if spec.kind is Kind.SENTENCE_TRANSFORMERS or spec.scores or spec.sparse:
+    if spec.kind is Kind.SENTENCE_TRANSFORMERS or spec.of_library:
         needed.append("sentence_transformers")
     if missing := [name for name in needed if find_spec(name) is None]:
         raise ModelError(
@@ -157,8 +157,7 @@ def content_key(spec: ModelSpec, source: "Source") -> dict[str, Any]:
         for name in ("kind", "pooling", "normalize", "head", "seq_len", "vocab_size")
     }
     settings["architecture"] = dict(spec.architecture or {})
-    other = spec.scores or spec.sparse
-    settings |= {"output_kind": str(spec.output_kind)} if other else {}
+    settings |= {"output_kind": str(spec.output_kind)} if spec.of_library else {}
     settings |= {"truncate_dim": spec.truncate_dim} if spec.truncate_dim else {}
     settings |= {"trust_remote_code": True} if spec.trust_remote_code else {}
     settings |= {"allow_dropped": list(spec.allow_dropped)} if spec.allow_dropped else {}

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from enginegate.errors import OptionError
+from enginegate.models.late import Late
 from enginegate.models.nature import Nature
 from enginegate.models.tokens import DOCUMENT, QUERY, SEQ_LEN, Prompts, TokenSettings
 from enginegate.variants import Precision, checked_name
@@ -42,10 +43,11 @@ class Kind(StrEnum):
 
 
 class OutputKind(StrEnum):
-    """What a model gives: an embedding of a text, word weights of it, or a score of a pair."""
+    """What a model gives: an embedding of a text, word weights or token vectors; a pair's score."""
 
     DENSE = "dense"
     SPARSE = "sparse"
+    MULTI = "multi"
     SCORE = "score"
 
 
@@ -69,7 +71,11 @@ _KINDS_OF: Mapping[str, tuple[Kind, ...]] = MappingProxyType(
 # Keys that are about dense embeddings, and of no use for a model that gives something else.
 _OF_DENSE = ("pooling", "normalize", "truncate_dim", "head", "dims", "stored")
 _IDLE: Mapping[OutputKind, tuple[str, ...]] = MappingProxyType(
-    {OutputKind.SCORE: (*_OF_DENSE, "prompt"), OutputKind.SPARSE: _OF_DENSE}
+    {
+        OutputKind.SCORE: (*_OF_DENSE, "prompt"),
+        OutputKind.SPARSE: _OF_DENSE,
+        OutputKind.MULTI: _OF_DENSE,
+    }
 )
 
 
@@ -111,7 +117,7 @@ class ModelSpec:
         dims: numbers of dimensions that its embeddings are used with too, the first ones
             (Matryoshka); each is judged.
         output_kind: what it gives; None for what its own files say, and `dense` for an `.onnx`
-            file. `sparse` and `score` are for every kind but `factory`.
+            file. `sparse`, `multi` and `score` are for every kind but `factory`.
         stored: what its vectors are stored as (of STORED); a search among such vectors is judged.
     """
 
@@ -152,6 +158,16 @@ class ModelSpec:
     def sparse(self) -> bool:
         """Tell if it gives weights of words, as far as that is known."""
         return self.output_kind == OutputKind.SPARSE
+
+    @property
+    def multi(self) -> bool:
+        """Tell if it gives a vector for every token, as far as that is known."""
+        return self.output_kind == OutputKind.MULTI
+
+    @property
+    def of_library(self) -> bool:
+        """Tell if it gives what only a class of sentence-transformers does, whatever names it."""
+        return self.scores or self.sparse or self.multi
 
     @property
     def usual_len(self) -> int:
@@ -391,13 +407,15 @@ class Exported:
             if code beside them may run.
         tokenizer: its `tokenizer.json`, or None where words are hashed.
         inputs: ONNX input name to role.
-        output: the ONNX output that is the embedding, float [batch, dim].
+        output: the ONNX output that is the embedding, float [batch, dim], or [batch, tokens, dim]
+            of a vector for every token.
         note: what the store had to say, or what was taken as usual; empty for nothing.
         int32: the inputs that take int32; all others take int64.
         nature: what the file was before anything was made of it.
         tokens: what the model's own files say of its tokens.
         overruled: what its table says otherwise of its embeddings than its own files do.
         first_position: what an input of positions has for a first token.
+        late: which tokens a search uses; None where it gives no vector for every token.
     """
 
     spec: ModelSpec
@@ -413,6 +431,7 @@ class Exported:
     tokens: TokenSettings = field(default_factory=TokenSettings)
     overruled: tuple[str, ...] = ()
     first_position: int = 0
+    late: Late | None = None
 
     @property
     def seq_len(self) -> int:

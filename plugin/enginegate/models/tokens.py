@@ -50,6 +50,7 @@ class Encoded:
         ids, mask, types: int64 [texts, seq_len]; types as the tokenizer gives them.
         cut: texts that were longer.
         first: the position of a first token.
+        kept: which a search uses, where each has a vector of its own; bool [texts, seq_len].
     """
 
     ids: Tokens
@@ -57,6 +58,7 @@ class Encoded:
     types: Tokens
     cut: int
     first: int = 0
+    kept: npt.NDArray[np.bool_] | None = None
 
 
 Text = str | tuple[str, str]  # or a pair: a query and a document
@@ -107,7 +109,7 @@ def settings_of(folder: Path, tokenizer: "Tokenizer") -> TokenSettings:
     """
     named, padding = read_object(folder / "tokenizer_config.json"), tokenizer.padding or {}
     cut = tokenizer.truncation or {}
-    pad_token = _pad_token(folder, named) or padding.get("pad_token", "[PAD]")
+    pad_token = special_token(folder, "pad_token") or padding.get("pad_token", "[PAD]")
     pad_id = tokenizer.token_to_id(pad_token)
     found = TokenSettings(
         limit=limit_of(named.get("model_max_length") if named else cut.get("max_length")),
@@ -123,10 +125,10 @@ def _side(rule: Mapping[str, Any]) -> str:
     return str(rule.get("direction", "right")).lower()
 
 
-def _pad_token(folder: Path, named: Mapping[str, Any]) -> str | None:
-    said = named.get("pad_token") or read_object(folder / "special_tokens_map.json").get(
-        "pad_token"
-    )
+def special_token(folder: Path, name: str) -> str | None:
+    """A token with a part to play, as the files of a folder name it, such as `pad_token`."""
+    files = ("tokenizer_config.json", "special_tokens_map.json")
+    said = next((found for file in files if (found := read_object(folder / file).get(name))), None)
     return said.get("content") if isinstance(said, Mapping) else said
 
 
@@ -189,11 +191,20 @@ def prompts_of(folder: Path) -> dict[str, str]:
 
 def _prompts_in(config: Mapping[str, Any]) -> dict[str, str]:
     own = {name: said for name, said in (config.get("prompts") or {}).items() if said}
+    own |= {
+        name: _led(config, name, own.get(name, "")) for name in _NAMES if f"{name}_prefix" in config
+    }
     if not all(isinstance(said, str) for said in own.values()):
         raise ValueError("a prompt is not a text")
     named = {TEXT: (config.get("default_prompt_name"),), **_NAMES}
     found = {role: [own[name] for name in names if name in own] for role, names in named.items()}
     return {role: said[0] for role, said in found.items() if said}
+
+
+def _led(config: Mapping[str, Any], name: str, prompt: str) -> str:
+    """A prompt behind the marker that PyLate saved for its role."""
+    marker = config[f"{name}_prefix"] or ""
+    return marker + prompt.removeprefix(marker)
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -226,6 +237,12 @@ def open_tokenizer(path: Path) -> "Tokenizer":
     return tokenizer
 
 
+def speller(path: Path) -> Callable[[int], str]:
+    """What gives the token of an id, by a `tokenizer.json`; the id itself where there is none."""
+    tokenizer = open_tokenizer(path)
+    return lambda token: tokenizer.id_to_token(token) or str(token)
+
+
 def lower_case(tokenizer: "Tokenizer", folder: Path) -> None:
     """Lower-case every text where sentence-transformers' file asks for it."""
     from tokenizers.normalizers import Lowercase, Sequence
@@ -235,14 +252,18 @@ def lower_case(tokenizer: "Tokenizer", folder: Path) -> None:
         tokenizer.normalizer = Sequence([Lowercase(), own]) if own else Lowercase()
 
 
-def file_tokenizer(path: Path, seq_len: int, settings: TokenSettings | None = None) -> Tokenize:
+def file_tokenizer(
+    path: Path, seq_len: int, settings: TokenSettings | None = None, most: int | None = None
+) -> Tokenize:
     """Tokenise with a `tokenizer.json`, as the files beside it say or `settings`.
 
-    Raises WorkloadError if the file is not a tokenizer.
+    Texts are padded to `seq_len` and cut there, or at `most` where that is less. Raises
+    WorkloadError if the file is not a tokenizer.
     """
     tokenizer = open_tokenizer(path)
     settings = settings or settings_of(path.parent, tokenizer)
-    tokenizer.enable_truncation(seq_len, direction=settings.truncation_side)
+    longest = min(seq_len, most or seq_len)
+    tokenizer.enable_truncation(longest, direction=settings.truncation_side)
     tokenizer.enable_padding(
         length=seq_len,
         direction=settings.padding_side,

@@ -22,6 +22,7 @@ from enginegate.models.export import (
     load_scorer,
     load_tokenizer,
 )
+from enginegate.models.late import aligned, kept_vectors, raw_outputs
 from enginegate.models.modules import MODULES, has_modules
 from enginegate.models.pipeline import (
     Pipeline,
@@ -34,6 +35,8 @@ from enginegate.models.pooling import as_table_says, otherwise
 from enginegate.models.spec import Kind, ModelSpec
 from enginegate.models.static import cut_static, is_static
 from enginegate.models.tokens import (
+    DOCUMENT,
+    QUERY,
     TEXT,
     Tokens,
     TokenSettings,
@@ -52,6 +55,7 @@ _RECIPE = 3  # raise when the embeddings change for the same source
 _FILE = "embeddings.npy"
 _AT_ONCE = 32  # texts a batch
 ENCODE, PREDICT = "encode()", "predict()"
+BY_ROLES = "encode_query() and encode_document()"
 TABLE_SAYS = "the table says "  # before what a table overrules
 _BY_PARTS = "its own tokenizer and model"
 _BY_MODULE = "its module on the same tokens"
@@ -125,7 +129,7 @@ def states_pooling(spec: ModelSpec, store: Store) -> bool:
     """
     if spec.kind is not Kind.ONNX or spec.truth is None or spec.pooling is not None:
         return True
-    if spec.scores or spec.sparse:
+    if spec.of_library:
         return True
     return _located(spec, store)[0].kind is not Kind.TRANSFORMERS
 
@@ -162,13 +166,14 @@ def _as_its_folder_says(
 def _key(spec: ModelSpec, source: "sources.Source", workload: Workload) -> dict[str, Any] | None:
     if source is not None and not isinstance(source, Path):
         return None
+    by_role = dict(spec.prompt or {}) if spec.multi and not isinstance(spec.prompt, str) else None
     on_tokens = spec.kind is not Kind.SENTENCE_TRANSFORMERS and not _tokenizer_of(spec, source)
     return {
         "recipe": _RECIPE,
         "content": sources.content_key(spec, source),
         "texts": sha256_of_json(workload.texts),
         "length": workload.shape[1],
-        "prompt": spec.prompt if isinstance(spec.prompt, str) else None,
+        "prompt": spec.prompt if isinstance(spec.prompt, str) else by_role,
         "tokens": workload.sha256 if on_tokens else "",
     }
 
@@ -214,6 +219,8 @@ def _author(spec: ModelSpec, source: "sources.Source", workload: Workload) -> _A
     if isinstance(source, Path):
         if spec.scores:
             return _by_predict(spec, source, workload)
+        if spec.multi:
+            return _by_roles(spec, source, workload)
         if spec.kind is Kind.SENTENCE_TRANSFORMERS or spec.sparse:
             return _by_encode(spec, source, workload)
         if tokenizer := _tokenizer_of(spec, source):
@@ -253,6 +260,33 @@ def _by_predict(spec: ModelSpec, folder: Path, workload: Workload) -> _Author:
         return found.reshape(-1, 1)
 
     return _Author(PREDICT, score, notes)
+
+
+def _by_roles(spec: ModelSpec, folder: Path, workload: Workload) -> _Author:
+    """As queries and as documents, in the order of the rows."""
+    model = load_pipeline(spec, folder).float()
+    own = limit_of(model.max_seq_length)
+    cut_at = _cut_at(spec, workload, own)
+    _cut_roles(model, cut_at)
+    texts, width = workload.searched.texts if workload.searched else (), workload.shape[1]
+
+    def encode() -> Vectors:
+        asked = (raw_outputs(model, texts, role, spec.prompt) for role in (QUERY, DOCUMENT))
+        rows = [kept_vectors(output) for both in zip(*asked, strict=True) for output in both]
+        return aligned(rows, width, model.tokenizer.padding_side)
+
+    notes = tuple(_other_tokens(replace(spec, prompt=None), cut_at, own, {}))
+    return _Author(BY_ROLES, encode, notes)
+
+
+def _cut_roles(model: Any, length: int | None) -> None:
+    """Cut texts of every role at this number of tokens, where the model does not cut before."""
+    body = model[0]
+    model.max_seq_length = length
+    for name in ("query_length", "document_length"):
+        own = getattr(body, name)
+        if own and length and own > length:
+            setattr(body, name, length)
 
 
 def _follow_table(model: Any, spec: ModelSpec, length: int | None) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from enginegate.errors import WorkloadError
 from enginegate.files import parse_json, read_text, reading
+from enginegate.models.late import Kept, Vectors, used
 from enginegate.models.pairs import CALIBRATION_QUERIES, QUERIES, Pairs, pairs_of
 from enginegate.models.spec import OutputKind
-from enginegate.models.tokens import Encoded, Text, Tokenize, Tokens
+from enginegate.models.tokens import DOCUMENT, QUERY, Encoded, Text, Tokenize, Tokens
 
 Batch = Mapping[str, Tokens]
 
@@ -23,6 +24,28 @@ CALIBRATION_TEXTS = 128
 _FEWEST_TEXTS = 8
 _SENTENCE_END = re.compile(r"(?<=[a-z]{2}[.!?])\s+(?=[A-Z])")
 _SENTENCE = re.compile(r"[A-Z][A-Za-z ,;:'\"()\-]{38,}[.!?]")
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What the rows are for a model with a vector for every token: the same texts in two roles.
+
+    Attributes:
+        texts: each has two rows, first as a query and then as a document.
+        kept: tokens whose vectors a search uses, bool [rows, seq_len].
+        ids: the tokens, int64 [rows, seq_len].
+        spell: the token of an id.
+    """
+
+    texts: tuple[str, ...]
+    kept: npt.NDArray[np.bool_]
+    ids: Tokens
+    spell: Callable[[int], str]
+
+    def words(self, row: int, place: int) -> tuple[str, str, str]:
+        """The token at a place of a row, the role of its text, and that text."""
+        role = DOCUMENT if row % 2 else QUERY
+        return self.spell(int(self.ids[row, place])), role, self.texts[row // 2]
 
 
 @dataclass(frozen=True)
@@ -40,6 +63,7 @@ class Workload:
         padding: share of the evaluation positions that is padding.
         pairs: what the rows are for a model that scores pairs; None for texts.
         kind: what the model gives for a row.
+        searched: what the rows are for a model with a vector for every token; None for others.
     """
 
     name: str
@@ -52,12 +76,17 @@ class Workload:
     padding: float = 0.0
     pairs: Pairs | None = None
     kind: OutputKind = OutputKind.DENSE
+    searched: Searched | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """(evaluation texts, tokens per text)."""
         rows, columns = next(iter(self.evaluation.values())).shape
         return rows, columns
+
+    def used(self, outputs: Vectors) -> Vectors:
+        """A model's outputs for the first rows; of tokens 0 for those that no search uses."""
+        return used(outputs, self.searched.kept[: len(outputs)]) if self.searched else outputs
 
     def batch(self, size: int) -> Batch:
         """The first `size` evaluation rows, repeated if there are fewer."""
@@ -190,6 +219,50 @@ def make_pairs_workload(
         found,
         OutputKind.SCORE,
     )
+
+
+def make_searched_workload(
+    name: str,
+    texts: Sequence[str],
+    tokenize: Mapping[str, Tokenize],
+    inputs: Mapping[str, str],
+    spell: Callable[[int], str],
+    int32: Collection[str] = (),
+) -> Workload:
+    """The same of texts that are queries and documents, for a model that gives token vectors.
+
+    `tokenize` is by role, `spell` gives the token of an id. Half as many texts are taken.
+    """
+    held_out = min(CALIBRATION_TEXTS, len(texts) // 3)
+    chosen = tuple(texts[held_out:][: EVALUATION_TEXTS // 2])
+    encoded, kept = _in_roles(chosen, tokenize)
+    others, _ = _in_roles(texts[: held_out // 2], tokenize)
+    evaluation = _named(encoded, inputs, int32)
+    calibration = _named(others, inputs, int32)
+    return Workload(
+        name,
+        tuple(text for text in chosen for _ in range(2)),
+        evaluation,
+        calibration,
+        hash_of(evaluation, calibration, {"kept": kept.astype(np.int64)}),
+        next((given for given, role in inputs.items() if role == "mask"), None),
+        encoded.cut,
+        1 - float(encoded.mask.mean()),
+        None,
+        OutputKind.MULTI,
+        Searched(chosen, kept, encoded.ids, spell),
+    )
+
+
+def _in_roles(texts: Sequence[str], tokenize: Mapping[str, Tokenize]) -> tuple[Encoded, Kept]:
+    """Each text as a query, then as a document, and which tokens a search uses."""
+    parts = [tokenize[QUERY](texts), tokenize[DOCUMENT](texts)]
+    found = {
+        name: np.stack([getattr(part, name) for part in parts], 1).reshape(2 * len(texts), -1)
+        for name in ("ids", "mask", "types", "kept")
+    }
+    cut, first = sum(part.cut for part in parts), parts[0].first
+    return Encoded(**found, cut=cut, first=first), found["kept"]
 
 
 def token_counts(batch: Batch, mask: str | None) -> tuple[int, ...]:

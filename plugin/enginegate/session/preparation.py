@@ -20,11 +20,13 @@ from enginegate.accuracy import (
     View,
     check_dims,
     check_sane,
+    check_vectors,
     limits_for,
     outputs_of,
     read_collection,
     read_pairs,
     refuse_labels,
+    refuse_pairs,
     views_of,
 )
 from enginegate.cache import Store
@@ -51,9 +53,12 @@ from enginegate.engines import (
 from enginegate.files import scratch_folder
 from enginegate.machine import git, is_changed, this_machine
 from enginegate.models import (
+    DOCUMENT,
     INT8,
+    QUERY,
     Batch,
     Exported,
+    Kept,
     ModelSpec,
     OutputKind,
     Say,
@@ -62,10 +67,12 @@ from enginegate.models import (
     hash_of,
     make_batch,
     make_pairs_workload,
+    make_searched_workload,
     make_workload,
     nodes_of,
     probe_of,
     read_texts,
+    speller,
     split,
     tokenize_with,
 )
@@ -145,6 +152,8 @@ class Preparation:
     def workload(self, model: Exported) -> Workload:
         """The texts, tokenised for the model."""
         name, texts = self._texts
+        if model.late is not None and model.tokenizer is not None:
+            return searched_workload(name, texts, model, model.tokenizer)
         if model.spec.scores:
             own = self._own.collection
             searched = (own.queries, own.documents) if own else split(texts)
@@ -162,10 +171,11 @@ class Preparation:
         """The loaded reference with its embeddings; EmbeddingError if they are not sane."""
         with self._progress(f"reference of {model.spec.name}"):
             engine = self.open_reference(model, workload)
-            embeddings = self._reference_embeddings(engine, model, workload.evaluation)
+            found = self._reference_embeddings(engine, model, workload.evaluation)
+            embeddings = workload.used(found)
             outputs_of(workload).sane(embeddings, f"the reference of {model.spec.name}")
             check_dims(model.spec, embeddings)
-            doubts = second_opinions(self.store, engine, model, workload, embeddings)
+            doubts = second_opinions(self.store, engine, model, workload, found)
         if self._options.save_engines:
             return Reference(engine, embeddings, None, doubts)
         given = (model.spec, self.store, workload, embeddings, self._progress)
@@ -177,17 +187,32 @@ class Preparation:
         """The user's own data, embedded by the reference; None if there is none."""
         if model.spec.scores:
             refuse_labels(self._own, model.spec.name)
+        if model.spec.multi:
+            refuse_pairs(self._own, model.spec.name)
         if model.spec.scores or not self._own.rows:
             return None
 
         def make(role: str, texts: Sequence[str]) -> Batch:
             return make_batch(texts, tokenize_with(model, role), model.inputs, model.int32)
 
-        batch = self._own.batch(make)
+        batch, kept = self._own.batch(make), self._kept(model)
         with self._progress(f"reference of {model.spec.name} on {len(self._own.rows)} own texts"):
             expected = self._reference_embeddings(reference.engine, model, batch)
-        check_sane(expected, f"the reference of {model.spec.name}")
-        return UserTexts(self._own, batch, expected)
+        own = UserTexts(self._own, batch, expected, kept)
+        own = dataclasses.replace(own, expected=own.used(expected))
+        sane = check_vectors if model.spec.multi else check_sane
+        sane(own.expected, f"the reference of {model.spec.name}")
+        return own
+
+    def _kept(self, model: Exported) -> Kept | None:
+        """Which tokens of the user's own texts a search uses; None where a text has one vector."""
+        if model.late is None:
+            return None
+
+        def make(role: str, texts: Sequence[str]) -> Batch:
+            return {"kept": np.asarray(tokenize_with(model, role)(texts).kept, np.int64)}
+
+        return self._own.batch(make)["kept"] > 0
 
     def views(self, model: Exported, workload: Workload, reference: Reference) -> tuple[View, ...]:
         """The other ways in which the model's table says that its embeddings are used."""
@@ -381,6 +406,15 @@ class Preparation:
         demand = dataclasses.replace(demand_of(self._options), tf32=False)
         with self._progress(f"control of {built.variant.id}"):
             return build_engine(self.store, variant, model, workload, demand, ())
+
+
+def searched_workload(
+    name: str, texts: Sequence[str], model: Exported, tokenizer: Path
+) -> Workload:
+    """The texts as queries and as documents, for a model that gives a vector for every token."""
+    tokenize = {role: tokenize_with(model, role) for role in (QUERY, DOCUMENT)}
+    spell = speller(tokenizer)
+    return make_searched_workload(name, texts, tokenize, model.inputs, spell, model.int32)
 
 
 def has_own_control(backend: str, model: Exported) -> bool:

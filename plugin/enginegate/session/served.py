@@ -37,6 +37,10 @@ def serve_engine(
     server = session.server
     if server is None:
         raise ServingError("no server was asked for: use --gate-serve triton or --gate-serve URL")
+    if model.spec.multi:
+        raise ServingError(
+            "a model with a vector for every token is not served yet: leave out --gate-serve"
+        )
     control, dim = session.comparisons.named_control(built, model), judge.expected.shape[1]
     with server.serve(ToServe(built, control, engine, model, workload, dim)) as served:
         started = "started" if served.server else "running"

@@ -15,6 +15,7 @@ from enginegate.accuracy import (
     against_truth,
     apart,
     at_dims,
+    multi_cause,
     nearness_for,
     outputs_of,
     score_cause,
@@ -137,6 +138,8 @@ class _Sought:
     def _cause(self, truth: Truth) -> str:
         if self.spec.scores:
             return score_cause(self.reference, truth.embeddings)
+        if self.workload.searched:
+            return multi_cause(self.reference, truth.embeddings, self.workload.searched)
         pipeline = parts_of(self.spec, self.store, self.workload)
         if pipeline is None:
             return "no cause was sought, as the model has no parts that could be done otherwise"

@@ -47,7 +47,8 @@ def blamed(
         rebuilder = rebuilder_of(built, model, workload, threads)
     except EngineError as error:
         return Diagnosis(None, (f"blame: not possible: {error}",))
-    return blame_layers(rebuilder, read_layers(model.onnx), embeddings, reference)
+    found = workload.used(embeddings)
+    return blame_layers(rebuilder, read_layers(model.onnx), found, reference)
 
 
 def blame_layers(

@@ -39,7 +39,8 @@ class Rebuilder:
     def embed(self, nodes: frozenset[str]) -> Embeddings:
         """Embeddings of the first texts, float32 [BLAME_TEXTS, dim], those nodes in fp32."""
         with self.loaded(nodes) as engine:
-            return embed_all(engine, take(self.workload.evaluation, slice(BLAME_TEXTS)))
+            found = embed_all(engine, take(self.workload.evaluation, slice(BLAME_TEXTS)))
+        return self.workload.used(found)
 
     @contextlib.contextmanager
     def loaded(self, nodes: frozenset[str]) -> Iterator[Engine]:

@@ -93,7 +93,7 @@ class RepairSearch:
 
     def _step(self, names: tuple[str, ...], engine: Engine) -> Step:
         workload = self.rebuilder.workload
-        embeddings = embed_all(engine, workload.evaluation)
+        embeddings = workload.used(embed_all(engine, workload.evaluation))
         left = embedding_error(embeddings, self.reference)
         self.whole = self.whole or left
         speedup = self.reference_s / median_call_s(engine, workload.batch(_BATCH), _CALLS)

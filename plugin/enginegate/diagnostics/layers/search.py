@@ -38,12 +38,13 @@ class Blamed:
 def embedding_error(found: Array, reference: Array) -> float:
     """Mean over the texts of half the squared distance, relative to the reference's squared length.
 
-    Of vectors of equal length that is 1 - cosine; it also sees a changed length. Both [texts, dim].
+    Of vectors of equal length that is 1 - cosine; it also sees a changed length. Both [texts, dim],
+    or [texts, tokens, dim], where a text's vectors are taken for one.
     A text counts 1 at most, and 1 where it is not finite.
     """
-    expected = reference.astype(np.float64)
+    expected, found = (np.reshape(v, (len(v), -1)).astype(np.float64) for v in (reference, found))
     with np.errstate(invalid="ignore", over="ignore"):
-        off = ((found.astype(np.float64) - expected) ** 2).sum(axis=1)
+        off = ((found - expected) ** 2).sum(axis=1)
         shares = off / (2 * (expected**2).sum(axis=1))
     return float(np.where(shares <= 1, shares, 1.0).mean())
 

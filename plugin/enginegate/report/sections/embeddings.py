@@ -156,7 +156,7 @@ def _view_rows(result: Result) -> Iterator[Row]:
 
 
 def outputs_said(run: SavedRun) -> Iterator[str]:
-    """Sentences on terms, on orders by scores and on views, for the comment."""
+    """Sentences on terms and tokens, on orders by scores and on views, for the comment."""
     for result in _in_process(run):
         name = f"{result.variant.model} {engine_name(result.variant)}"
         if result.accuracy:
@@ -166,6 +166,8 @@ def outputs_said(run: SavedRun) -> Iterator[str]:
 def _said(result: Result, accuracy: Judged) -> Iterator[str]:
     if accuracy.terms:
         yield accuracy.terms.words
+    if accuracy.worst_token:
+        yield accuracy.worst_token.words
     if accuracy.retrieval and result.context.words.row == "pair":
         yield ndcg_line(accuracy.retrieval)
     passed = [v.name for v in accuracy.views if v.judgement.verdict is Verdict.PASS]

@@ -29,12 +29,19 @@ def embedding_notes(accuracy: Accuracy, words: Words) -> Iterator[str]:
     if accuracy.retrieval and accuracy.retrieval.ndcg_at_10:
         yield ndcg_line(accuracy.retrieval)
     yield from map(view_line, accuracy.views)
-    if accuracy.terms:
-        yield f"terms: {accuracy.terms.words}"
+    yield from _kind_lines(accuracy)
     if accuracy.sts:
         yield f"labelled pairs: {accuracy.sts.words}"
     if judgement.verdict is Verdict.FAIL and accuracy.worst_texts:
         yield _worst(accuracy.worst_texts[0], words)
+
+
+def _kind_lines(accuracy: Accuracy) -> Iterator[str]:
+    """What only some kinds of outputs have."""
+    if accuracy.terms:
+        yield f"terms: {accuracy.terms.words}"
+    if accuracy.worst_token:
+        yield f"tokens: {accuracy.worst_token.words}"
 
 
 def accuracy_lines(accuracy: Accuracy, words: Words) -> Iterator[str]:

@@ -1,0 +1,60 @@
+"""Tiny ColBERT models with seeded weights: a vector for each token, as people have them."""
+
+import string
+
+import shapes
+import torch
+
+LENGTH, WIDTH = 64, 32
+MARKERS = {"query": "[Q] ", "document": "[D] "}
+EXPANSION = {"strategy": "fixed", "attend": False, "length": 32}
+
+
+def source(folder):
+    """A transformers folder whose tokenizer knows a marker for each role."""
+    from transformers import AutoTokenizer
+
+    size = shapes.write_tokenizer(folder, limit=LENGTH)
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    markers = [marker.strip() for marker in MARKERS.values()]
+    tokenizer.add_special_tokens({"additional_special_tokens": markers})
+    tokenizer.save_pretrained(str(folder))
+    shapes.bert(size + len(markers), folder=folder, seed=41, layers=2)
+
+
+def modules(body, *, skipped=string.punctuation):
+    """The steps behind a transformer: projection, mask, length 1."""
+    from sentence_transformers.base.modules import Dense, Normalize
+    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+
+    torch.manual_seed(42)
+    dense = Dense(
+        body.get_embedding_dimension(),
+        WIDTH,
+        bias=False,
+        activation_function=torch.nn.Identity(),
+        module_input_name="token_embeddings",
+    )
+    return [
+        body,
+        dense,
+        MultiVectorMask(skiplist_words=list(skipped)),
+        Normalize(module_input_name="token_embeddings"),
+    ]
+
+
+def colbert(folder, *, expansion=EXPANSION, skipped=string.punctuation):
+    """One as sentence-transformers saves it."""
+    from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.base.modules import Transformer
+
+    home = folder.parent / "source"
+    source(home)
+    body = Transformer(str(home), max_seq_length=LENGTH, query_expansion=expansion)
+    made = MultiVectorEncoder(modules=modules(body, skipped=skipped), prompts=MARKERS, device="cpu")
+    made.save(str(folder))
+
+
+def make_colbert(folder):
+    colbert(folder / "model")
+    shapes.write_project(folder, sentence_transformers="model")
