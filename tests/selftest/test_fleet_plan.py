@@ -1,11 +1,14 @@
 """A fleet's run without Ray: what is asked for, what machines are told, and what comes back."""
 
+import _thread
 import dataclasses
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -149,11 +152,11 @@ def play(tmp_path):
     """Play scripts for the shards 1 and 2 of a fleet."""
 
     def play(first, second):
-        said = []
+        said: list[str] = []
         kept = Kept(tmp_path / "fleet", tmp_path / "baselines")
         kept.empty()
         scripts = {"enginegate shard 1 of 2": first, "enginegate shard 2 of 2": second}
-        cluster = Scripted(scripts)
+        cluster: Any = Scripted(scripts)
         run = FleetRun(cluster, {job(1): ORDER, job(2): ORDER}, kept, said.append)
         run.play()
         return run, said, cluster
@@ -263,7 +266,8 @@ def test_a_shard_runs_in_a_copy_and_says_how_it_ended(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("bare")
-def test_a_shard_that_is_left_ends_its_pytest(tmp_path):
+@pytest.mark.parametrize("way", ["closed", "cancelled"])
+def test_a_shard_that_is_left_ends_its_pytest(tmp_path, way):
     project = tmp_path / "project"
     project.mkdir()
     (project / "test_it.py").write_text(
@@ -276,7 +280,12 @@ def test_a_shard_that_is_left_ends_its_pytest(tmp_path):
     events = run_shard(dataclasses.replace(ORDER, arguments=(f"--rootdir={PROJECT}",)), project)
     said = (event.get("line", "") for event in events)
     pid = int(next(line for line in said if line.startswith("pid")).split()[1])
-    events.close()
+    if way == "closed":
+        events.close()
+    else:
+        threading.Timer(0.2, _thread.interrupt_main).start()  # as Ray does
+        with pytest.raises(KeyboardInterrupt):
+            list(events)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 

@@ -5,21 +5,24 @@ Knows nothing of Ray.
 
 import contextlib
 import os
+import select
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from enginegate.baselines import changed_baselines
 from enginegate.files import alone_here, default_cache, ending_with_parent, scratch_folder
 
 PROJECT = "\0project"  # in arguments, for the folder of the project; no argument can hold a NUL
 _PLACE = "enginegate-shard"
+_LOOK_S = 1.0
+_CHUNK_BYTES = 1 << 16
 _END_S = 20.0  # for a run that is to end orderly
 
 Event = Mapping[str, Any]
@@ -42,7 +45,7 @@ class Order:
     baselines: str
 
 
-def run_shard(order: Order, project: Path) -> Iterator[Event]:
+def run_shard(order: Order, project: Path) -> Generator[Event]:
     """Run a shard in a copy of the project, once no other shard runs on this machine.
 
     Yields `began` with the machine, each `line` that pytest prints, and `ended` with the exit
@@ -54,8 +57,7 @@ def run_shard(order: Order, project: Path) -> Iterator[Event]:
         copy, report = scratch / "project", scratch / "report.json"
         shutil.copytree(project, copy, symlinks=True)
         with _pytest(_command(order, copy, report), copy / order.folder, place) as process:
-            assert process.stdout  # noqa: S101 - a pipe
-            yield from ({"line": line.rstrip("\n")} for line in process.stdout)
+            yield from ({"line": line} for line in _lines(process.stdout))
             status = process.wait()
         yield {
             "ended": {
@@ -75,7 +77,7 @@ def _command(order: Order, project: Path, report: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _pytest(command: list[str], folder: Path, place: int) -> Iterator["subprocess.Popen[str]"]:
+def _pytest(command: list[str], folder: Path, place: int) -> Iterator["subprocess.Popen[bytes]"]:
     """A process that ends with this one, and holds the place on the machine as long as it runs."""
     process = subprocess.Popen(  # noqa: S603
         command,
@@ -84,8 +86,6 @@ def _pytest(command: list[str], folder: Path, place: int) -> Iterator["subproces
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
         pass_fds=(place,),
         preexec_fn=ending_with_parent(),  # noqa: PLW1509 - one call of the system
     )
@@ -95,11 +95,26 @@ def _pytest(command: list[str], folder: Path, place: int) -> Iterator["subproces
         _end(process)
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
+def _lines(stream: "IO[bytes] | None") -> Iterator[str]:
+    """Lines as they come.
+
+    Looks up between them: Ray's way to cancel waits until Python comes to its next instruction.
+    """
+    assert stream  # noqa: S101 - a pipe
+    rest, found = b"", b"?"
+    while found:
+        if select.select([stream], [], [], _LOOK_S)[0]:
+            found = os.read(stream.fileno(), _CHUNK_BYTES)
+            *lines, rest = (rest + found).split(b"\n")
+            yield from (line.decode(errors="replace") for line in lines)
+    yield from (rest.decode(errors="replace") for rest in [rest] if rest)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
     """Have it end orderly, as Ctrl-C does; kill it if it does not."""
     process.terminate()
     try:
-        process.communicate(timeout=_END_S)
+        process.wait(_END_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
