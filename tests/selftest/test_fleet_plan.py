@@ -4,13 +4,17 @@ import _thread
 import dataclasses
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+import yaml
 
 from enginegate.baselines import changed_baselines, take_baselines
 from enginegate.config import Shard
@@ -22,6 +26,7 @@ from enginegate.session.fleet.jobs import Job
 from enginegate.session.fleet.kept import Kept
 from enginegate.session.fleet.shard import PROJECT, Order, run_shard
 
+ROOT = Path(__file__).parents[2]
 ORDER = Order((), ".", owns_cache=True, baselines="")
 
 
@@ -341,3 +346,34 @@ def test_what_is_no_baseline_of_a_machine_is_not_written(tmp_path, name):
 def test_no_library_of_ray_is_loaded_where_no_fleet_is_asked_for():
     code = "import sys, enginegate.session, enginegate.gate; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture
+def manifest():
+    return yaml.safe_load((ROOT / "docs" / "examples" / "rayjob.yaml").read_text())
+
+
+def faults_of(manifest):
+    fields = json.loads((ROOT / "tests/selftest/data/rayjob.fields.json").read_text())
+    return [e.message for e in jsonschema.Draft202012Validator(fields).iter_errors(manifest)]
+
+
+def test_the_manifest_for_kubernetes_is_what_kuberay_takes(manifest):
+    assert faults_of(manifest) == []
+    manifest["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] = "two"
+    manifest["spec"]["entryPoint"] = manifest["spec"].pop("entrypoint")
+    assert len(faults_of(manifest)) == 2
+
+
+def test_its_workers_may_run_shards_and_its_pods_never_share_a_machine(manifest):
+    for group in manifest["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
+        (said,) = shlex.split(group["rayStartParams"]["resources"])
+        assert json.loads(said)["enginegate"] == 1
+        (rule,) = group["template"]["spec"]["affinity"]["podAntiAffinity"][
+            "requiredDuringSchedulingIgnoredDuringExecution"
+        ]
+        labels = group["template"]["metadata"]["labels"]
+        assert rule["labelSelector"]["matchLabels"].items() <= labels.items()
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+    assert "--gate-fleet=auto" in manifest["spec"]["entrypoint"]
