@@ -37,6 +37,10 @@ class ServingError(EngineGateError):
     """A server cannot be prepared, started, reached, or serves something else than was built."""
 
 
+class FleetError(EngineGateError):
+    """The machines of a fleet cannot be reached, or lack what a shard needs."""
+
+
 class ReportError(EngineGateError):
     """A report cannot be read, drawn or written."""
 

@@ -200,6 +200,28 @@ def start(config: pytest.Config) -> None:
     _end_orderly(config)
 
 
+def start_fleet(config: pytest.Config) -> int:
+    """Run the parts of a run on the machines of a fleet; the exit status of the whole.
+
+    Raises EngineGateError.
+    """
+    _refuse_others(config)
+    if not config.getoption("enginegate_precision", None):
+        raise OptionError("--gate-fleet without --precision runs nothing: name some, or all")
+    from enginegate.config import Options
+    from enginegate.session import run_fleet
+
+    options = Options.from_config(config)
+    quiet = config.get_verbosity() < 0
+    spoken = [*shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *config.invocation_params.args]
+    return run_fleet(options, config.invocation_params.dir, spoken, _show, quiet=quiet)
+
+
+def _show(line: str) -> None:
+    """Print a line of a fleet's run, in which pytest reports nothing."""
+    print(for_terminal(line), flush=True)
+
+
 def _end_orderly(config: pytest.Config) -> None:
     """Let SIGTERM end the run as Ctrl-C does, unless somebody else handles it already."""
     here = threading.current_thread() is threading.main_thread()

@@ -73,6 +73,22 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(for_terminal(str(error))) from error
 
 
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Have the machines of a fleet run what was asked for, with `--gate-fleet`."""
+    asked = config.getoption("enginegate_fleet", None)
+    shown = (config.option.help, config.option.version, config.option.collectonly)
+    if not asked or any(shown):
+        return None
+    from enginegate.errors import EngineGateError
+    from enginegate.files import for_terminal
+    from enginegate.gate import start_fleet
+
+    try:
+        return start_fleet(config)
+    except EngineGateError as error:
+        raise pytest.UsageError(for_terminal(str(error))) from error
+
+
 def _is_named(config: pytest.Config) -> bool:
     """The root folder's pyproject.toml may have a table of ours; it is not parsed for others."""
     with contextlib.suppress(OSError):

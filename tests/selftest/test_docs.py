@@ -17,7 +17,7 @@ from enginegate.config.arguments import GATE, SERVING
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # programs that are not this project's
-OTHERS = {"case", "cp", "docker", "echo", "exit", "gh", "git", "tail"}
+OTHERS = {"case", "cp", "docker", "echo", "exit", "gh", "git", "ray", "tail"}
 MODELS = ("judged", "mine", "minilm", "distilbert-base-cased-96")
 
 

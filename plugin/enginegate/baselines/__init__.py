@@ -18,10 +18,11 @@ from enginegate.baselines.inspect import diff_rows, list_rows, prune, show_rows
 from enginegate.baselines.missing import lost_truth, unjudged
 from enginegate.baselines.refresh import offer, refresh_baselines
 from enginegate.baselines.store import Baseline, Baselines
+from enginegate.baselines.travel import changed_baselines, take_baselines
 
 __all__ = [
     "REPLICATES", "Baseline", "Baselines", "Note", "Series", "append_history", "calibrate_results",
-    "calibration_lines", "change_points", "describe_history", "diff_rows", "list_rows",
-    "lost_truth", "offer", "prune", "read_history", "refresh_baselines", "save_calibration",
-    "show_rows", "unjudged",
+    "calibration_lines", "change_points", "changed_baselines", "describe_history",
+    "diff_rows", "list_rows", "lost_truth", "offer", "prune", "read_history", "refresh_baselines",
+    "save_calibration", "show_rows", "take_baselines", "unjudged",
 ]  # fmt: skip

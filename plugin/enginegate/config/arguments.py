@@ -67,6 +67,8 @@ GATE = (
     Option("shard", "K/N", shard, "run the K-th of N parts; K/NxM on each of M kinds of machines",
            key=False),
     Option("kind", "NAME", text, "name of this kind of machine among those of a fleet", key=False),
+    Option("fleet", "auto|ADDRESS", text, "run the shards on the machines of a Ray cluster",
+           key=False),
     Option("engine_cache", "DIR", path, "folder of exported models and built engines"),
     Option("blame", "", switch, "say which layers do the damage to the embeddings", key=False),
     Option("repair", "", switch, "keep the fewest layers in fp32 that it takes", key=False),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enginegate.config.arguments import GATE, SERVING
+from enginegate.config.fleet import FleetOptions, fleet_options
 from enginegate.config.serving import ServeOptions
 from enginegate.config.settings import (
     Settings,
@@ -46,6 +47,7 @@ class Options:
         selection: arguments that name the tests of this run, paths absolute.
         demanding: arguments of this run's command line that decide how its engines are built.
         serve: how to serve and load the engines; None for not at all.
+        fleet: machines that run the parts of this run; None to run it here.
         definitions: hash of the models' tables.
         elsewhere: model and precision of what other shards run.
     """
@@ -96,6 +98,7 @@ class Options:
     demanding: tuple[str, ...] = ()
     shard: Shard | None = None
     kind: str = ""
+    fleet: FleetOptions | None = None
     definitions: str = ""
     elsewhere: frozenset[tuple[str, str]] = frozenset()
 
@@ -158,7 +161,7 @@ class Options:
 
         table = read_table(config)
         get = Settings(config, GATE, table)
-        refuse_unknown(get, "tool.enginegate", "models", "serve")
+        refuse_unknown(get, "tool.enginegate", "models", "serve", "fleet")
         own = mapping(table, "models")
         specs = specs_from(own, config.rootpath)
         values = get.values()
@@ -171,6 +174,7 @@ class Options:
         values["precisions"] = parse_precisions(values["precisions"] or ())
         values["models"] = _models(values["models"], specs, tuple(own))
         values["engine_cache"] = values["engine_cache"] or default_cache()
+        values["fleet"] = fleet_options(config, values["fleet"], mapping(table, "fleet"))
         serving = Settings(config, SERVING, mapping(table, "serve"))
         return cls(
             **values,

@@ -22,6 +22,7 @@ from enginegate.files.outlets import (
 )
 from enginegate.files.scratch import (
     SUFFIX,
+    alone_here,
     default_cache,
     ending_with_parent,
     locked,
@@ -31,8 +32,8 @@ from enginegate.files.scratch import (
 )
 
 __all__ = [
-    "SUFFIX", "damage", "default_cache", "ending_with_parent", "for_markdown", "for_page",
-    "for_terminal", "locked", "log_command", "parse_json", "read_text", "readable_json",
-    "reading", "scratch_file", "scratch_folder", "sha256_of", "sha256_of_folder",
+    "SUFFIX", "alone_here", "damage", "default_cache", "ending_with_parent", "for_markdown",
+    "for_page", "for_terminal", "locked", "log_command", "parse_json", "read_text",
+    "readable_json", "reading", "scratch_file", "scratch_folder", "sha256_of", "sha256_of_folder",
     "sha256_of_json", "sweep", "translated", "write_atomic", "write_atomic_bytes", "writing",
 ]  # fmt: skip

@@ -20,6 +20,7 @@ SUFFIX = ".held"
 _YOUNG_S = 1.0  # what was made a moment ago may not be held yet
 _LOCK_WAIT_S = 30.0
 _POLL_S = 0.05
+_TURN_S = 0.5  # whoever waits must not disturb whoever measures
 _PR_SET_PDEATHSIG = 1
 
 
@@ -67,6 +68,22 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def alone_here(name: str) -> Iterator[int]:
+    """Be the only one of this user on this machine, however long that takes to wait for.
+
+    Yields the descriptor that holds the place; a child that inherits it holds it too, until it
+    ends. Raises OSError if there can be no lock.
+    """
+    place = Path(tempfile.gettempdir(), f"{name}-{os.getuid()}.lock")
+    while (descriptor := _hold(place, os.O_CREAT)) is None:
+        time.sleep(_TURN_S)
+    try:
+        yield descriptor
+    finally:
         os.close(descriptor)
 
 

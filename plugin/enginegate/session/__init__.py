@@ -41,6 +41,7 @@ from enginegate.session.costs import ModelCosts
 from enginegate.session.diagnosis import diagnosed, repaired_engine
 from enginegate.session.estimate import announced, plan_of
 from enginegate.session.finish import finish_run
+from enginegate.session.fleet import run_fleet
 from enginegate.session.leftovers import sweep_leftovers
 from enginegate.session.preparation import Preparation, Progress, Reference, context_of
 from enginegate.session.recorder import Recorder
@@ -66,7 +67,7 @@ _UNJUDGED = f"{DOUBT}the project's own `reference` was not compared with the mod
 
 __all__ = [
     "Progress", "Recorder", "Reference", "Session", "announced", "diagnosed", "finish_run",
-    "judged_reference", "load_engine", "open_session", "plan_of", "repaired_engine",
+    "judged_reference", "load_engine", "open_session", "plan_of", "repaired_engine", "run_fleet",
     "serve_engine", "served_result",
 ]  # fmt: skip
 
