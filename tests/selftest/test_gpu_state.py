@@ -116,6 +116,7 @@ def test_a_throttled_run_is_marked(gpu_project, fake_gpu):
     assert report["condition"]["gpu_after"]["throttling"] == ["thermal slowdown by hardware"]
     gpu = report["results"][0]["gpu"]
     assert gpu["mode"].startswith("transfers in, CUDA graph on")
+    assert gpu["mode"].endswith("; up to 12 MiB for each profile's execution context")
     assert set(gpu["phases"]) == {"1", "4"}
     assert "GPU: transfers in" in (gpu_project.path / "r.txt").read_text()
 

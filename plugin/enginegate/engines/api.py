@@ -97,7 +97,7 @@ class ReportsPhases(Protocol):
 
     @property
     def mode(self) -> str:
-        """What a call is: transfers, CUDA graph, how the host waits."""
+        """What a call is: transfers, CUDA graph, how the host waits, memory of the runtime."""
 
     @property
     def phases(self) -> Phases:
