@@ -77,6 +77,8 @@ class Context:
         prompts: what texts begin with, by role: `text`, `query`, `document`.
         overruled: what the model's table says otherwise than its own files do.
         output_kind: what it gives, of OutputKind.
+        power_limit: what the driver lets the GPU of the engine draw, `700 W`; empty for engines on
+            a processor or a server, where NVML does not tell, and in reports of older versions.
     """
 
     weights: str
@@ -98,6 +100,7 @@ class Context:
     overruled: tuple[str, ...] = ()
     control: str = ""
     output_kind: str = OutputKind.DENSE
+    power_limit: str = ""
 
     @property
     def timed_beside(self) -> str:

@@ -11,7 +11,7 @@ import pytest
 from enginegate.engines.api import Phases
 from enginegate.engines.measure import GpuTimes, median_phases
 from enginegate.machine.condition import Condition, describe_machine, disturbance
-from enginegate.machine.nvml import disturbance_of, read_state
+from enginegate.machine.nvml import disturbance_of, power_limit, read_state
 from enginegate.report.table import gpu_lines
 from enginegate.speed.timing import CANDIDATE, CONTROL, SECOND_CONTROL, WARM_UP_S, Rig
 from enginegate.variants import Precision, Variant
@@ -23,6 +23,7 @@ def test_the_state_is_that_of_cudas_device(fake_gpu):
     assert (state.sm_mhz, state.max_sm_mhz, state.temperature_c) == (1755, 1980, 61)
     assert (state.power_w, state.power_limit_w, state.throttling) == (312.5, 700.0, ())
     assert describe_machine()["gpu"]["memory_mhz"] == 2619
+    assert power_limit() == "700 W"
 
 
 @pytest.mark.parametrize("fails", ["nvml", "no GPU"])
@@ -30,6 +31,7 @@ def test_an_unknown_state_is_none(fake_gpu, fails):
     fake_gpu.fails = {fails}
     fake_gpu.gpus = 0 if fails == "no GPU" else 1
     assert read_state() is None
+    assert power_limit() == ""
     assert disturbance_of([None, read_state()]) == ()
 
 
@@ -114,6 +116,7 @@ def test_a_throttled_run_is_marked(gpu_project, fake_gpu):
     assert report["condition"]["gpu_after"]["throttling"] == ["thermal slowdown by hardware"]
     gpu = report["results"][0]["gpu"]
     assert gpu["mode"].startswith("transfers in, CUDA graph on")
+    assert gpu["mode"].endswith("; up to 12 MiB for each profile's execution context")
     assert set(gpu["phases"]) == {"1", "4"}
     assert "GPU: transfers in" in (gpu_project.path / "r.txt").read_text()
 
@@ -122,6 +125,7 @@ def test_engines_on_the_processor_have_no_phases(project):
     project.judge("--gate-report-json=report.json")
     report = json.loads((project.path / "report.json").read_text())
     assert report["results"][0]["gpu"] is None
+    assert report["results"][0]["context"]["power_limit"] == ""
     assert report["condition"]["gpu"] is None
 
 

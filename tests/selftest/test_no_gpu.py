@@ -1,5 +1,7 @@
 """A machine without a driver, without a GPU, or with a driver that cannot: one clear error."""
 
+import os
+
 import pytest
 
 from enginegate.engines.registry import check_installed, resolve
@@ -22,6 +24,14 @@ def test_without_a_driver_auto_is_the_cpu_and_says_so(project, no_driver):
     result.stdout.fnmatch_lines(
         ["backend auto: openvino, on the CPU; no tensorrt: no CUDA driver is installed: *"]
     )
+
+
+def test_in_a_forked_process_a_gpu_is_one_clear_error(fake_gpu, monkeypatch):
+    assert first_gpu().name == fake_gpu.gpu
+    child = os.getpid() + 1
+    monkeypatch.setattr("enginegate.machine.gpus.os.getpid", lambda: child)
+    with pytest.raises(EngineError, match=r"was forked from one that uses it: .*start processes"):
+        first_gpu()
 
 
 def test_with_a_gpu_auto_is_tensorrt(fake_gpu):

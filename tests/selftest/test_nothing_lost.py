@@ -361,6 +361,7 @@ def test_the_next_run_sweeps_what_a_killed_one_left(project, monkeypatch):
         temporary / f"enginegate-server-1{SUFFIX}",
         temporary / f"enginegate-against-1{SUFFIX}",
         project.path / "cache" / "server" / f".building-1{SUFFIX}",
+        project.path / "cache" / "engine" / f".tensorrt-1{SUFFIX}",
         project.path / "own" / "locks" / f"1{SUFFIX}",
         project.path / "baselines" / "here" / f".tiny.json.1{SUFFIX}",
         project.path / f".r.json.1{SUFFIX}",

@@ -266,6 +266,19 @@ def test_a_plan_is_kept_for_the_next_load(build, tensorrt_provider, workload, tm
     assert build("onnxruntime-tensorrt").entry.note == ""  # the entry is as it was built
 
 
+def test_half_a_plan_is_never_found_by_the_next_load(build, tensorrt_provider, workload):
+    built = build("onnxruntime-tensorrt")
+    beside = built.entry.folder.parent.iterdir
+    tensorrt_provider.loads = (CUDA,)  # after the plan's file was begun
+    assert load_error(built, workload).startswith("ONNX Runtime took ")
+    assert [path.name for path in beside() if path.name.startswith(".")] == [".tensorrt-timings"]
+    tensorrt_provider.loads = (CUDA, TENSORRT)
+    with built.load(workload, threads=1), built.load(workload, threads=1):  # a second control's
+        kept = [path for path in beside() if path.name.startswith(".tensorrt-")]
+        assert len(kept) == 2
+        assert str(kept[0]) in tensorrt_provider.session.asked[TENSORRT].values()
+
+
 def test_a_folder_that_cannot_be_written_has_no_cache(build, tensorrt_provider, workload):
     built = build("onnxruntime-tensorrt")
     built.entry.folder.parent.joinpath(".tensorrt-timings").write_text("in the way")

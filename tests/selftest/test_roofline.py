@@ -199,6 +199,15 @@ def test_the_command_prints_a_model_on_a_device(tmp_path, tiny_onnx, capsys):
     assert main([*given, "--seq-len", "0"]) == 1
 
 
+@pytest.mark.parametrize("profile", sorted(DEVICES.iterdir()), ids=lambda path: path.name)
+def test_every_shipped_profile_tells_a_models_limits(profile, tiny_onnx, capsys):
+    device = read_profile(profile)
+    given = ["roofline", str(tiny_onnx), "--device-profile", str(profile), "--precision"]
+    assert main([*given, ",".join(device.peaks_per_s)]) == 0
+    assert f"{device.name}: fp32 " in capsys.readouterr().out
+    assert device.peaks_per_s["fp32"] < device.peaks_per_s["fp16"] < device.peaks_per_s["int8"]
+
+
 @pytest.mark.slow
 def test_the_limits_of_the_reference_report_arise_under_stated_assumptions(shipped_distilbert):
     """True FLOPs in fp32 on an RTX 3080: the backbone unfused, the head by its weights alone."""

@@ -171,6 +171,21 @@ def test_baselines_of_another_gpu_are_incomparable(gpu_project, fake_gpu):
     result.stdout.fnmatch_lines(["*incomparable: baselines are of *nvidia-fake-9000*"])
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_baseline_of_another_power_limit_is_incomparable(gpu_project, fake_gpu, known):
+    gpu_project.run("--precision=fp16", "--gate-refresh-baselines", "--gate-sessions=1")
+    (path,) = gpu_project.path.glob("baselines/*/tiny.json")
+    stored = json.loads(path.read_text())
+    stored["variants"]["tensorrt-fp16"] |= {"provenance": None}  # nothing to measure beside
+    if not known:  # as files of older versions are
+        del stored["variants"]["tensorrt-fp16"]["context"]["power_limit"]
+    path.write_text(json.dumps(stored))
+    fake_gpu.power_limit_mw = 450_000
+    result = gpu_project.run("--precision=fp16", "-k", "fp16-1")
+    was = "700 W" if known else "not known"
+    result.stdout.fnmatch_lines([f"*incomparable: power_limit was {was}, is 450 W*"])
+
+
 def test_a_part_of_a_gpu_has_a_number_of_its_own(fake_gpu):
     fake_gpu.gpu = "NVIDIA H100 80GB HBM3 MIG 1g.10gb"
     assert find_gpus().gpus[0].uuid == "MIG-00010203-0405-0607-0809-0a0b0c0d0e0f"

@@ -40,8 +40,9 @@ _COMPARED = (
     "reference",
     "deployment",
     "control",
+    "power_limit",
 )
-_UNSAID = MappingProxyType({"control": "the reference"})
+_UNSAID = MappingProxyType({"control": "the reference", "power_limit": "not known"})
 _KEPT_SESSIONS = 7  # the oldest, so that many small slips add up in sight, and the newest
 _MOST_BYTES = 16 << 20
 

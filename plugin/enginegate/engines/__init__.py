@@ -5,6 +5,7 @@ from enginegate.engines.api import (
     EMBEDDED_AT_ONCE,
     ONNX_FILE,
     PLAN_FILE,
+    PLANS,
     PROFILES,
     Backend,
     BuildHints,
@@ -45,12 +46,12 @@ from enginegate.engines.registry import (
 from enginegate.engines.saved import SAVING, check_beside, engines_of, save_engine, saved_engine
 
 __all__ = [
-    "ACCELERATORS", "EMBEDDED_AT_ONCE", "HEADER", "ONNX_FILE", "PLAN_FILE", "PROFILES", "SAVING",
-    "Backend", "BuildHints", "Built", "Embeddings", "Engine", "Executed", "GpuTimes", "Keeping",
-    "Keeps", "Kernel", "OutOfRange", "Profile", "Profiles", "Ranges", "Registration", "TritonModel",
-    "advice", "build_engine", "call_s", "check_beside", "check_installed", "check_runnable",
-    "check_shape", "choose_best", "embed_all", "engines_of", "execution_flags", "find_ranges",
-    "findings", "get_backend", "gpu_times", "keeping_of", "kept_notes", "median_call_s", "offered",
-    "open_reference", "register", "registration", "resolve", "run_reference", "runtime_packages",
-    "save_engine", "saved_engine",
+    "ACCELERATORS", "EMBEDDED_AT_ONCE", "HEADER", "ONNX_FILE", "PLANS", "PLAN_FILE", "PROFILES",
+    "SAVING", "Backend", "BuildHints", "Built", "Embeddings", "Engine", "Executed", "GpuTimes",
+    "Keeping", "Keeps", "Kernel", "OutOfRange", "Profile", "Profiles", "Ranges", "Registration",
+    "TritonModel", "advice", "build_engine", "call_s", "check_beside", "check_installed",
+    "check_runnable", "check_shape", "choose_best", "embed_all", "engines_of",
+    "execution_flags", "find_ranges", "findings", "get_backend", "gpu_times", "keeping_of",
+    "kept_notes", "median_call_s", "offered", "open_reference", "register", "registration",
+    "resolve", "run_reference", "runtime_packages", "save_engine", "saved_engine",
 ]  # fmt: skip

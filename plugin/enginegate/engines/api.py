@@ -18,6 +18,7 @@ from enginegate.variants import Precision
 Embeddings = npt.NDArray[np.float32]
 ONNX_FILE = "engine.onnx"  # of an engine that is an ONNX graph
 PLAN_FILE = "engine.plan"  # of one that is a TensorRT plan
+PLANS = ".tensorrt-"  # ONNX Runtime's; a dot: the folders lie among engines and are none
 APART, ACCELERATORS, PROFILES = "apart", "accelerators", "profiles"  # of an engine's properties
 EMBEDDED_AT_ONCE = 32  # texts
 _ENQUEUE_BOUND = 0.8  # of the compute time
@@ -96,7 +97,7 @@ class ReportsPhases(Protocol):
 
     @property
     def mode(self) -> str:
-        """What a call is: transfers, CUDA graph, how the host waits."""
+        """What a call is: transfers, CUDA graph, how the host waits, memory of the runtime."""
 
     @property
     def phases(self) -> Phases:

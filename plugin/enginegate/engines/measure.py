@@ -17,7 +17,7 @@ class GpuTimes:
     """Phases of an engine on a GPU.
 
     Attributes:
-        mode: transfers in or out, CUDA graph on or off, how the host waits.
+        mode: transfers in or out, CUDA graph on or off, how the host waits, memory of the runtime.
         phases: medians by batch size.
     """
 

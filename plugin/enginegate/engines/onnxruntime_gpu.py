@@ -18,7 +18,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from enginegate.engines.api import ACCELERATORS, ONNX_FILE, BuildHints, Executed
+from enginegate.engines.api import ACCELERATORS, ONNX_FILE, PLANS, BuildHints, Executed
 from enginegate.engines.int8 import to_int8
 from enginegate.engines.onnxruntime import (
     Event,
@@ -29,7 +29,7 @@ from enginegate.engines.onnxruntime import (
 )
 from enginegate.engines.quantize import matmuls_of, products_to_bf16, to_fp16
 from enginegate.errors import EngineError
-from enginegate.files import sha256_of_folder, sha256_of_json
+from enginegate.files import scratch_folder, sha256_of_folder, sha256_of_json
 from enginegate.machine import first_gpu, precisions_here
 from enginegate.models import Batch, Exported
 from enginegate.variants import Precision
@@ -39,7 +39,7 @@ _FLOATS = frozenset({"float", "float16", "bfloat16", "double"})
 _NVINFER = re.compile(rb"libnvinfer\.so\.(\d+)")
 _PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16)
 _MOST_NAMED = 5
-_PLANS = ".tensorrt-"  # a dot: the folder lies among engines and is none
+_TIMINGS = f"{PLANS}timings"
 UNSEEN = "unseen"  # inside TensorRT's own subgraphs
 
 
@@ -136,9 +136,11 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
     ) -> Iterator[OnnxRuntimeEngine]:
         """Load `engine.onnx` on the GPU, and only there."""
         (name, options), *others = properties["providers"]
-        caches = _caches(folder.parent, sha256_of_json([self.version(), dict(properties)]))
-        cached = {**properties, "providers": [(name, {**options, **caches}), *others]}
-        with super().load(folder, cached, probe, threads) as engine:
+        identity = sha256_of_json([self.version(), dict(properties)])
+        with contextlib.ExitStack() as loaded:
+            with _plans_of(folder.parent, identity) as caches:
+                cached = {**properties, "providers": [(name, {**options, **caches}), *others]}
+                engine = loaded.enter_context(super().load(folder, cached, probe, threads))
             yield engine
 
 
@@ -185,19 +187,33 @@ def _flags_of_triton(precision: Precision, content: str) -> dict[str, str]:
     return {**mode, "trt_engine_cache_enable": "1", "trt_engine_cache_path": folder}
 
 
-def _caches(root: Path, identity: str) -> dict[str, str]:
-    """Folders under `root` for plans and kernel timings; none where they cannot be made.
+@contextlib.contextmanager
+def _plans_of(root: Path, identity: str) -> Iterator[dict[str, str]]:
+    """Options for folders under `root`, of plans and kernel timings; none where they cannot be.
 
     The provider names a plan by the graph's file and names, without its weights: a model that was
     trained or calibrated again would run the plan of the one before. So each `identity` of an
-    engine has a folder of its own. Timings fit every model.
+    engine has a folder of its own. It appears when the engine is loaded, for a provider that is
+    killed leaves half a plan. Timings fit every model.
     """
-    plans, timings = root / f"{_PLANS}{identity[:32]}", root / f"{_PLANS}timings"
-    try:
-        for folder in (plans, timings):
-            folder.mkdir(exist_ok=True)
-    except OSError:
-        return {}
+    plans = root / f"{PLANS}{identity[:32]}"
+    with contextlib.ExitStack() as made:
+        folder = _folder_for(plans, made)
+        yield _caches(folder, root / _TIMINGS) if folder else {}
+        if folder not in (None, plans):
+            with contextlib.suppress(OSError):  # another run was first
+                folder.rename(plans)
+
+
+def _folder_for(plans: Path, made: contextlib.ExitStack) -> Path | None:
+    """The folder of plans, a new one beside it, or None where there can be none."""
+    with contextlib.suppress(OSError):
+        plans.with_name(_TIMINGS).mkdir(exist_ok=True)
+        return plans if plans.is_dir() else made.enter_context(scratch_folder(PLANS, plans.parent))
+    return None
+
+
+def _caches(plans: Path, timings: Path) -> dict[str, str]:
     return {
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(plans),

@@ -6,10 +6,11 @@ before any of them is imported. Error numbers and calls: CUDA Driver API, `cuda.
 
 import ctypes
 import functools
+import os
 import re
 import sys
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ _NAME_BYTES, _UUID_BYTES = 256, 16
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 _BF16_SINCE = 8
 _SUCCESS = 0
+_FORKED = (
+    "CUDA does not work in a process that was forked from one that uses it: run without what forks "
+    "(pytest --forked, multiprocessing's fork), or start processes anew (spawn, pytest-xdist)"
+)
 _TOO_OLD = "the driver is too old for the CUDA that was installed: update the driver"
 _FAULTS = {
     34: "only a stub of the driver is found: take .../lib64/stubs out of $LD_LIBRARY_PATH",
@@ -65,10 +70,15 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Found:
-    """The GPUs, in CUDA's order, or the reason why there is none."""
+    """The GPUs, in CUDA's order, or the reason why there is none.
+
+    Attributes:
+        process: id of the one that asked.
+    """
 
     gpus: tuple[Gpu, ...]
     reason: str = ""
+    process: int = field(default_factory=os.getpid)
 
 
 @functools.cache
@@ -88,10 +98,15 @@ def find_gpus() -> Found:
 
 
 def first_gpu() -> Gpu:
-    """The GPU that engines run on: CUDA's device 0. Raises EngineError if there is none."""
+    """The GPU that engines run on: CUDA's device 0.
+
+    Raises EngineError if there is none, and in a process forked after the driver was asked.
+    """
     found = find_gpus()
     if not found.gpus:
         raise EngineError(f"no GPU can be used: {found.reason}")
+    if found.process != os.getpid():
+        raise EngineError(_FORKED)
     return found.gpus[0]
 
 

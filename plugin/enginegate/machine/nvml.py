@@ -65,6 +65,12 @@ def state_as_json() -> dict[str, Any] | None:
     return {**asdict(state), "throttling": list(state.throttling)} if state else None
 
 
+def power_limit() -> str:
+    """What the driver lets the GPU draw, all limits considered, `700 W`; empty where unknown."""
+    state = read_state()
+    return f"{state.power_limit_w:.0f} W" if state else ""
+
+
 def disturbance_of(looks: Sequence[GpuState | None]) -> tuple[str, ...]:
     """Name what slowed the GPU down, or changed its clock, over some looks; empty for nothing."""
     states = [state for state in looks if state]

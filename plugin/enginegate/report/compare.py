@@ -34,6 +34,7 @@ _SAME = (
     "against",
     "deployment",
     "control",
+    "power_limit",
 )
 _SIDES = Errors(0.025, 0.025)  # of a 95 % interval
 

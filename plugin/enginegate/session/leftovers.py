@@ -7,7 +7,7 @@ from pathlib import Path
 
 from enginegate.cache import BUILDING
 from enginegate.config import Options
-from enginegate.engines import SAVING
+from enginegate.engines import PLANS, SAVING
 from enginegate.files import default_cache, sweep
 from enginegate.machine import git
 from enginegate.serving import clean
@@ -26,7 +26,8 @@ def sweep_leftovers(options: Options) -> list[Path]:
 
 
 def _places(options: Options) -> Iterator[tuple[Path, str]]:
-    yield from ((options.engine_cache, pattern) for pattern in (f"*/{BUILDING}*", "timings/.*"))
+    for pattern in (f"*/{BUILDING}*", f"*/{PLANS}*", "timings/.*"):
+        yield options.engine_cache, pattern
     yield default_cache(), "locks/*"
     yield from ((options.baselines, pattern) for pattern in ("*/.*", "history/*/.*"))
     if options.save_engines:

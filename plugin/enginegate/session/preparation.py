@@ -51,7 +51,7 @@ from enginegate.engines import (
     saved_engine,
 )
 from enginegate.files import scratch_folder
-from enginegate.machine import git, is_changed, this_machine
+from enginegate.machine import git, is_changed, power_limit, this_machine
 from enginegate.models import (
     DOCUMENT,
     INT8,
@@ -499,4 +499,5 @@ def context_of(
         against="itself" if options.calibrate else options.beside,
         control=FP32_THERE if beside_own else "",
         deployment=deployment,
+        power_limit=power_limit() if registration(backend).gpu and not deployment else "",
     )

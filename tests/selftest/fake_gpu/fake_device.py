@@ -35,6 +35,7 @@ class State:
     pci: str = "0000:41:00.0"
     sm_mhz: int = 1755
     throttling: int = 0  # bits, as NVML has them
+    power_limit_mw: int = 700_000
     tensorrt: str = "11.4.0.106"
     run_instead: str = ""  # type that the builder's kernels compute in, whatever is asked for
     run_instead_of_many: str = ""  # the same, where a batch has more than two rows

@@ -41,4 +41,4 @@ def nvmlDeviceGetPowerUsage(handle):  # noqa: N802
 
 
 def nvmlDeviceGetEnforcedPowerLimit(handle):  # noqa: N802
-    return 700_000
+    return STATE.power_limit_mw

@@ -27,6 +27,7 @@ __version__ = STATE.tensorrt
 STATE.logger = None  # imported once in a process
 _MAGIC = b"fake plan\n"
 _FEW_ROWS = 2
+_CONTEXT_BYTES = 12 << 20
 
 
 class DataType(enum.Enum):
@@ -404,6 +405,10 @@ class ICudaEngine(Counted):
     def num_optimization_profiles(self) -> int:
         return len(self.header["shapes"])
 
+    @property
+    def device_memory_size_v2(self) -> int:
+        return _CONTEXT_BYTES
+
     def create_engine_inspector(self) -> EngineInspector:
         return EngineInspector(self)
 
@@ -457,6 +462,7 @@ class IExecutionContext(Counted):
         return False
 
     def set_input_shape(self, name: str, shape: Any) -> bool:
+        STATE.log.append(f"shape of {name}")
         if self._profile < 0:
             raise Misuse("a context of several profiles without one")
         low, _, high = self.engine.header["shapes"][self._profile][name]
@@ -486,6 +492,7 @@ class IExecutionContext(Counted):
         return Dims(d if isinstance(d, int) else sizes.get(d, -1) for d in dims)
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
+        STATE.log.append(f"address of {name}")
         if missing := self.infer_shapes():
             return self._refuse(f"address of {name} set before the shapes of {missing}")
         if name not in self.engine.io or "set_tensor_address" in STATE.fails:

@@ -24,6 +24,7 @@ from enginegate.errors import EngineError
 
 Array = npt.NDArray[Any]
 _AS_LARGE_AS_ITS_PROFILE = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+_MIB = 1 << 20
 _NUMPY: Mapping[trt.DataType, np.dtype[Any]] = MappingProxyType(
     {
         trt.DataType.FLOAT: np.dtype(np.float32),
@@ -239,9 +240,13 @@ class PlanRunner:
 
     @property
     def mode(self) -> str:
-        """What a call is."""
+        """What a call is, and what TensorRT takes for it beside weights."""
         graph = f"off ({self._no_graph})" if self._no_graph else "on"
-        return f"transfers in, CUDA graph {graph}, stream synchronised after every call"
+        most = self._engine.device_memory_size_v2 / _MIB
+        return (
+            f"transfers in, CUDA graph {graph}, stream synchronised after every call; "
+            f"up to {most:.0f} MiB for each profile's execution context"
+        )
 
     @property
     def phases(self) -> Phases:
