@@ -345,7 +345,7 @@ def make_case(torch_loaded, tmp_path_factory):
         families = _load("cases/families")
         names = {name: functools.partial(families.make_family, name) for name in families.FAMILIES}
         others = {**_load("cases/rerankers").RERANKERS, "splade": _load("cases/splade").make_splade}
-        others["colbert"] = _load("cases/colbert").make_colbert
+        others |= _load("cases/colbert").COLBERTS
         makers = {**names, **others, **_load("cases/make").CASES}
 
     def make(name):

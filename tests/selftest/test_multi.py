@@ -192,8 +192,9 @@ def test_a_colbert_is_found_to_be_one(make_case):
 
 
 @cases
-def test_a_colbert_is_judged_from_its_folder(quick_export, judge_case):
-    result, report = judge_case("colbert", "fp32")
+@pytest.mark.parametrize("name", ["colbert", "colbert-pylate"])
+def test_a_colbert_is_judged_from_its_folder(quick_export, judge_case, name):
+    result, report = judge_case(name, "fp32")
     assert result.ret == 0
     (found,) = report["results"]
     truth, worst = found["truth"], found["accuracy"]["worst_token"]

@@ -1,5 +1,7 @@
 """Tiny ColBERT models with seeded weights: a vector for each token, as people have them."""
 
+import json
+import shutil
 import string
 
 import shapes
@@ -55,6 +57,30 @@ def colbert(folder, *, expansion=EXPANSION, skipped=string.punctuation):
     made.save(str(folder))
 
 
+def as_pylate(folder):
+    """The same as PyLate saves it: its own keys, neither mask nor normalisation among modules."""
+    for name in ("2_MultiVectorMask", "3_Normalize"):
+        shutil.rmtree(folder / name)
+    listed = json.loads((folder / "modules.json").read_text())[:2]
+    listed[1]["type"] = "pylate.models.Dense.Dense"
+    (folder / "modules.json").write_text(json.dumps(listed))
+    path = folder / "config_sentence_transformers.json"
+    own = {f"{role}_prefix": marker for role, marker in MARKERS.items()}
+    own |= {"model_type": "ColBERT", "similarity_fn_name": "MaxSim", "prompts": {}}
+    own |= {"query_length": 32, "document_length": 48, "attend_to_expansion_tokens": True}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 63}))
+
+
+def make_pylate(folder):
+    colbert(folder / "model")
+    as_pylate(folder / "model")
+    shapes.write_project(folder, sentence_transformers="model")
+
+
 def make_colbert(folder):
     colbert(folder / "model")
     shapes.write_project(folder, sentence_transformers="model")
+
+
+COLBERTS = {"colbert": make_colbert, "colbert-pylate": make_pylate}
