@@ -62,7 +62,7 @@ class Context:
         workload: name of the texts.
         workload_sha256: hash of the tokens.
         texts: number of evaluation texts.
-        seq_len: tokens per text.
+        seq_len: tokens per text; of buckets those of the longest.
         model_sha256: hash of the ONNX file.
         reference: runtime of the reference.
         threads: threads each engine may use.
@@ -76,6 +76,9 @@ class Context:
         prompts: what texts begin with, by role: `text`, `query`, `document`.
         overruled: what the model's table says otherwise than its own files do.
         output_kind: what it gives, of OutputKind.
+        buckets: where the model's table has `lengths`, tokens of each bucket to the number of its
+            texts; empty where all texts have one length.
+        timed: batch size to the tokens of the texts that it is timed with; empty as `buckets`.
     """
 
     weights: str
@@ -97,6 +100,8 @@ class Context:
     overruled: tuple[str, ...] = ()
     control: str = ""
     output_kind: str = OutputKind.DENSE
+    buckets: Mapping[int, int] = field(default_factory=dict)
+    timed: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def timed_beside(self) -> str:

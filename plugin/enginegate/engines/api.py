@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from enginegate.engines.profile import Profile
 from enginegate.errors import EngineError
-from enginegate.models import Batch, Exported, chunks
+from enginegate.models import Batch, Exported, for_all, take
 from enginegate.variants import Precision
 
 Embeddings = npt.NDArray[np.float32]
@@ -214,8 +214,8 @@ class SupportsBuildHints(Protocol):
 
 
 def embed_all(engine: Engine, batch: Batch, size: int = EMBEDDED_AT_ONCE) -> Embeddings:
-    """Embeddings of every row, `size` rows at a time: float32 [rows, dim]."""
-    return np.concatenate([engine.embed(part) for part in chunks(batch, size)])
+    """Embeddings of every row, `size` rows of one length at a time: float32 [rows, dim]."""
+    return for_all(batch, size, lambda rows: engine.embed(take(batch, rows)))
 
 
 def check_shape(embeddings: npt.NDArray[Any], rows: int) -> Embeddings:

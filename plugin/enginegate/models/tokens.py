@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from enginegate.errors import ModelError, WorkloadError
 from enginegate.files import read_text, reading
+from enginegate.models.lengths import Lengths, Tokens, bucket_widths
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Tokens = npt.NDArray[np.signedinteger[Any]]  # int64, or int32 for an input that takes that
 Prompts: TypeAlias = "str | Mapping[str, str] | None"
 
 TEXT, QUERY, DOCUMENT = "text", "query", "document"  # roles of texts; TEXT is any other
@@ -50,6 +49,9 @@ class Encoded:
         ids, mask, types: int64 [texts, seq_len]; types as the tokenizer gives them.
         cut: texts that were longer.
         first: the position of a first token.
+        pad_id: what pads.
+        left: padding stands before the tokens.
+        widths: of each text, with the padding of its bucket; empty where all have one length.
     """
 
     ids: Tokens
@@ -57,6 +59,9 @@ class Encoded:
     types: Tokens
     cut: int
     first: int = 0
+    pad_id: int = 0
+    left: bool = False
+    widths: tuple[int, ...] = ()
 
 
 Text = str | tuple[str, str]  # or a pair: a query and a document
@@ -235,16 +240,21 @@ def lower_case(tokenizer: "Tokenizer", folder: Path) -> None:
         tokenizer.normalizer = Sequence([Lowercase(), own]) if own else Lowercase()
 
 
-def file_tokenizer(path: Path, seq_len: int, settings: TokenSettings | None = None) -> Tokenize:
+def file_tokenizer(
+    path: Path, seq_len: int | None, settings: TokenSettings | None = None, *, fixed: bool = True
+) -> Tokenize:
     """Tokenise with a `tokenizer.json`, as the files beside it say or `settings`.
 
-    Raises WorkloadError if the file is not a tokenizer.
+    Texts are cut at `seq_len` tokens and, if that is `fixed`, padded to as many; else to the
+    longest of them. Raises WorkloadError if the file is not a tokenizer.
     """
     tokenizer = open_tokenizer(path)
     settings = settings or settings_of(path.parent, tokenizer)
-    tokenizer.enable_truncation(seq_len, direction=settings.truncation_side)
+    tokenizer.no_truncation()
+    if seq_len:
+        tokenizer.enable_truncation(seq_len, direction=settings.truncation_side)
     tokenizer.enable_padding(
-        length=seq_len,
+        length=seq_len if fixed else None,
         direction=settings.padding_side,
         pad_id=settings.pad_id,
         pad_token=settings.pad_token,
@@ -255,9 +265,25 @@ def file_tokenizer(path: Path, seq_len: int, settings: TokenSettings | None = No
         ids = np.array([e.ids for e in encoded], dtype=np.int64)
         mask = np.array([e.attention_mask for e in encoded], dtype=np.int64)
         types = np.array([e.type_ids for e in encoded], dtype=np.int64)
-        return Encoded(ids, mask, types, sum(bool(e.overflowing) for e in encoded))
+        cut = sum(bool(e.overflowing) for e in encoded)
+        left = settings.padding_side == "left"
+        return Encoded(ids, mask, types, cut, pad_id=settings.pad_id, left=left)
 
     return tokenize
+
+
+def in_buckets(encoded: Encoded, lengths: Lengths, longest: int | None) -> Encoded:
+    """Texts, padded to the longest of them, padded to the longest of their buckets."""
+    widths = bucket_widths(encoded.mask.sum(axis=1), lengths, longest)
+    more = int(widths.max(initial=1)) - encoded.ids.shape[1]
+    ends = ((0, 0), (more, 0) if encoded.left else (0, more))
+    return replace(
+        encoded,
+        ids=np.pad(encoded.ids, ends, constant_values=encoded.pad_id),
+        mask=np.pad(encoded.mask, ends),
+        types=np.pad(encoded.types, ends),
+        widths=tuple(map(int, widths)),
+    )
 
 
 def overruled(settings: TokenSettings, seq_len: int | None, given: Prompts) -> Iterator[str]:
