@@ -181,6 +181,8 @@ class BuildHints:
         largest_batch: largest batch size it will be given.
         tf32: fp32 matrix multiplications may run in TF32.
         timings: folder for timings that make a later build quicker; None keeps none.
+        lengths: buckets of tokens, ascending, each to be fast at; empty where all texts have one
+            length, that of the model.
     """
 
     usual_batch: int = 32
@@ -188,16 +190,18 @@ class BuildHints:
     tf32: bool = False
     timings: Path | None = None
     batches: tuple[int, ...] = ()
+    lengths: tuple[int, ...] = ()
 
     @property
     def key(self) -> dict[str, Any]:
         """The settings for which another engine would be built."""
-        return {
+        key = {
             "usual": self.usual_batch,
             "largest": self.largest_batch,
             "tf32": self.tf32,
             "batches": self.buckets,
         }
+        return {**key, "lengths": self.lengths} if self.lengths else key
 
     @property
     def buckets(self) -> list[int]:

@@ -4,6 +4,7 @@ from enginegate.models.causes import find_cause, find_pooling, pooling_words
 from enginegate.models.export import Say, export_model, tokenize_with
 from enginegate.models.layers import Layer, grouped, matching, nodes_of, read_layers
 from enginegate.models.lengths import (
+    AUTO,
     Batch,
     Bucketed,
     Tokens,
@@ -62,13 +63,13 @@ from enginegate.models.workload import (
 )
 
 __all__ = [
-    "BINARY", "DOCUMENT", "DROPPED", "INT8", "OWN_CODE", "POOLINGS", "QUERY", "ROLES", "TABLE_SAYS",
-    "TEXT", "Batch", "Bucketed", "Exported", "Kind", "Layer", "ModelSpec", "OutputKind", "Pairs",
-    "Say", "Tokens", "Truth", "Weight", "Workload", "beside", "chunks", "export_model",
-    "find_cause", "find_pooling", "for_all", "grouped", "hash_of", "ids_and_mask", "is_large_file",
-    "make_batch", "make_pairs_workload", "make_workload", "matching", "nodes_of", "opset_of",
-    "parts_of", "parts_of_weight", "pooling_words", "probe_of", "read_graph_of", "read_layers",
-    "read_texts", "save_onnx", "save_with_weights", "specs_from", "split", "states_pooling",
-    "stored_weights", "take", "together", "token_counts", "tokenize_with", "truth_key", "truth_of",
-    "typed", "values_of", "widths_of", "with_inputs",
+    "AUTO", "BINARY", "DOCUMENT", "DROPPED", "INT8", "OWN_CODE", "POOLINGS", "QUERY", "ROLES",
+    "TABLE_SAYS", "TEXT", "Batch", "Bucketed", "Exported", "Kind", "Layer", "ModelSpec",
+    "OutputKind", "Pairs", "Say", "Tokens", "Truth", "Weight", "Workload", "beside", "chunks",
+    "export_model", "find_cause", "find_pooling", "for_all", "grouped", "hash_of", "ids_and_mask",
+    "is_large_file", "make_batch", "make_pairs_workload", "make_workload", "matching", "nodes_of",
+    "opset_of", "parts_of", "parts_of_weight", "pooling_words", "probe_of", "read_graph_of",
+    "read_layers", "read_texts", "save_onnx", "save_with_weights", "specs_from", "split",
+    "states_pooling", "stored_weights", "take", "together", "token_counts", "tokenize_with",
+    "truth_key", "truth_of", "typed", "values_of", "widths_of", "with_inputs",
 ]  # fmt: skip

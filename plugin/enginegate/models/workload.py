@@ -71,6 +71,11 @@ class Workload:
         widths, counts = np.unique(self.evaluation.widths, return_counts=True)
         return dict(zip(map(int, widths), map(int, counts), strict=True))
 
+    @property
+    def padded(self) -> Batch:
+        """All evaluation rows as wide as the longest: a server takes texts of one length."""
+        return dict(self.evaluation)
+
     def batch(self, size: int) -> Batch:
         """The first `size` evaluation rows, repeated if there are fewer; of one bucket."""
         rows = np.flatnonzero(widths_of(self.evaluation) == self.timed_at(size))
