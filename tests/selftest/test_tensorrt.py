@@ -165,7 +165,7 @@ def test_another_length_of_texts_is_another_plan(tmp_path, fake_gpu, exported, w
 
 
 def test_a_plan_has_a_profile_for_each_bucket(tmp_path, fake_gpu, exported):
-    words = hashed_tokenizer(200, None, fixed=False)
+    words = hashed_tokenizer(200, 64, fixed=False)
     texts = make_workload(
         "corpus", default_corpus(), lambda some: in_buckets(words(some), "auto", 64), ROLES
     )
