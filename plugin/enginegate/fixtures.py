@@ -107,7 +107,8 @@ def embedding_judge(
 
     precision, views = enginegate_variant.precision, enginegate.prepare.views
     seen = views(exported, workload, reference)
-    return EmbeddingJudge(workload, reference.embeddings, limits, precision, own_texts, seen)
+    given = (workload, reference.embeddings, limits, precision, own_texts, seen)
+    return EmbeddingJudge(*given, reference.engine.embed)
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,7 @@ class Context:
         workload: name of the texts.
         workload_sha256: hash of the tokens.
         texts: number of evaluation texts.
-        seq_len: tokens per text.
+        seq_len: tokens per text; of buckets those of the longest.
         model_sha256: hash of the ONNX file.
         reference: runtime of the reference.
         threads: threads each engine may use.
@@ -79,6 +79,9 @@ class Context:
         output_kind: what it gives, of OutputKind.
         power_limit: what the driver lets the GPU of the engine draw, `700 W`; empty for engines on
             a processor or a server, where NVML does not tell, and in reports of older versions.
+        buckets: where the model's table has `lengths`, tokens of each bucket to the number of its
+            texts; empty where all texts have one length.
+        timed: batch size to the tokens of the texts that it is timed with; empty as `buckets`.
     """
 
     weights: str
@@ -101,6 +104,8 @@ class Context:
     control: str = ""
     output_kind: str = OutputKind.DENSE
     power_limit: str = ""
+    buckets: Mapping[int, int] = field(default_factory=dict)
+    timed: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def timed_beside(self) -> str:

@@ -32,6 +32,9 @@ class FaultyEngine:
 
     def embed(self, batch):
         rows = len(batch["input_ids"])
+        if self._fault == "sees 40 tokens":
+            seen = np.arange(batch["attention_mask"].shape[1]) < 40
+            batch = {**batch, "attention_mask": batch["attention_mask"] * seen}
         embeddings = np.array(self.engine.embed(batch))
         if _SERVER in sys.modules:
             embeddings = self._served(embeddings)

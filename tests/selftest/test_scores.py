@@ -281,8 +281,8 @@ def turn_pairs(monkeypatch):
     """In the tokens of the reference; its authors' own do not turn."""
     whole = tokens.file_tokenizer
 
-    def turned(*given):
-        tokenize = whole(*given)
+    def turned(*given, **how):
+        tokenize = whole(*given, **how)
         return lambda pairs: tokenize([(b, a) for a, b in pairs])
 
     monkeypatch.setattr(export, "file_tokenizer", turned)
@@ -307,8 +307,8 @@ def leave_activation_out(monkeypatch):
 def cut_shorter(monkeypatch):
     whole = tokens.file_tokenizer
 
-    def short(path, length, *more):
-        tokenize = whole(path, length, *more)
+    def short(path, length, *more, **how):
+        tokenize = whole(path, length, *more, **how)
 
         def cut(pairs):
             found = tokenize(pairs)

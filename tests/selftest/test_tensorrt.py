@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -22,6 +23,7 @@ from enginegate.errors import EngineError, OptionError
 from enginegate.machine.fingerprint import this_machine
 from enginegate.machine.gpus import find_gpus
 from enginegate.models import Exported, Kind, ModelSpec
+from enginegate.models.tokens import in_buckets
 from enginegate.models.workload import default_corpus, hashed_tokenizer, make_workload
 from enginegate.variants import Precision, Variant
 
@@ -160,6 +162,28 @@ def test_another_length_of_texts_is_another_plan(tmp_path, fake_gpu, exported, w
     build_engine(Store(tmp_path), variant, exported, workload)
     with build_engine(Store(tmp_path), variant, longer, texts).load(texts, threads=1) as engine:
         assert len(engine.embed(texts.batch(2))) == 2
+
+
+def test_a_plan_has_a_profile_for_each_bucket(tmp_path, fake_gpu, exported):
+    words = hashed_tokenizer(200, 64, fixed=False)
+    texts = make_workload(
+        "corpus", default_corpus(), lambda some: in_buckets(words(some), "auto", 64), ROLES
+    )
+    assert list(texts.buckets) == [16, 32, 64]
+    variant = Variant("tiny", "tensorrt", Precision.FP32)
+    longer = dataclasses.replace(exported, spec=dataclasses.replace(exported.spec, seq_len=64))
+    built = build_engine(Store(tmp_path), variant, longer, texts, BuildHints(batches=(1, 4)))
+    reference = open_onnx(exported.onnx, exported.output, texts.batch(2), threads=1)
+    expected = embed_all(reference, texts.evaluation)
+    engine: Any
+    with built.load(texts, threads=1) as engine:
+        assert engine.runner.usual_shapes == [(32, 16), (32, 32), (32, 64)]
+        fake_gpu.profiles.clear()
+        assert np.abs(embed_all(engine, texts.evaluation) - expected).max() < 1e-5
+        assert set(fake_gpu.profiles) == {0, 1, 2}
+    same = build_engine(Store(tmp_path), variant, longer, texts, BuildHints(batches=(1, 4)))
+    assert same.entry.folder == built.entry.folder
+    assert same.entry.key["demand"]["lengths"] == [16, 32, 64]
 
 
 def test_baselines_of_another_gpu_are_incomparable(gpu_project, fake_gpu):

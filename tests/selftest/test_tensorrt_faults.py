@@ -271,7 +271,7 @@ def runs_every_batch_size_in_its_own_profile(range_):
     reference = open_onnx(range_.model, "sentence_embedding", range_.workload.batch(2), threads=1)
     built = range_.build(batches=(1, 8), usual_batch=32, largest_batch=64)
     with built.load(range_.workload, threads=1) as engine:
-        assert engine.runner.usual_batches == [1, 8, 32]
+        assert engine.runner.usual_shapes == [(1, 8), (8, 8), (32, 8)]
         for rows, profile in ((1, 0), (2, 1), (8, 1), (9, 2), (64, 2), (1, 0)):
             batch = range_.workload.batch(rows)
             off = np.abs(engine.embed(batch) - reference.embed(batch)).max()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from enginegate.engines import Executed
-from enginegate.models.workload import Batch
+from enginegate.models import Batch
 from enginegate.speed.arms import LocalArm
 from enginegate.speed.judge import Comparison, SpeedJudge, paired
 from enginegate.speed.looks import looks

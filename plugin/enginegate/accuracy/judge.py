@@ -5,8 +5,10 @@ from dataclasses import asdict, dataclass, replace
 
 from enginegate.accuracy.deltas import Deltas, violations
 from enginegate.accuracy.labels import Sts, sts_violations
+from enginegate.accuracy.lengths import AtLength, Seen, at_lengths, with_lengths
 from enginegate.accuracy.limits import Limits, limits_for
 from enginegate.accuracy.multi import WorstToken
+from enginegate.accuracy.onset import Embed, Onset, Probed, find_onset, relative_errors
 from enginegate.accuracy.outputs import Outputs, outputs_of
 from enginegate.accuracy.retrieval import (
     Retrieval,
@@ -21,9 +23,9 @@ from enginegate.accuracy.sparse import Terms, term_violations
 from enginegate.accuracy.stability import (
     Determinism,
     Invariance,
-    Probe,
     allowed_change,
     largest,
+    probe_of_engine,
     probe_stability,
 )
 from enginegate.accuracy.user_texts import UserTexts
@@ -52,6 +54,8 @@ class Accuracy:
         views: the same embeddings cut or stored otherwise, as the model's table asks.
         terms: what is left of the terms of sparse vectors; None of what has none.
         worst_token: of vectors of tokens the one furthest off; None of what has none.
+        lengths: of the texts of each bucket, shortest first, where the model's table has `lengths`.
+        onset: where a fault of the length of the texts begins; None where none was seen.
         sample: a few dense embeddings, to be compared with those of another machine; None where
             they were not sane, and in reports of older versions.
     """
@@ -69,6 +73,8 @@ class Accuracy:
     terms: Terms | None = None
     sample: Sample | None = None
     worst_token: WorstToken | None = None
+    lengths: tuple[AtLength, ...] = ()
+    onset: Onset | None = None
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -98,6 +104,8 @@ class EmbeddingJudge:
         precision: what was asked for; int8 is flagged beyond the limits of fp16.
         own: the user's own queries, documents and pairs; None if there are none.
         views: other ways in which the embeddings are used, each judged too.
+        reference: gives the reference's embeddings [rows, dim] of any tokens; None where it is not
+            loaded, and no fault of the length is located then.
     """
 
     workload: Workload
@@ -106,6 +114,7 @@ class EmbeddingJudge:
     precision: Precision
     own: UserTexts | None = None
     views: tuple[View, ...] = ()
+    reference: Embed | None = None
 
     def judge(self, found: Embeddings, engine: Engine | None = None) -> Accuracy:
         """All that is known of an engine's embeddings, float32 [texts, dim]; FAIL if not sane.
@@ -125,12 +134,13 @@ class EmbeddingJudge:
         views = tuple(self._viewed(view, found, own) for view in self.views)
         terms = self._outputs.terms(found, self.expected)
         judged = judge_accuracy(deltas, self.limits, self._tight, retrieval, sts, terms)
+        lengths = self._lengths(found, deltas)
         outputs, cosines = self._outputs, self._outputs.cosines(found, self.expected)
         now, then = (outputs.whole.similar(Vectors(v)) for v in (found, self.expected))
         return Accuracy(
             deltas=deltas,
             limits=self.limits,
-            judgement=with_views(judged, views),
+            judgement=with_lengths(with_views(judged, views), lengths),
             cosines=tuple(map(float, cosines)),
             retrieval=retrieval,
             worst_texts=worst_texts(cosines, now, then, outputs.names, outputs.tokens),
@@ -139,7 +149,29 @@ class EmbeddingJudge:
             terms=terms,
             worst_token=self._outputs.worst_token(found, self.expected),
             sample=sample_of(found) if self.workload.kind is OutputKind.DENSE else None,
+            lengths=lengths,
         )
+
+    def _lengths(self, found: Embeddings, deltas: Deltas | None) -> tuple[AtLength, ...]:
+        """What is known of sane embeddings [texts, dim] by the length of their texts."""
+        if deltas is None:
+            return ()
+        seen = Seen(found, self.expected, deltas)
+        return at_lengths(self.workload, self._outputs, seen, self.limits, self._tight)
+
+    def located(self, accuracy: Accuracy, found: Embeddings, engine: Engine) -> Accuracy:
+        """With the length from which on embeddings [texts, dim] are off, where one can be seen."""
+        if self.reference is None or not self.workload.buckets or self.workload.pairs:
+            return accuracy
+        errors = relative_errors(found, self.expected)
+        probed = Probed(engine.embed, self.reference)
+        batch, mask = self.workload.evaluation, self.workload.mask
+        onset = find_onset(self._outputs.tokens, errors, batch, mask, probed)
+        if onset is None:
+            return accuracy
+        known = accuracy.judgement
+        judgement = replace(known, reasons=(*known.reasons, onset.words))
+        return replace(accuracy, onset=onset, judgement=judgement)
 
     @property
     def _outputs(self) -> Outputs:
@@ -202,12 +234,16 @@ class EmbeddingJudge:
         now, then = (view.similar(Vectors(vectors)) for vectors in (found, self.expected))
         return self._outputs.ranked(now, then, self._outputs.names)
 
+    def examined(self, accuracy: Accuracy, found: Embeddings, engine: Engine) -> Accuracy:
+        """With all that takes further calls of the engine."""
+        return self.probed(self.located(accuracy, found, engine), engine)
+
     def probed(self, accuracy: Accuracy, engine: Engine) -> Accuracy:
         """With whether the embeddings depend on more than their text; as it is if it fails."""
         if accuracy.deltas is None or accuracy.faults:
             return accuracy
-        workload, allowed = self.workload, allowed_change(accuracy.deltas, self.limits)
-        probe = Probe(engine.embed, workload.evaluation, workload.texts, workload.mask)
+        allowed = allowed_change(accuracy.deltas, self.limits)
+        probe = probe_of_engine(engine.embed, self.workload)
         invariance, determinism = probe_stability(probe, allowed)
         return replace(accuracy, invariance=invariance, determinism=determinism)
 

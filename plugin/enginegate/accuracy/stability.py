@@ -13,7 +13,7 @@ import numpy.typing as npt
 from enginegate.accuracy.deltas import Array, Deltas
 from enginegate.accuracy.limits import Limits
 from enginegate.accuracy.retrieval import shortened
-from enginegate.models import Batch, take, token_counts
+from enginegate.models import Batch, Workload, take, together, token_counts
 
 Embed = Callable[[Batch], Array]
 Rows = npt.NDArray[np.intp]
@@ -108,6 +108,13 @@ class Probe:
     def rows(self, rows: Rows) -> Array:
         """Embeddings of these texts in one batch."""
         return self.embed(take(self.batch, rows))
+
+
+def probe_of_engine(embed: Embed, workload: Workload) -> Probe:
+    """A probe of the evaluation texts, of buckets those that fit into one call."""
+    rows = together(workload.evaluation, PROBED)
+    texts = [workload.texts[row] for row in rows]
+    return Probe(embed, take(workload.evaluation, rows), texts, workload.mask)
 
 
 def allowed_change(deltas: Deltas, limits: Limits) -> float:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from enginegate.engines.profile import Profile
 from enginegate.errors import EngineError
-from enginegate.models import Batch, Exported, chunks
+from enginegate.models import Batch, Exported, for_all, take
 from enginegate.variants import Precision
 
 Embeddings = npt.NDArray[np.float32]
@@ -182,6 +182,8 @@ class BuildHints:
         largest_batch: largest batch size it will be given.
         tf32: fp32 matrix multiplications may run in TF32.
         timings: folder for timings that make a later build quicker; None keeps none.
+        lengths: buckets of tokens, ascending, each to be fast at; empty where all texts have one
+            length, that of the model.
     """
 
     usual_batch: int = 32
@@ -189,16 +191,18 @@ class BuildHints:
     tf32: bool = False
     timings: Path | None = None
     batches: tuple[int, ...] = ()
+    lengths: tuple[int, ...] = ()
 
     @property
     def key(self) -> dict[str, Any]:
         """The settings for which another engine would be built."""
-        return {
+        key = {
             "usual": self.usual_batch,
             "largest": self.largest_batch,
             "tf32": self.tf32,
             "batches": self.buckets,
         }
+        return {**key, "lengths": self.lengths} if self.lengths else key
 
     @property
     def buckets(self) -> list[int]:
@@ -215,8 +219,11 @@ class SupportsBuildHints(Protocol):
 
 
 def embed_all(engine: Engine, batch: Batch, size: int = EMBEDDED_AT_ONCE) -> Embeddings:
-    """Embeddings of every row, `size` rows at a time: float32 [rows, dim], or of each token."""
-    return np.concatenate([engine.embed(part) for part in chunks(batch, size)])
+    """Embeddings of every row, `size` rows of one length at a time: float32 [rows, dim].
+
+    Of a model with a vector for every token, those of each row.
+    """
+    return for_all(batch, size, lambda rows: engine.embed(take(batch, rows)))
 
 
 def check_shape(embeddings: npt.NDArray[Any], rows: int) -> Embeddings:

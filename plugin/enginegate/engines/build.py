@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from enginegate.errors import EngineError
 from enginegate.files import sha256_of, sha256_of_folder, sha256_of_json
 from enginegate.machine import library_versions, this_machine
 from enginegate.models import (
+    AUTO,
     Batch,
     Exported,
     Layer,
@@ -134,11 +135,18 @@ def build_engine(
 
     key = _key(name, variant, model, workload, kept)
     if isinstance(backend, SupportsBuildHints):
+        demand = replace(demand, lengths=_lengths(model, workload))
         backend = backend.for_demand(demand)
         key["demand"] = {**demand.key, "seq_len": model.seq_len}  # a plan's shapes
     entry = store.get_or_build("engine", key, build)
     notes = (*filter(None, [entry.note]), *entry.properties.get("notes", ()))
     return Built(variant, variant.precision, name, entry, notes, kept)
+
+
+def _lengths(model: Exported, workload: Workload) -> tuple[int, ...]:
+    """Buckets of tokens that an engine is given, ascending; empty where texts have one length."""
+    listed = () if model.spec.lengths == AUTO else model.spec.lengths or ()
+    return tuple(sorted({*workload.buckets, *map(int, listed)}))
 
 
 def _refuse_unmakeable(model: Exported, precision: Precision, keep: Sequence[str] | None) -> None:

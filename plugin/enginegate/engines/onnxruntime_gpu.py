@@ -159,7 +159,7 @@ def _converted(
 
 def _shapes(model: Exported, demand: BuildHints) -> dict[str, str]:
     """The optimisation profile, `input_ids:1x1,attention_mask:1x1` for the smallest shapes."""
-    length = model.seq_len
+    length = max(demand.lengths, default=model.seq_len)
     shapes = {
         "min": (1, 1),
         "opt": (demand.usual_batch, length),

@@ -14,7 +14,14 @@ from enginegate.engines.half import MOVES, HalfGraph, read_half_graph, with_node
 from enginegate.engines.onnxruntime import session_of
 from enginegate.engines.ranges import ValueRange
 from enginegate.files import scratch_folder
-from enginegate.models import Batch, chunks, parts_of_weight, save_with_weights, stored_weights
+from enginegate.models import (
+    Batch,
+    chunks,
+    parts_of_weight,
+    save_with_weights,
+    stored_weights,
+    with_inputs,
+)
 
 _ROWS = 16
 _TO_ZERO = np.float32(2.0**-25)  # the largest that is rounded to zero
@@ -176,7 +183,7 @@ def _measured(
         return {}
     session = session_of(probed, threads=1)
     wanted = [f"{name}{end}" for end in _JOINS for name in names]
-    parts = chunks({i.name: batch[i.name] for i in session.get_inputs()}, _ROWS)
+    parts = chunks(with_inputs(batch, [i.name for i in session.get_inputs()]), _ROWS)
     runs = np.array([session.run(wanted, dict(part)) for part in parts], dtype=np.float64)
     ends = np.split(runs, len(_JOINS), axis=1)
     joined = [join(part) for join, part in zip(_JOINS.values(), ends, strict=True)]

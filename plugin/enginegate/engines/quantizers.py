@@ -6,7 +6,7 @@ A quantiser is a FakeQuantize operation on an edge; it belongs to the node that 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from enginegate.models import Batch
+from enginegate.models import Batch, take
 
 _QUANTIZER = "FakeQuantize"
 
@@ -20,7 +20,7 @@ def quantize(graph: Any, calibration: Batch) -> Any:
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
 
     rows = len(next(iter(calibration.values())))
-    items = [{k: v[row : row + 1] for k, v in calibration.items()} for row in range(rows)]
+    items = [take(calibration, slice(row, row + 1)) for row in range(rows)]
     return nncf.quantize(
         graph,
         nncf.Dataset(items),

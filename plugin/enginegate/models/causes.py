@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from enginegate.models.lengths import Tokens
 from enginegate.models.pipeline import (
     DENSE,
     NORMALIZE,
@@ -17,7 +18,6 @@ from enginegate.models.pipeline import (
     lowers_case,
 )
 from enginegate.models.spec import POOLINGS
-from enginegate.models.tokens import Tokens
 
 Distance = Callable[[Vectors, Vectors], float]
 

@@ -37,6 +37,7 @@ from enginegate.models.late import (
     raw_outputs,
     token_vectors,
 )
+from enginegate.models.lengths import Batch, most_tokens
 from enginegate.models.modules import LIBRARY, read_modules
 from enginegate.models.onnx_file import beside, is_large, sha256_of_files
 from enginegate.models.pooling import (
@@ -67,6 +68,7 @@ from enginegate.models.tokens import (
     TokenSettings,
     file_tokenizer,
     first_position,
+    in_buckets,
     limit_of,
     lower_case,
     open_tokenizer,
@@ -77,7 +79,7 @@ from enginegate.models.tokens import (
     settings_from,
     settings_of,
 )
-from enginegate.models.workload import Batch, hashed_tokenizer, read_texts, take
+from enginegate.models.workload import hashed_tokenizer, read_texts, take
 
 if TYPE_CHECKING:
     import torch
@@ -114,6 +116,7 @@ def export_model(spec: ModelSpec, store: Store, run_onnx: RunOnnx, say: Say = No
     entry = _entry(spec, source, store, run_onnx, say)
     given = entry.folder / _TOKENIZER if (entry.folder / _TOKENIZER).exists() else None
     tokens = TokenSettings(**entry.properties["tokens"])
+    _check_limit(spec, tokens)
     if tokens.prompts_with(spec.prompt) and (entry.properties["leaves_prompt_out"] or spec.scores):
         raise _unpooled_prompt(spec)
     return Exported(
@@ -139,6 +142,11 @@ def _late(
         raise ModelError(
             f"model {spec.name}: a search leaves out tokens by its tokenizer, and it has none: "
             f"give `tokenizer` in [tool.enginegate.models.{spec.name}]"
+        )
+    if spec.lengths:
+        raise ModelError(
+            f"model {spec.name}: `lengths` is not offered for a model with a vector for every "
+            f"token: say `seq_len` instead in [tool.enginegate.models.{spec.name}]"
         )
     late = late_at(home, open_tokenizer(tokenizer))
     _check_filled(spec, tokens, late)
@@ -213,6 +221,7 @@ def _ready(model: Exported, store: Store) -> Exported:
         return replace(model, late=_late_of_ready(model))
     tokens = settings_of(model.tokenizer.parent, open_tokenizer(model.tokenizer))
     _check_length(model.spec, tokens.positions)
+    _check_limit(model.spec, tokens)
     return replace(
         model,
         tokens=tokens,
@@ -258,7 +267,10 @@ def tokenize_with(model: Exported, role: str = TEXT) -> Tokenize:
     def tokenized(texts: Sequence[Text]) -> Encoded:
         given = [prompt + text if isinstance(text, str) else text for text in texts]
         found = replace(tokenize(given), first=first)
-        return late.applied(found, role) if late else found
+        if late:
+            return late.applied(found, role)
+        lengths, longest = model.spec.lengths, model.tokens.longest
+        return in_buckets(found, lengths, longest) if lengths else found
 
     return tokenized
 
@@ -279,15 +291,22 @@ def _truth_home(spec: ModelSpec, store: Store) -> Path | None:
 def _tokenizer(
     spec: ModelSpec, tokenizer: Path | None, tokens: TokenSettings, most: int | None = None
 ) -> Tokenize:
-    seq_len = tokens.seq_len(spec.seq_len, spec.usual_len)
+    fixed, seq_len = not spec.lengths, _cut_at(spec, tokens)
     if tokenizer is not None:
-        return file_tokenizer(tokenizer, seq_len, tokens, most)
+        return file_tokenizer(tokenizer, seq_len, tokens, most, fixed=fixed)
     if spec.vocab_size is None or spec.scores:
         raise ModelError(
             f"model {spec.name} has no tokenizer: give `tokenizer` (a folder or tokenizer.json), "
             f"or `vocab_size` to hash words, in [tool.enginegate.models.{spec.name}]"
         )
-    return hashed_tokenizer(spec.vocab_size, seq_len)
+    return hashed_tokenizer(spec.vocab_size, seq_len, fixed=fixed)
+
+
+def _cut_at(spec: ModelSpec, tokens: TokenSettings) -> int | None:
+    """Tokens that texts are cut at; None for no limit."""
+    if spec.lengths:
+        return most_tokens(spec.lengths, tokens.longest)
+    return tokens.seq_len(spec.seq_len, spec.usual_len)
 
 
 def _positions(spec: ModelSpec, source: "sources.Source") -> int | None:
@@ -300,12 +319,29 @@ def _positions(spec: ModelSpec, source: "sources.Source") -> int | None:
 
 
 def _check_length(spec: ModelSpec, positions: int | None) -> None:
-    if spec.seq_len and positions and spec.seq_len > positions:
+    """Raise ModelError for a length that the model has no positions for."""
+    key, asked = ("lengths", _longest_listed(spec)) if spec.lengths else ("seq_len", spec.seq_len)
+    if asked and positions and asked > positions:
         raise ModelError(
-            f"model {spec.name}: seq_len = {spec.seq_len}, and its config.json has positions for "
+            f"model {spec.name}: {key} = {asked}, and its config.json has positions for "
             f"{positions} tokens: give at most {positions} in "
             f"[tool.enginegate.models.{spec.name}], or leave it out"
         )
+
+
+def _check_limit(spec: ModelSpec, tokens: TokenSettings) -> None:
+    """Raise ModelError for a bucket longer than the model's own files take a text."""
+    asked = _longest_listed(spec)
+    if asked and tokens.limit and asked > tokens.limit:
+        raise ModelError(
+            f"model {spec.name}: lengths = {asked}, and the model's own files cut a text at "
+            f"{tokens.limit} tokens: give at most {tokens.limit} in "
+            f'[tool.enginegate.models.{spec.name}], or "auto"'
+        )
+
+
+def _longest_listed(spec: ModelSpec) -> int | None:
+    return most_tokens(spec.lengths, None) if spec.lengths else None
 
 
 def _unpooled_prompt(spec: ModelSpec) -> ModelError:

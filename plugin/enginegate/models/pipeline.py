@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from enginegate.models.export import load_backbone
+from enginegate.models.lengths import Tokens
 from enginegate.models.modules import MODULES, read_modules
 from enginegate.models.pooling import dimensions
 from enginegate.models.spec import DEFAULT_POOLING, ModelSpec
-from enginegate.models.tokens import TEXT, Tokens, TokenSettings, first_position
+from enginegate.models.tokens import TEXT, TokenSettings, first_position
 
 if TYPE_CHECKING:
     import torch
@@ -121,8 +122,11 @@ class Pipeline:
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Embeddings, float32 [texts, dim]; a batch is padded by the tokenizer to its longest."""
         size = _AT_ONCE if self._pads else 1
-        parts = (texts[start : start + size] for start in range(0, len(texts), size))
-        return np.concatenate([self.finish(self._as_deployed(part), Ways()) for part in parts])
+        order = np.argsort(list(map(len, texts)), kind="stable")  # a batch's texts are alike long
+        parts = (order[start : start + size] for start in range(0, len(order), size))
+        found = [self.finish(self._as_deployed([texts[n] for n in p]), Ways()) for p in parts]
+        ordered: Vectors = np.concatenate(found)[np.argsort(order)]
+        return ordered
 
     @property
     def _pads(self) -> bool:

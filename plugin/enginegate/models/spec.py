@@ -11,6 +11,7 @@ from typing import Any
 
 from enginegate.errors import OptionError
 from enginegate.models.late import Late
+from enginegate.models.lengths import AUTO, Lengths, most_tokens
 from enginegate.models.nature import Nature
 from enginegate.models.tokens import DOCUMENT, QUERY, SEQ_LEN, Prompts, TokenSettings
 from enginegate.variants import Precision, checked_name
@@ -100,6 +101,8 @@ class ModelSpec:
         head_weights: safetensors file with `weight` and `bias` of the head; else seeded.
         seq_len: tokens per text; longer texts are cut, shorter ones padded; None for 32, or for
             the model's own limit where that is less.
+        lengths: instead of `seq_len`, buckets of tokens, each text in the shortest that holds it:
+            `auto` for powers of two up to the model's own limit, or a list.
         prompt: what each text begins with, or a table of it by role (`query`, `document`); None
             for the model's own prompts.
         vocab_size: without any tokenizer, words are hashed into 1 .. vocab_size - 1.
@@ -131,6 +134,7 @@ class ModelSpec:
     head: int | None = None
     head_weights: str | None = None
     seq_len: int | None = None
+    lengths: Lengths | None = None
     prompt: Prompts = None
     vocab_size: int | None = None
     inputs: Mapping[str, str] = field(default_factory=lambda: STANDARD_INPUTS)
@@ -148,6 +152,11 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         checked_name(self.name)
+        if self.seq_len is not None and self.lengths is not None:
+            raise OptionError(
+                f"{_where(self.name)} has seq_len and lengths: give seq_len for one length of all "
+                'texts, or lengths ("auto" or a list) for buckets'
+            )
 
     @property
     def scores(self) -> bool:
@@ -217,6 +226,8 @@ def _spec(name: str, table: Mapping[str, Any], root: Path) -> ModelSpec:
     settings = {key: value for key, value in table.items() if key not in set(Kind)}
     paths = [key for key in ("tokenizer", "head_weights", "truth") if key in settings]
     settings |= {k: _named(f"{_where(name)}: {k}", settings[k], root, _local) for k in paths}
+    if "lengths" in settings:
+        settings = {"seq_len": None, **settings}  # a shipped model has one
     base = SHIPPED.get(name) or ModelSpec(name=name, kind=Kind.ONNX, source="")
     spec = replace(base, **{**_source(name, table, base, root), **settings})
     _refuse_foreign(name, table, spec)
@@ -323,6 +334,8 @@ def _refuse_bad_values(spec: ModelSpec) -> None:
     _require(spec, "normalize", normalize_fits, "true or false")
     seq_len_fits = spec.seq_len is None or _is_count(spec.seq_len, 2)
     _require(spec, "seq_len", seq_len_fits, "a whole number, 2 or more")
+    said = '"auto" or a list of whole numbers, 2 or more, each once'
+    _require(spec, "lengths", _are_lengths(spec.lengths), said)
     _require(
         spec, "prompt", _is_prompt(spec.prompt), f"a text, or a table by {QUERY} and {DOCUMENT}"
     )
@@ -367,6 +380,13 @@ def _are_dims(value: object) -> bool:
     if not isinstance(value, list | tuple) or len(set(map(str, value))) < len(value):
         return False
     return all(_is_count(dim, 1) for dim in value)
+
+
+def _are_lengths(value: object) -> bool:
+    if not isinstance(value, list | tuple):
+        return value in (None, AUTO)
+    each_once = len(set(map(str, value))) == len(value) > 0
+    return each_once and all(_is_count(length, 2) for length in value)
 
 
 def _are_reasons(value: object) -> bool:
@@ -435,7 +455,10 @@ class Exported:
 
     @property
     def seq_len(self) -> int:
-        """Tokens per text."""
+        """Tokens per text; of buckets those of the longest that there may be."""
+        if self.spec.lengths:
+            longest = self.tokens.longest or self.spec.usual_len
+            return most_tokens(self.spec.lengths, longest) or longest
         return self.tokens.seq_len(self.spec.seq_len, self.spec.usual_len)
 
     @property

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from enginegate.models.tokens import Text, Tokens
+from enginegate.models.lengths import Tokens
+from enginegate.models.tokens import Text
 
 
 def is_static(model: Any) -> bool:

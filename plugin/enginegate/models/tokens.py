@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from enginegate.errors import ModelError, WorkloadError
 from enginegate.files import read_text, reading
+from enginegate.models.lengths import Lengths, Tokens, bucket_widths
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Tokens = npt.NDArray[np.signedinteger[Any]]  # int64, or int32 for an input that takes that
 Prompts: TypeAlias = "str | Mapping[str, str] | None"
 
 TEXT, QUERY, DOCUMENT = "text", "query", "document"  # roles of texts; TEXT is any other
@@ -51,6 +51,9 @@ class Encoded:
         cut: texts that were longer.
         first: the position of a first token.
         kept: which a search uses, where each has a vector of its own; bool [texts, seq_len].
+        pad_id: what pads.
+        left: padding stands before the tokens.
+        widths: of each text, with the padding of its bucket; empty where all have one length.
     """
 
     ids: Tokens
@@ -59,6 +62,9 @@ class Encoded:
     cut: int
     first: int = 0
     kept: npt.NDArray[np.bool_] | None = None
+    pad_id: int = 0
+    left: bool = False
+    widths: tuple[int, ...] = ()
 
 
 Text = str | tuple[str, str]  # or a pair: a query and a document
@@ -253,19 +259,26 @@ def lower_case(tokenizer: "Tokenizer", folder: Path) -> None:
 
 
 def file_tokenizer(
-    path: Path, seq_len: int, settings: TokenSettings | None = None, most: int | None = None
+    path: Path,
+    seq_len: int | None,
+    settings: TokenSettings | None = None,
+    most: int | None = None,
+    *,
+    fixed: bool = True,
 ) -> Tokenize:
     """Tokenise with a `tokenizer.json`, as the files beside it say or `settings`.
 
-    Texts are padded to `seq_len` and cut there, or at `most` where that is less. Raises
-    WorkloadError if the file is not a tokenizer.
+    Texts are cut at `seq_len` tokens, or at `most` where that is less, and, if that is `fixed`,
+    padded to `seq_len`; else to the longest of them. Raises WorkloadError if the file is not a
+    tokenizer.
     """
     tokenizer = open_tokenizer(path)
     settings = settings or settings_of(path.parent, tokenizer)
-    longest = min(seq_len, most or seq_len)
-    tokenizer.enable_truncation(longest, direction=settings.truncation_side)
+    tokenizer.no_truncation()
+    if cut_at := min(filter(None, (seq_len, most)), default=None):
+        tokenizer.enable_truncation(cut_at, direction=settings.truncation_side)
     tokenizer.enable_padding(
-        length=seq_len,
+        length=seq_len if fixed else None,
         direction=settings.padding_side,
         pad_id=settings.pad_id,
         pad_token=settings.pad_token,
@@ -276,9 +289,25 @@ def file_tokenizer(
         ids = np.array([e.ids for e in encoded], dtype=np.int64)
         mask = np.array([e.attention_mask for e in encoded], dtype=np.int64)
         types = np.array([e.type_ids for e in encoded], dtype=np.int64)
-        return Encoded(ids, mask, types, sum(bool(e.overflowing) for e in encoded))
+        cut = sum(bool(e.overflowing) for e in encoded)
+        left = settings.padding_side == "left"
+        return Encoded(ids, mask, types, cut, pad_id=settings.pad_id, left=left)
 
     return tokenize
+
+
+def in_buckets(encoded: Encoded, lengths: Lengths, longest: int | None) -> Encoded:
+    """Texts, padded to the longest of them, padded to the longest of their buckets."""
+    widths = bucket_widths(encoded.mask.sum(axis=1), lengths, longest)
+    more = int(widths.max(initial=1)) - encoded.ids.shape[1]
+    ends = ((0, 0), (more, 0) if encoded.left else (0, more))
+    return replace(
+        encoded,
+        ids=np.pad(encoded.ids, ends, constant_values=encoded.pad_id),
+        mask=np.pad(encoded.mask, ends),
+        types=np.pad(encoded.types, ends),
+        widths=tuple(map(int, widths)),
+    )
 
 
 def overruled(settings: TokenSettings, seq_len: int | None, given: Prompts) -> Iterator[str]:

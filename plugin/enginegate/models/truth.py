@@ -23,6 +23,7 @@ from enginegate.models.export import (
     load_tokenizer,
 )
 from enginegate.models.late import aligned, kept_vectors, raw_outputs
+from enginegate.models.lengths import Batch, Tokens, for_all, most_tokens
 from enginegate.models.modules import MODULES, has_modules
 from enginegate.models.pipeline import (
     Pipeline,
@@ -38,7 +39,6 @@ from enginegate.models.tokens import (
     DOCUMENT,
     QUERY,
     TEXT,
-    Tokens,
     TokenSettings,
     limit_of,
     longer,
@@ -46,7 +46,7 @@ from enginegate.models.tokens import (
     settings_at,
     settings_from,
 )
-from enginegate.models.workload import Batch, Workload, chunks
+from enginegate.models.workload import Workload, take
 
 if TYPE_CHECKING:
     import torch
@@ -339,12 +339,19 @@ def _other_tokens(
     """Statements of what a table says otherwise of tokens than the model's own files do."""
     if spec.seq_len and own and spec.seq_len > own:
         yield f"{TABLE_SAYS}{longer(spec.seq_len, own)}"
-    elif length != own:
-        by = "by `seq_len`" if spec.seq_len else "by default"
+    elif length != own and (by := _cut_by(spec, own)):
         yield f"texts cut at {length} tokens {by}{f', not at {own}' if own else ''}"
     given, default = _prompt(spec, prompts), prompts.get(TEXT, "")
     if given != default:
         yield f"{TABLE_SAYS}{other_prompt(TEXT, given, default)}"
+
+
+def _cut_by(spec: ModelSpec, own: int | None) -> str:
+    """The reason why texts are cut at another length than the model's own; empty if none is."""
+    if spec.lengths:
+        most = most_tokens(spec.lengths, own)
+        return "by `lengths`" if most != own else ""
+    return "by `seq_len`" if spec.seq_len else "by default"
 
 
 def _other_vectors(spec: ModelSpec, folder: Path) -> Iterator[str]:
@@ -361,13 +368,15 @@ def _embedded(module: "torch.nn.Module", ids: Tokens, mask: Tokens) -> Vectors:
 
 
 def _on_tokens(spec: ModelSpec, module: "torch.nn.Module", workload: Workload) -> Vectors:
-    parts = [ids_and_mask(spec, part) for part in chunks(workload.evaluation, _AT_ONCE)]
-    if not all(parts):
+    batch = workload.evaluation
+    if not ids_and_mask(spec, batch):
         raise ModelError(
             f"the truth of model {spec.name} has no tokenizer, and the file takes no attention "
             "mask that it could be given: put the tokenizer beside the truth"
         )
-    return np.concatenate([_embedded(module, *part) for part in parts])
+    return for_all(
+        batch, _AT_ONCE, lambda rows: _embedded(module, *ids_and_mask(spec, take(batch, rows)))
+    )
 
 
 def ids_and_mask(spec: ModelSpec, batch: Batch) -> tuple[Tokens, ...]:

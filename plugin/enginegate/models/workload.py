@@ -5,6 +5,7 @@ import re
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,16 @@ import numpy.typing as npt
 from enginegate.errors import WorkloadError
 from enginegate.files import parse_json, read_text, reading
 from enginegate.models.late import Kept, Vectors, used
+from enginegate.models.lengths import Batch, Bucketed, Rows, Tokens, together, widths_of
 from enginegate.models.pairs import CALIBRATION_QUERIES, QUERIES, Pairs, pairs_of
 from enginegate.models.spec import OutputKind
-from enginegate.models.tokens import DOCUMENT, QUERY, Encoded, Text, Tokenize, Tokens
-
-Batch = Mapping[str, Tokens]
+from enginegate.models.tokens import DOCUMENT, QUERY, Encoded, Text, Tokenize
 
 EVALUATION_TEXTS = 256
 CALIBRATION_TEXTS = 128
 _FEWEST_TEXTS = 8
+_LONGEST_PAGE = 8000  # letters
+_BETWEEN = 4  # sentences from one page to the next
 _SENTENCE_END = re.compile(r"(?<=[a-z]{2}[.!?])\s+(?=[A-Z])")
 _SENTENCE = re.compile(r"[A-Z][A-Za-z ,;:'\"()\-]{38,}[.!?]")
 
@@ -55,7 +57,8 @@ class Workload:
     Attributes:
         name: where the texts came from.
         texts: the evaluation texts, in order.
-        evaluation: ONNX input name to int64, or int32 where it takes that, [texts, seq_len].
+        evaluation: ONNX input name to int64, or int32 where it takes that, [texts, seq_len];
+            Bucketed where the model's table has `lengths`, seq_len being the longest bucket.
         calibration: the same for the calibration texts; none is an evaluation text.
         sha256: hash of both batches; goes with every figure.
         mask: name of the ONNX input that says what is padding; None if there is none.
@@ -64,6 +67,7 @@ class Workload:
         pairs: what the rows are for a model that scores pairs; None for texts.
         kind: what the model gives for a row.
         searched: what the rows are for a model with a vector for every token; None for others.
+        largest_batch: the largest that is timed, which is for throughput; 0 if that is not known.
     """
 
     name: str
@@ -77,10 +81,11 @@ class Workload:
     pairs: Pairs | None = None
     kind: OutputKind = OutputKind.DENSE
     searched: Searched | None = None
+    largest_batch: int = 0
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(evaluation texts, tokens per text)."""
+        """(evaluation texts, tokens per text, or of the longest bucket)."""
         rows, columns = next(iter(self.evaluation.values())).shape
         return rows, columns
 
@@ -88,10 +93,36 @@ class Workload:
         """A model's outputs for the first rows; of tokens 0 for those that no search uses."""
         return used(outputs, self.searched.kept[: len(outputs)]) if self.searched else outputs
 
+    @property
+    def buckets(self) -> dict[int, int]:
+        """Tokens of each bucket to the number of its texts; empty where all have one length."""
+        if not isinstance(self.evaluation, Bucketed):
+            return {}
+        widths, counts = np.unique(self.evaluation.widths, return_counts=True)
+        return dict(zip(map(int, widths), map(int, counts), strict=True))
+
+    @property
+    def padded(self) -> Batch:
+        """All evaluation rows as wide as the longest: a server takes texts of one length."""
+        return dict(self.evaluation)
+
     def batch(self, size: int) -> Batch:
-        """The first `size` evaluation rows, repeated if there are fewer."""
-        rows = np.arange(size) % self.shape[0]
-        return take(self.evaluation, rows)
+        """The first `size` evaluation rows, repeated if there are fewer; of one bucket."""
+        rows = np.flatnonzero(widths_of(self.evaluation) == self.timed_at(size))
+        return take(self.evaluation, rows[np.arange(size) % len(rows)])
+
+    def timed_at(self, size: int) -> int:
+        """Tokens of a text in a batch that is timed.
+
+        Of buckets, the one with the median text, and for the largest batch the one in which most
+        positions are, as that is what a throughput is made of; of those of which so many texts fit
+        into a call.
+        """
+        widths = widths_of(self.evaluation)
+        if size == 1 or size < self.largest_batch:
+            return int(np.sort(widths)[len(widths) // 2])
+        fitting, counts = np.unique(widths[together(self.evaluation, size)], return_counts=True)
+        return int(fitting[np.argmax(fitting * counts)])
 
 
 def probe_of(workload: Workload) -> dict[str, Tokens]:
@@ -99,8 +130,10 @@ def probe_of(workload: Workload) -> dict[str, Tokens]:
     return take(workload.evaluation, slice(2))
 
 
-def take(batch: Batch, rows: slice | npt.NDArray[np.intp]) -> dict[str, Tokens]:
-    """The given rows of every input, contiguous."""
+def take(batch: Batch, rows: Rows) -> dict[str, Tokens]:
+    """The given rows of every input, contiguous; of a Bucketed batch as wide as the longest."""
+    if isinstance(batch, Bucketed):
+        return batch.rows(rows)
     return {name: np.ascontiguousarray(values[rows]) for name, values in batch.items()}
 
 
@@ -110,12 +143,16 @@ def chunks(batch: Batch, size: int) -> Iterator[dict[str, Tokens]]:
     return (take(batch, slice(start, start + size)) for start in range(0, rows, size))
 
 
-def read_texts(path: Path | None) -> tuple[str, list[str]]:
+def read_texts(path: Path | None, *, documents: bool = False) -> tuple[str, list[str]]:
     """Name and distinct texts of a workload file, or of the default corpus for None.
+
+    With `documents`, a fifth of the default corpus are whole documents.
 
     A `.txt` file has a text a line; a `.jsonl` file a string or an object with `text` a line.
     Raises WorkloadError if it cannot be read or holds fewer than 8 texts.
     """
+    if path is None and documents:
+        return "python documentation with whole pages", mixed_corpus()
     texts = default_corpus() if path is None else _read_file(path)
     if len(texts) < _FEWEST_TEXTS:
         raise WorkloadError(
@@ -133,6 +170,20 @@ def default_corpus() -> list[str]:
     lines = (" ".join(paragraph.split()) for paragraph in paragraphs)
     sentences = (s for line in lines for s in _SENTENCE_END.split(line) if _SENTENCE.fullmatch(s))
     return sorted(set(sentences), key=_shuffled)
+
+
+def mixed_corpus() -> list[str]:
+    """The sentences of the default corpus, and after each four a whole page from where they are.
+
+    Pages of 50 to about 2,000 tokens; the longest, which would take most of the time, are left out.
+    """
+    from pydoc_data.topics import topics
+
+    found = (" ".join(text.split()) for text in topics.values() if len(text) <= _LONGEST_PAGE)
+    pages = sorted(set(found), key=_shuffled)
+    sentences = default_corpus()
+    few = [sentences[n : n + _BETWEEN] for n in range(0, len(sentences), _BETWEEN)]
+    return [t for four, page in zip_longest(few, pages) for t in (*(four or ()), page) if t]
 
 
 def _shuffled(text: str) -> str:
@@ -187,7 +238,7 @@ def make_workload(
         sha256,
         mask,
         encoded.cut,
-        1 - float(encoded.mask.mean()),
+        _padding(encoded),
     )
 
 
@@ -215,7 +266,7 @@ def make_pairs_workload(
         hash_of(evaluation, calibration),
         next((given for given, role in inputs.items() if role == "mask"), None),
         encoded.cut,
-        1 - float(encoded.mask.mean()),
+        _padding(encoded),
         found,
         OutputKind.SCORE,
     )
@@ -262,7 +313,8 @@ def _in_roles(texts: Sequence[str], tokenize: Mapping[str, Tokenize]) -> tuple[E
         for name in ("ids", "mask", "types", "kept")
     }
     cut, first = sum(part.cut for part in parts), parts[0].first
-    return Encoded(**found, cut=cut, first=first), found["kept"]
+    ids, mask, types, kept = found.values()
+    return Encoded(ids, mask, types, cut, first, kept), kept
 
 
 def token_counts(batch: Batch, mask: str | None) -> tuple[int, ...]:
@@ -287,10 +339,16 @@ def _named(
     encoded: Encoded, inputs: Mapping[str, str], int32: Collection[str]
 ) -> dict[str, Tokens]:
     roles = _by_role(encoded)
-    return {
+    found = {
         name: roles[role].astype(np.int32) if name in int32 else roles[role].astype(np.int64)
         for name, role in inputs.items()
     }
+    return Bucketed(found, encoded.widths, left=encoded.left) if encoded.widths else found
+
+
+def _padding(encoded: Encoded) -> float:
+    """The share of the positions that is padding."""
+    return 1 - float(encoded.mask.sum()) / (sum(encoded.widths) or encoded.mask.size)
 
 
 def _by_role(encoded: Encoded) -> dict[str, Tokens]:
@@ -314,25 +372,28 @@ def hash_of(*batches: Batch) -> str:
     """SHA-256 of the tokens of batches, with the names and shapes of their inputs."""
     digest = hashlib.sha256()
     for batch in batches:
+        digest.update(str(batch.widths).encode() if isinstance(batch, Bucketed) else b"")
         for name, values in sorted(batch.items()):
             digest.update(f"{name}{values.shape}".encode())
             digest.update(np.ascontiguousarray(values, dtype="<i8").tobytes())
     return digest.hexdigest()
 
 
-def hashed_tokenizer(vocab_size: int, seq_len: int) -> Tokenize:
+def hashed_tokenizer(vocab_size: int, seq_len: int | None, *, fixed: bool = True) -> Tokenize:
     """Hash each word of the real text into 1 .. vocab_size - 1, for models without a tokenizer.
 
-    Keeps the frequencies and lengths of real text; 0 pads. Its results are always labelled.
+    Keeps the frequencies and lengths of real text; 0 pads. Its results are always labelled. Texts
+    are cut and padded as `file_tokenizer` does.
     """
 
     def tokenize(texts: Sequence[Text]) -> Encoded:
-        ids = np.zeros((len(texts), seq_len), dtype=np.int64)
         found = [re.findall(r"\w+|[^\w\s]", str(text)) for text in texts]
-        for row, words in zip(ids, found, strict=True):
-            kept = words[:seq_len]
-            row[: len(kept)] = [1 + zlib.crc32(w.encode()) % (vocab_size - 1) for w in kept]
-        cut = sum(len(words) > seq_len for words in found)
+        kept = [words[:seq_len] for words in found]
+        width = seq_len if seq_len and fixed else max(map(len, kept), default=0)
+        ids = np.zeros((len(texts), width), dtype=np.int64)
+        for row, words in zip(ids, kept, strict=True):
+            row[: len(words)] = [1 + zlib.crc32(w.encode()) % (vocab_size - 1) for w in words]
+        cut = sum(len(words) > width for words in found)
         return Encoded(ids, (ids > 0).astype(np.int64), np.zeros_like(ids), cut)
 
     return tokenize

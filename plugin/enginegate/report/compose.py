@@ -29,6 +29,7 @@ from enginegate.report.sections.changes import (
 from enginegate.report.sections.choices import best_under_limits
 from enginegate.report.sections.embeddings import (
     distributions,
+    lengths,
     outputs_said,
     ranges,
     rankings,
@@ -77,7 +78,7 @@ def compose(run: SavedRun, baselines: Path | None) -> Page:
             title="How near the embeddings are",
             findings=tuple(outputs_said(run)),
             charts=tuple(distributions(run)),
-            tables=(*views(run), *ranges(run), *rankings(run), *worst_texts(run)),
+            tables=(*views(run), *lengths(run), *ranges(run), *rankings(run), *worst_texts(run)),
         ),
         Section(
             anchor="layers",

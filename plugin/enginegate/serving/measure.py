@@ -108,7 +108,7 @@ class LoadRun:
 
     def _closed(self, served: ServedEngine, generator: Generator) -> RunLevel:
         if self.options.driver is Driver.PERF_ANALYZER:
-            tokens = served.source.texts.evaluation
+            tokens = served.source.texts.padded
             run = partial(run_perf_analyzer, find_perf_analyzer(), served.endpoint, tokens)
         else:
             run = partial(_own_level, generator, served.endpoint)
@@ -258,5 +258,5 @@ def _exchange(served: ServedEngine, endpoint: Endpoint) -> Exchange:
     """Requests for a model of the same server; what the yardstick answers is not checked."""
     source, known = served.source, served.exchange
     tolerance = known.tolerance if endpoint.model == CANDIDATE else float("inf")
-    tokens, output = source.texts.evaluation, source.model.output
+    tokens, output = source.texts.padded, source.model.output
     return make_exchange(endpoint, tokens, output, known.expected, tolerance)

@@ -102,7 +102,7 @@ class ServedEngine:
         write_model(server.repository, name, source, source.built, deployment)
         endpoint = replace(self.endpoint, model=name)
         answers = (known.expected, known.tolerance)
-        exchange = make_exchange(endpoint, source.texts.evaluation, known.output, *answers)
+        exchange = make_exchange(endpoint, source.texts.padded, known.output, *answers)
         server.unload(self.endpoint.model, self.timeout_s)
         try:
             server.load(name, self.timeout_s)
@@ -211,7 +211,7 @@ class EngineServer:
         )
 
     def _checked(self, source: ToServe, endpoint: Endpoint) -> ServedEngine:
-        model, texts, evaluation = source.model, source.texts, source.texts.evaluation
+        model, texts, evaluation = source.model, source.texts, source.texts.padded
         inputs, shape = tuple(model.inputs), (texts.shape[1], source.dim)
         deployment = check_model(endpoint, inputs, model.output, *shape, model.int32)
         size = max(deployment.max_batch_size, 1)
@@ -251,7 +251,7 @@ def write_model(
 
     Raises ServingError if the folder cannot be written.
     """
-    evaluation = source.texts.evaluation
+    evaluation = source.texts.padded
     probe = probe_of(source.texts)
     served = served_as(name, source.model, evaluation, source.dim, deployment)
     try:

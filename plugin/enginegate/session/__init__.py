@@ -140,7 +140,7 @@ class Session:
         """
         with self.progress(f"accuracy of {result.variant.id}"):
             accuracy = with_ranges(judge.judge(found, engine), result.ranges)
-            accuracy = judge.probed(accuracy, engine) if engine else accuracy
+            accuracy = judge.examined(accuracy, found, engine) if engine else accuracy
         accuracy = judge.rebuilt(accuracy, found, builds)
         judged = replace(result, accuracy=accuracy)
         return self.recorder.keep(replace(judged, same_as=twin_of(judged, self.recorder)))

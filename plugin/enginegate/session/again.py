@@ -30,7 +30,7 @@ from enginegate.engines import (
 )
 from enginegate.errors import EngineError
 from enginegate.files import parse_json, read_text, readable_json, scratch_folder, write_atomic
-from enginegate.models import Exported, Workload, probe_of
+from enginegate.models import Batch, Bucketed, Exported, Workload, probe_of
 from enginegate.session.preparation import arms_on_gpu, load_at_once, replicate_s, rig_of
 from enginegate.speed import (
     FEWEST_REPLICATES,
@@ -133,7 +133,22 @@ def _told(name: str, task: Task, folder: Path, place: int) -> dict[str, Any]:
         "output": task.model.output,
         "batches": list(task.batches),
         "inputs": str(folder / f"{place}.npz"),
+        "widths": _widths(task.workload),
+        "largest_batch": task.workload.largest_batch,
     }
+
+
+def _widths(workload: Workload) -> dict[str, Any] | None:
+    """Tokens of each row, and the side of its padding; None where all have one length."""
+    batch = workload.evaluation
+    return {"of": batch.widths, "left": batch.left} if isinstance(batch, Bucketed) else None
+
+
+def _batch(task: Mapping[str, Any]) -> Batch:
+    """The tokens of a task, with what `_widths` told of them."""
+    with np.load(task["inputs"], allow_pickle=False) as arrays:
+        batch, widths = dict(arrays), task["widths"]
+    return Bucketed(batch, widths["of"], left=widths["left"]) if widths else batch
 
 
 def _engine(built: Built) -> dict[str, Any]:
@@ -187,8 +202,7 @@ def _timed(
     register(task["backend"], **task["known"])
     built = _built(task, task["engine"])
     control = _built(task, task["control"]) if task["control"] else None
-    with np.load(task["inputs"], allow_pickle=False) as arrays:
-        workload = Workload("", (), dict(arrays), {}, "")
+    workload = Workload("", (), _batch(task), {}, "", largest_batch=task["largest_batch"])
 
     def reference() -> contextlib.AbstractContextManager[Engine]:
         onnx, output = Path(task["onnx"]), task["output"]

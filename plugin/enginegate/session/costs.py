@@ -122,14 +122,23 @@ class ModelCosts:
         for result in results:
             cost = self.cost(result.variant.model)
             if not result.variant.served and not isinstance(cost, str):
-                made, seq = self._engines[result.variant.id], result.context.seq_len
+                made, seq = self._engines[result.variant.id], _timed_tokens(result)
                 precision, size = str(made.precision), made.element_bytes
                 setting = Setting(self._device(), precision, size, _TRAFFIC, seq)
                 yield result, Roofline(cost, setting)
 
 
+def _timed_tokens(result: Result) -> int:
+    """Tokens of the texts that its largest batch is timed with."""
+    context = result.context
+    return context.timed[max(context.timed)] if context.timed else context.seq_len
+
+
 def _measured(result: Result) -> dict[int, float]:
-    return {speed.batch: speed.p50_s for speed in result.speeds}
+    """Seconds of the batch sizes that are timed with texts of that length."""
+    timed, tokens = result.context.timed, _timed_tokens(result)
+    alike = (speed for speed in result.speeds if timed.get(speed.batch, tokens) == tokens)
+    return {speed.batch: speed.p50_s for speed in alike}
 
 
 def _warnings(result: Result, roofline: Roofline) -> Iterator[str]:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from enginegate.accuracy import Probe, limits_for, probe_stability
+from enginegate.accuracy import limits_for, probe_of_engine, probe_stability
 from enginegate.cache import Store
 from enginegate.engines import Embeddings, Engine, get_backend, run_reference
 from enginegate.machine import this_machine
-from enginegate.models import Exported, Workload, take
+from enginegate.models import Exported, Workload, take, together
 from enginegate.results import DOUBT
 from enginegate.variants import Precision
 
@@ -43,7 +43,7 @@ def _unoptimised(model: Exported, workload: Workload, embeddings: Embeddings) ->
     """
     if model.nature.is_quantised:
         return ""
-    some = slice(_TRIED_TEXTS)
+    some = together(workload.evaluation, _TRIED_TEXTS)[:_TRIED_TEXTS]
     found = run_reference(model.onnx, take(workload.evaluation, some), optimised=False)
     expected = embeddings[some]
     change = float(np.abs(found - expected).max() / np.abs(expected).max())
@@ -61,6 +61,6 @@ def _unstable(engine: Engine, model: Exported, workload: Workload) -> str:
     """What its batch does to it, by the probe of every engine."""
     own = Precision.INT8 if model.nature.is_quantised else Precision.FP32
     limit = limits_for(own, {}).invariance
-    probe = Probe(engine.embed, workload.evaluation, workload.texts, workload.mask)
+    probe = probe_of_engine(engine.embed, workload)
     broken = probe_stability(probe, limit)[0].broken
     return f"the fault is the file's, not an engine's: {broken}" if broken else ""

@@ -154,13 +154,17 @@ class Preparation:
         name, texts = self._texts
         if model.late is not None and model.tokenizer is not None:
             return searched_workload(name, texts, model, model.tokenizer)
+        if model.spec.lengths and self._options.workload is None:
+            name, texts = read_texts(None, documents=True)
         if model.spec.scores:
             own = self._own.collection
             searched = (own.queries, own.documents) if own else split(texts)
             tokenize, inputs = tokenize_with(model), model.inputs
-            return make_pairs_workload(name, *searched, tokenize, inputs, model.int32)
-        found = make_workload(name, texts, tokenize_with(model), model.inputs, model.int32)
-        return dataclasses.replace(found, kind=model.spec.output_kind or OutputKind.DENSE)
+            found = make_pairs_workload(name, *searched, tokenize, inputs, model.int32)
+        else:
+            found = make_workload(name, texts, tokenize_with(model), model.inputs, model.int32)
+        kind, largest = model.spec.output_kind or OutputKind.DENSE, max(self._options.batches)
+        return dataclasses.replace(found, kind=kind, largest_batch=largest)
 
     def open_reference(self, model: Exported, workload: Workload) -> Engine:
         """The model's ONNX file, loaded by ONNX Runtime in fp32."""
@@ -500,4 +504,6 @@ def context_of(
         control=FP32_THERE if beside_own else "",
         deployment=deployment,
         power_limit=power_limit() if registration(backend).gpu and not deployment else "",
+        buckets=workload.buckets,
+        timed={n: workload.timed_at(n) for n in options.batches} if workload.buckets else {},
     )

@@ -31,18 +31,18 @@ from enginegate.engines.tensorrt.timing_cache import TimingCacheFile
 from enginegate.errors import EngineError
 from enginegate.files import scratch_folder
 from enginegate.machine import first_gpu, precisions_here
-from enginegate.models import Batch, Exported
+from enginegate.models import Batch, Exported, Tokens
 from enginegate.variants import Precision
 
 _PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
 
 
 class TensorRtEngine:
-    """A plan on the GPU, proven by the engine inspector at every batch size it was built for."""
+    """A plan on the GPU, proven by the engine inspector at every shape it was built for."""
 
     def __init__(self, runner: PlanRunner, properties: Mapping[str, Any], probe: Batch) -> None:
         self.runner = runner
-        found = map(self._inspected, (_of(probe, rows) for rows in runner.usual_batches))
+        found = map(self._inspected, (_of(probe, *shape) for shape in runner.usual_shapes))
         matmuls, tf32 = properties["matmuls"], properties["tf32"]
         self.executed = Executed(types_of(list(found), matmuls, tf32=tf32))
 
@@ -114,13 +114,27 @@ class TensorRt:
         }
 
     def _profiles(self, model: Exported) -> list[Profile]:
-        """One for each batch size to be fastest at, from the one before; the last goes on."""
+        """One for each batch size to be fastest at, from the one before; the last goes on.
+
+        Of texts in buckets one for each bucket, for batches of any size.
+        """
+        if self.demand.lengths:
+            return self._by_length(model)
         buckets, length = self.demand.buckets, model.seq_len
         lowest = [1, *(size + 1 for size in buckets)]
         highest = [*buckets[:-1], self.demand.largest_batch]
         return [
             dict.fromkeys(model.inputs, ((low, 1), (usual, length), (high, length)))
             for low, usual, high in zip(lowest, buckets, highest, strict=False)
+        ]
+
+    def _by_length(self, model: Exported) -> list[Profile]:
+        usual, largest = self.demand.usual_batch, self.demand.largest_batch
+        lengths = self.demand.lengths
+        shortest = [1, *(length + 1 for length in lengths)]
+        return [
+            dict.fromkeys(model.inputs, ((1, low), (usual, length), (largest, length)))
+            for low, length in zip(shortest, lengths, strict=False)
         ]
 
     @contextlib.contextmanager
@@ -138,9 +152,16 @@ class TensorRt:
             yield TensorRtEngine(runner, properties, probe)
 
 
-def _of(batch: Batch, rows: int) -> Batch:
-    """The rows of a batch over again, until there are so many."""
-    return {name: np.resize(values, (rows, *values.shape[1:])) for name, values in batch.items()}
+def _of(batch: Batch, rows: int, tokens: int) -> Batch:
+    """The rows and tokens of a batch over again, until there are so many."""
+
+    def many(values: Tokens) -> Tokens:
+        found, wide = values.shape
+        return np.ascontiguousarray(
+            values[np.arange(rows)[:, None] % found, np.arange(tokens) % wide]
+        )
+
+    return {name: many(values) for name, values in batch.items()}
 
 
 def _convert(

@@ -109,11 +109,15 @@ class PlanRunner:
                 raise self._log.error(f"TensorRT refuses the address of {tensor.name}")
 
     @property
-    def usual_batches(self) -> list[int]:
-        """The batch sizes that the plan is fastest at, ascending."""
+    def usual_shapes(self) -> list[tuple[int, ...]]:
+        """The shapes (texts, tokens) that the plan is fastest at, by profile."""
         (name, *_) = (tensor.name for tensor in self._inputs)
-        count = len(self._contexts)
-        return [self._engine.get_tensor_profile_shape(name, i)[1][0] for i in range(count)]
+        shapes = (self._engine.get_tensor_profile_shape(name, i) for i in range(self._count))
+        return [_sizes(usual) for _, usual, _ in shapes]
+
+    @property
+    def _count(self) -> int:
+        return len(self._contexts)
 
     @property
     def _inputs(self) -> list[Tensor]:
@@ -180,11 +184,12 @@ class PlanRunner:
         return found
 
     def _profile_for(self, batch: Mapping[str, Array]) -> int:
-        """The first profile that takes so many rows, else the last one."""
-        rows = max((len(values) for values in batch.values()), default=0)
+        """The first profile that takes so many rows of so many tokens, else the last one."""
+        shape = max((values.shape for values in batch.values()), default=())
         (name, *_) = (tensor.name for tensor in self._inputs)
         for profile in range(len(self._contexts)):
-            if rows <= self._engine.get_tensor_profile_shape(name, profile)[2][0]:
+            largest = self._engine.get_tensor_profile_shape(name, profile)[2]
+            if all(size <= most for size, most in zip(shape, _sizes(largest), strict=False)):
                 return profile
         return len(self._contexts) - 1
 

@@ -19,7 +19,7 @@ from enginegate.report.sections.vega import (
     titled,
 )
 from enginegate.report.table import engine_name
-from enginegate.report.wording.accuracy import ndcg_line, view_line
+from enginegate.report.wording.accuracy import ndcg_line, view_line, worst_length_line
 from enginegate.results import Result, Words
 from enginegate.verdicts import Verdict
 
@@ -28,6 +28,10 @@ _SHARES = (0.5, 0.9, 0.99, 1.0)
 _RANKS = ("recall_at_1", "recall_at_10", "spearman", "kendall")
 _RANKING = ("model", "engine", "recall@1", "recall@10", "Spearman", "Kendall", "false ties")
 _VIEWS = ("model", "engine", "used as", "min cosine", "recall@1", "recall@10", "verdict", "why")
+_LENGTHS = (
+    *("model", "engine", "tokens", "texts", "max |delta|", "min cosine", "recall@10", "verdict"),
+    "why",
+)
 _STEADY = ("model", "engine", "share it changes with its batch", "allowed", "same input, twice")
 _RANGES = ("model", "engine", "largest number inside", "where", "what fp16 cannot hold")
 _SEARCH = ("model", "engine", "measure", "reference", "engine's", "change, or share retained")
@@ -155,6 +159,29 @@ def _view_rows(result: Result) -> Iterator[Row]:
         )
 
 
+def lengths(run: SavedRun) -> Iterator[Table]:
+    """The embeddings by the length of their texts."""
+    rows = tuple(row for result in run.results for row in _length_rows(result))
+    if rows:
+        yield Table("By the length of the texts, in tokens", _LENGTHS, rows)
+
+
+def _length_rows(result: Result) -> Iterator[Row]:
+    for one in result.accuracy.lengths if result.accuracy else ():
+        deltas = one.deltas
+        yield (
+            result.variant.model,
+            engine_name(result.variant),
+            one.name.removesuffix(" tokens"),
+            whole(one.texts),
+            f"{deltas.max_abs:.1e}" if deltas else NOTHING,
+            f"{deltas.cosine_worst:.6f}" if deltas else NOTHING,
+            interval(**asdict(one.recall_at_10)) if one.recall_at_10 else NOTHING,
+            str(one.judgement.verdict),
+            "; ".join(one.judgement.reasons),
+        )
+
+
 def outputs_said(run: SavedRun) -> Iterator[str]:
     """Sentences on terms and tokens, on orders by scores and on views, for the comment."""
     for result in _in_process(run):
@@ -170,6 +197,9 @@ def _said(result: Result, accuracy: Judged) -> Iterator[str]:
         yield accuracy.worst_token.words
     if accuracy.retrieval and result.context.words.row == "pair":
         yield ndcg_line(accuracy.retrieval)
+    yield from worst_length_line(accuracy)
+    if accuracy.onset:
+        yield accuracy.onset.words
     passed = [v.name for v in accuracy.views if v.judgement.verdict is Verdict.PASS]
     yield from [f"pass: {'; '.join(passed)}"] if passed else []
     others = (v for v in accuracy.views if v.judgement.verdict is not Verdict.PASS)

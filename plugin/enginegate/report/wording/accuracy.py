@@ -4,12 +4,14 @@ from collections.abc import Iterator
 
 from enginegate.accuracy import (
     Accuracy,
+    AtLength,
     Determinism,
     Invariance,
     Retrieval,
     Viewed,
     WorstText,
     shortened,
+    worst_length,
 )
 from enginegate.results import Words
 from enginegate.verdicts import Verdict
@@ -29,6 +31,7 @@ def embedding_notes(accuracy: Accuracy, words: Words) -> Iterator[str]:
     if accuracy.retrieval and accuracy.retrieval.ndcg_at_10:
         yield ndcg_line(accuracy.retrieval)
     yield from map(view_line, accuracy.views)
+    yield from worst_length_line(accuracy)
     yield from _kind_lines(accuracy)
     if accuracy.sts:
         yield f"labelled pairs: {accuracy.sts.words}"
@@ -49,6 +52,7 @@ def accuracy_lines(accuracy: Accuracy, words: Words) -> Iterator[str]:
     if accuracy.retrieval:
         yield from _retrieval_lines(accuracy.retrieval)
     yield from (_worst(text, words) for text in accuracy.worst_texts[:_SHOWN])
+    yield from map(length_line, accuracy.lengths)
     if accuracy.invariance:
         yield _invariance_line(accuracy.invariance)
         yield from accuracy.invariance.skipped
@@ -79,6 +83,20 @@ def view_line(found: Viewed) -> str:
     parts = [f"worst cosine {found.deltas.cosine_worst:.6f}"] if found.deltas else []
     parts += [f"recall_at_10 {found.retrieval.recall_at_10.words}"] if found.retrieval else []
     return f"{found.name}: {found.judgement.verdict}: {', '.join(parts) or 'not comparable'}"
+
+
+def worst_length_line(accuracy: Accuracy) -> Iterator[str]:
+    """The bucket with the smallest cosine; nothing where all texts have one length."""
+    if worst := worst_length(accuracy.lengths):
+        yield f"worst length: {length_line(worst)}"
+
+
+def length_line(found: AtLength) -> str:
+    """The verdict on the texts of a bucket, and their figures."""
+    parts = [f"worst cosine {found.deltas.cosine_worst:.6f}"] if found.deltas else []
+    parts += [f"recall_at_10 {found.recall_at_10.words}"] if found.recall_at_10 else []
+    said = ", ".join(parts) or "not comparable"
+    return f"{found.texts} texts of {found.name}: {found.judgement.verdict}: {said}"
 
 
 def _worst(text: WorstText, words: Words) -> str:
