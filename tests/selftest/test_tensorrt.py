@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from enginegate.machine.fingerprint import this_machine
 from enginegate.machine.gpus import find_gpus
 from enginegate.models import Exported, Kind, ModelSpec
 from enginegate.models.workload import default_corpus, hashed_tokenizer, make_workload
+from enginegate.session.comparison import built_otherwise
 from enginegate.variants import Precision, Variant
 
 REPORT_SCHEMA = Path(__file__).parents[2] / "docs" / "report.schema.json"
@@ -160,6 +162,15 @@ def test_another_length_of_texts_is_another_plan(tmp_path, fake_gpu, exported, w
     build_engine(Store(tmp_path), variant, exported, workload)
     with build_engine(Store(tmp_path), variant, longer, texts).load(texts, threads=1) as engine:
         assert len(engine.embed(texts.batch(2))) == 2
+
+
+def test_a_plan_of_another_driver_is_told_where_it_is_compared(build, fake_gpu):
+    then = build(Precision.FP32)
+    assert list(built_otherwise(then, build(Precision.FP32))) == []
+    fake_gpu.driver = 13010
+    find_gpus.cache_clear()
+    (line,) = built_otherwise(then, build(Precision.FP32))
+    assert re.search(r"otherwise: runtime .*, driver CUDA 13\.0 -> .*, driver CUDA 13\.1$", line)
 
 
 def test_baselines_of_another_gpu_are_incomparable(gpu_project, fake_gpu):
