@@ -78,8 +78,11 @@ def test_every_precision_runs_and_is_proven(build, workload, reference, precisio
 
 
 @pytest.mark.parametrize("precision", [precision for precision, _, _ in BUILT])
-def test_weights_that_no_message_holds_reach_the_parser(build, workload, monkeypatch, precision):
+def test_weights_that_no_message_holds_reach_the_parser(
+    build, workload, monkeypatch, precision, fake_gpu
+):
     monkeypatch.setattr("enginegate.models.onnx_file.LIMIT_BYTES", 100)
+    fake_gpu.largest_message = 10_000
     with build(precision).load(workload, threads=1) as engine:
         assert engine.executed.matmuls == {RAN[precision][0]: 1}
 
