@@ -13,9 +13,11 @@ from enginegate.accuracy.multi import best_matches, multi_cause, token_cosines
 from enginegate.accuracy.retrieval import Vectors
 from enginegate.errors import ModelError, OptionError
 from enginegate.models.checkpoints import as_found, check_folder
+from enginegate.models.export import _late
 from enginegate.models.late import Late, aligned, used
+from enginegate.models.lengths import AUTO
 from enginegate.models.spec import Kind, ModelSpec, OutputKind, specs_from
-from enginegate.models.tokens import DOCUMENT, QUERY, Encoded
+from enginegate.models.tokens import DOCUMENT, QUERY, Encoded, TokenSettings
 from enginegate.models.workload import Searched
 from enginegate.variants import Precision
 from enginegate.verdicts import Verdict
@@ -189,6 +191,12 @@ def test_a_colbert_is_found_to_be_one(make_case):
     check_folder(found, folder)
     with pytest.raises(ModelError, match=r"is a per-token model \(Multi.*output_kind = \"multi\""):
         as_found(dataclasses.replace(spec, output_kind=OutputKind.DENSE), folder)
+
+
+def test_buckets_of_lengths_are_refused(tmp_path):
+    spec = ModelSpec("mine", Kind.ONNX, "mine.onnx", output_kind=OutputKind.MULTI, lengths=AUTO)
+    with pytest.raises(ModelError, match="`lengths` is not offered for .* say `seq_len` instead"):
+        _late(spec, TokenSettings(), tmp_path, tmp_path / "tokenizer.json")
 
 
 @cases

@@ -194,6 +194,15 @@ def test_the_tensorrt_provider_proves_nothing_and_says_so(build, tensorrt_provid
     assert asked[TENSORRT]["trt_fp16_enable"] == "1"
 
 
+def test_the_tensorrt_provider_may_take_tf32_for_fp32_and_that_is_said(
+    build, tensorrt_provider, workload
+):
+    built = build("onnxruntime-tensorrt")
+    with built.load(workload, threads=1) as engine:
+        (flag,) = execution_flags(built, engine.executed)
+    assert "inside TensorRT, which may take TF32 for fp32; --gate-backend tensorrt" in flag
+
+
 TRITON = {  # parameters that Triton's ONNX Runtime takes; for an unknown one the model fails
     "tensorrt": {
         *("precision_mode", "trt_engine_cache_enable", "trt_engine_cache_path"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from enginegate.machine.gpus import find_gpus
 from enginegate.models import Exported, Kind, ModelSpec
 from enginegate.models.tokens import in_buckets
 from enginegate.models.workload import default_corpus, hashed_tokenizer, make_workload
+from enginegate.session.comparison import built_otherwise
 from enginegate.variants import Precision, Variant
 
 REPORT_SCHEMA = Path(__file__).parents[2] / "docs" / "report.schema.json"
@@ -78,8 +80,11 @@ def test_every_precision_runs_and_is_proven(build, workload, reference, precisio
 
 
 @pytest.mark.parametrize("precision", [precision for precision, _, _ in BUILT])
-def test_weights_that_no_message_holds_reach_the_parser(build, workload, monkeypatch, precision):
+def test_weights_that_no_message_holds_reach_the_parser(
+    build, workload, monkeypatch, precision, fake_gpu
+):
     monkeypatch.setattr("enginegate.models.onnx_file.LIMIT_BYTES", 100)
+    fake_gpu.largest_message = 10_000
     with build(precision).load(workload, threads=1) as engine:
         assert engine.executed.matmuls == {RAN[precision][0]: 1}
 
@@ -184,6 +189,15 @@ def test_a_plan_has_a_profile_for_each_bucket(tmp_path, fake_gpu, exported):
     same = build_engine(Store(tmp_path), variant, longer, texts, BuildHints(batches=(1, 4)))
     assert same.entry.folder == built.entry.folder
     assert same.entry.key["demand"]["lengths"] == [16, 32, 64]
+
+
+def test_a_plan_of_another_driver_is_told_where_it_is_compared(build, fake_gpu):
+    then = build(Precision.FP32)
+    assert list(built_otherwise(then, build(Precision.FP32))) == []
+    fake_gpu.driver = 13010
+    find_gpus.cache_clear()
+    (line,) = built_otherwise(then, build(Precision.FP32))
+    assert re.search(r"otherwise: runtime .*, driver CUDA 13\.0 -> .*, driver CUDA 13\.1$", line)
 
 
 def test_baselines_of_another_gpu_are_incomparable(gpu_project, fake_gpu):

@@ -42,6 +42,7 @@ class State:
     logger: Any = None  # the first that TensorRT was given
     warns: tuple[str, ...] = ()  # what the parser warns of
     profiles: list[int] = field(default_factory=list)  # of every inference
+    largest_message: int = 1 << 31  # bytes of a file that the parser can read
     parsed: list[str] = field(default_factory=list)  # outputs of the graph that the parser got
     sticky: str = ""  # an error of a kernel, which every later call answers
     sticks_at: str = ""  # the error that the next inference makes

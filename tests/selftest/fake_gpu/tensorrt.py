@@ -8,6 +8,7 @@ than TensorRT in one way: addresses are only taken after the input shapes.
 import enum
 import json
 import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,9 @@ class OnnxParser:
         self._network, self._errors, self._logger = network, list[ParserError](), logger
 
     def parse_from_file(self, model: str) -> bool:
+        if Path(model).stat().st_size > STATE.largest_message:
+            self._logger.log(ILogger.ERROR, "failed to parse ONNX model: it exceeds 2 GB")
+            return False
         content = onnx.load(model)
         STATE.parsed = [value.name for value in content.graph.output]
         for text in STATE.warns:
