@@ -195,7 +195,7 @@ def test_a_colbert_is_found_to_be_one(make_case):
 
 def test_buckets_of_lengths_are_refused(tmp_path):
     spec = ModelSpec("mine", Kind.ONNX, "mine.onnx", output_kind=OutputKind.MULTI, lengths=AUTO)
-    with pytest.raises(ModelError, match="`lengths` is not offered for .* say `seq_len` instead"):
+    with pytest.raises(ModelError, match=r"`lengths` is not offered for .* say `seq_len` instead"):
         _late(spec, TokenSettings(), tmp_path, tmp_path / "tokenizer.json")
 
 
