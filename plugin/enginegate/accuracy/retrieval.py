@@ -144,12 +144,11 @@ def nearest(similar: Values, count: int) -> npt.NDArray[np.intp]:
 def compare_rankings(found: Values, expected: Values, names: Names) -> Retrieval:
     """Agreement of an engine's similarities with the reference's, both [queries, documents]."""
     correlations = _spearman(found, expected)
-    kendall = np.array([_kendall(*rows) for rows in zip(found, expected, strict=True)])
     return Retrieval(
         recall_at_1=mean_interval(recall(found, expected, 1)),
         recall_at_10=mean_interval(recall(found, expected, NEAR)),
         spearman=mean_interval(correlations),
-        kendall=mean_interval(kendall),
+        kendall=mean_interval(_kendall(found, expected)),
         spearman_worst=float(correlations.min()),
         worst_query=names.queries[int(correlations.argmin())],
         false_ties=count_false_ties(found, expected),
@@ -172,17 +171,20 @@ def recall(found: Values, expected: Values, count: int) -> Values:
 
 
 def _spearman(a: Values, b: Values) -> Values:
-    """Spearman's correlation of two rows; 0 where one is all ties, 1 where both are."""
-    both_tied = (np.ptp(a, axis=1) == 0) & (np.ptp(b, axis=1) == 0)
-    return np.where(both_tied, 1.0, spearman(a, b))
+    """Spearman's correlation of two rows: [rows]; 0 where one is all ties, 1 where both are."""
+    return np.where(_both_tied(a, b), 1.0, spearman(a, b))
 
 
-def _kendall(a: Values, b: Values) -> float:
-    """Kendall's tau-b of two rows; 0 where one row is all ties, 1 where both are."""
+def _kendall(a: Values, b: Values) -> Values:
+    """Kendall's tau-b of two rows: [rows]; 0 where one row is all ties, 1 where both are."""
     from scipy import stats
 
-    tau = float(stats.kendalltau(a, b).statistic)
-    return float(np.ptp(a) == np.ptp(b) == 0) if np.isnan(tau) else tau
+    tau = stats.kendalltau(a, b, axis=1).statistic
+    return np.where(np.isnan(tau), _both_tied(a, b), tau)
+
+
+def _both_tied(a: Values, b: Values) -> npt.NDArray[np.bool_]:
+    return (np.ptp(a, axis=1) == 0) & (np.ptp(b, axis=1) == 0)
 
 
 def count_false_ties(found: Values, expected: Values) -> int:

@@ -1,5 +1,6 @@
 """The inputs: real text, tokenised and padded, with disjoint calibration and evaluation parts."""
 
+import functools
 import hashlib
 import re
 import zlib
@@ -164,12 +165,17 @@ def read_texts(path: Path | None, *, documents: bool = False) -> tuple[str, list
 
 def default_corpus() -> list[str]:
     """English sentences from the language reference that ships with every Python."""
+    return list(_sentences())
+
+
+@functools.cache
+def _sentences() -> tuple[str, ...]:
     from pydoc_data.topics import topics
 
     paragraphs = "\n\n".join(topics[name] for name in sorted(topics)).split("\n\n")
     lines = (" ".join(paragraph.split()) for paragraph in paragraphs)
     sentences = (s for line in lines for s in _SENTENCE_END.split(line) if _SENTENCE.fullmatch(s))
-    return sorted(set(sentences), key=_shuffled)
+    return tuple(sorted(set(sentences), key=_shuffled))
 
 
 def mixed_corpus() -> list[str]:
