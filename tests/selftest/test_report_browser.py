@@ -9,6 +9,7 @@ from enginegate.cli import main
 
 from .reports import ORIGIN, write_report
 
+pytestmark = pytest.mark.xdist_group("browser")  # one browser, each page drawn once
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 
 WIDTHS = (360, 768, 1440)

@@ -184,7 +184,8 @@ def _kendall(a: Values, b: Values) -> Values:
 
 
 def _both_tied(a: Values, b: Values) -> npt.NDArray[np.bool_]:
-    return (np.ptp(a, axis=1) == 0) & (np.ptp(b, axis=1) == 0)
+    tied: npt.NDArray[np.bool_] = (np.ptp(a, axis=1) == 0) & (np.ptp(b, axis=1) == 0)
+    return tied
 
 
 def count_false_ties(found: Values, expected: Values) -> int:
