@@ -56,8 +56,8 @@ def main() -> None:
         commit(folder)
         written = ("--gate-report-html=report.html", "--gate-report-markdown=report.md")
         print(run(folder, *ASKED, *LOAD, *written, *ONLY).output)
-        for made in ("html", "json", "md"):
-            shutil.copy(folder / f"report.{made}", into / f"report.{made}")
+        for made, kept in {"html": "report", "json": "report", "md": "comment"}.items():
+            shutil.copy(folder / f"report.{made}", into / f"{kept}.{made}")
 
 
 if __name__ == "__main__":
