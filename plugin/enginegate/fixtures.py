@@ -86,10 +86,10 @@ def limits(enginegate_variant: "Variant", exported: "Exported") -> "Limits":
 
 @pytest.fixture(scope="session")
 def own_texts(
-    enginegate: "Session", exported: "Exported", reference: "Reference"
+    enginegate: "Session", exported: "Exported", workload: "Workload", reference: "Reference"
 ) -> "UserTexts | None":
     """The user's own queries, documents and labelled pairs; None if there are none."""
-    return enginegate.prepare.own_texts(exported, reference)
+    return enginegate.prepare.own_texts(exported, workload, reference)
 
 
 @pytest.fixture(scope="session")

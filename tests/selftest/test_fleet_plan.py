@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -22,9 +23,10 @@ from enginegate.errors import BaselineError, FleetError
 from enginegate.files import alone_here
 from enginegate.session.fleet.cluster import Cluster, check_machines, connected
 from enginegate.session.fleet.driver import FleetRun
-from enginegate.session.fleet.jobs import Job
+from enginegate.session.fleet.jobs import Job, order_of
 from enginegate.session.fleet.kept import Kept
 from enginegate.session.fleet.shard import PROJECT, Order, run_shard
+from enginegate.verdicts import Refresh
 
 ROOT = Path(__file__).parents[2]
 ORDER = Order((), ".", owns_cache=True, baselines="")
@@ -65,6 +67,18 @@ def test_what_does_not_go_with_a_fleet_is_refused(project, arguments, said):
     result = project.run(*arguments)
     assert result.ret == 4
     result.stderr.fnmatch_lines([said])
+
+
+def test_what_lies_in_the_project_moves_with_it_and_what_lies_beside_it_does_not():
+    root = Path("/a/project")
+    options: Any = SimpleNamespace(
+        rootpath=root, engine_cache=root / "cache", refresh=Refresh.NONE, dry_run=False
+    )
+    spoken = ["/a/project", "--gate-workload=/a/project/x.txt", "--gate-sts=/a/project-data/y.tsv"]
+    order = order_of(Job("", "", Shard(1, 2), (), 0), options, root / "tests", spoken)
+    moved = (PROJECT, f"--gate-workload={PROJECT}/x.txt", "--gate-sts=/a/project-data/y.tsv")
+    assert order.arguments[:3] == moved
+    assert (order.folder, order.owns_cache) == ("tests", False)
 
 
 def test_where_ray_is_not_installed_it_says_what_to_install(project, monkeypatch):
@@ -330,6 +344,15 @@ def test_baselines_of_a_machine_come_back_beside_those_that_are_there(project):
     found = changed_baselines(before, after)
     assert list(json.loads(found[name])["variants"]) == [second]
     assert changed_baselines(after, after) == {}
+    for bad in (
+        "../m/tiny.json",
+        "tiny.json",
+        "m/../tiny.json",
+        f"{before}/tiny.json",
+        "/tiny.json",
+    ):
+        with pytest.raises(BaselineError, match="is no baseline of a machine: it is not written"):
+            take_baselines(before, {bad: found[name]})
     assert take_baselines(before, found) == [before / name]
     assert json.loads((before / name).read_text())["variants"] == whole["variants"]
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import enginegate
 
 ROOT = Path(__file__).parents[2]
 HEAVY = (
@@ -100,6 +103,12 @@ def test_a_face_loads_nothing_heavy(room):
     command = [sys.executable, "-c", program]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said.stdout.strip() == "[]", said.stdout + said.stderr
+
+
+@pytest.mark.parametrize("room", [m.name for m in pkgutil.iter_modules(enginegate.__path__)])
+def test_a_face_has_what_it_names(room):
+    face = importlib.import_module(f"enginegate.{room}")
+    assert [name for name in getattr(face, "__all__", ()) if not hasattr(face, name)] == []
 
 
 def figures():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from enginegate.accuracy.judge import EmbeddingJudge
+from enginegate.accuracy.lengths import AtLength
 from enginegate.accuracy.limits import DEFAULT_LIMITS
 from enginegate.engines import Engine, embed_all, open_reference
 from enginegate.errors import OptionError
@@ -16,8 +17,9 @@ from enginegate.models import Workload, probe_of, read_texts, specs_from
 from enginegate.models.lengths import Bucketed, bucket_widths, by_length, for_all
 from enginegate.models.tokens import in_buckets
 from enginegate.models.workload import hashed_tokenizer, make_workload, take
+from enginegate.report.wording.accuracy import length_line
 from enginegate.variants import Precision
-from enginegate.verdicts import Verdict
+from enginegate.verdicts import Judgement, Verdict
 
 from .longer import Fault, write_long
 
@@ -163,6 +165,13 @@ def test_a_bucket_alone_may_fail(long):
     assert failed
     assert set(failed) <= {512, 1024}
     assert any("beyond the limits: texts of" in reason for reason in accuracy.faults)
+
+
+def test_a_bucket_of_the_same_texts_is_not_said_to_pass():
+    alike = AtLength(16, 9, 16, 3, Judgement(Verdict.PASS), None, None)
+    assert length_line(alike) == "3 texts of 9 to 16 tokens: not judged apart: not comparable"
+    failed = dataclasses.replace(alike, judgement=Judgement(Verdict.FAIL, ("NaN",)))
+    assert length_line(failed) == "3 texts of 9 to 16 tokens: fail: not comparable"
 
 
 def test_buckets_hold_their_texts():

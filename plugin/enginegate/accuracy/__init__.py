@@ -1,11 +1,11 @@
 """Are the embeddings the same?"""
 
 from enginegate.accuracy.collection import read_collection, read_pairs
-from enginegate.accuracy.deltas import Deltas, check_sane
+from enginegate.accuracy.deltas import Deltas
 from enginegate.accuracy.judge import Accuracy, EmbeddingJudge, with_ranges
 from enginegate.accuracy.lengths import AtLength, worst_length
 from enginegate.accuracy.limits import Limits, limits_for
-from enginegate.accuracy.multi import check_vectors, multi_cause
+from enginegate.accuracy.multi import multi_cause
 from enginegate.accuracy.onset import Onset
 from enginegate.accuracy.outputs import outputs_of
 from enginegate.accuracy.retrieval import Retrieval, WorstText, shortened
@@ -27,10 +27,9 @@ from enginegate.accuracy.views import View, Viewed, check_dims, views_of
 
 __all__ = [
     "Accuracy", "AgainstTruth", "AtLength", "Deltas", "Determinism", "EmbeddingJudge", "Invariance",
-    "Limits", "Nearness", "Onset", "Probe", "Retrieval", "Sample", "UserData", "UserTexts", "View",
-    "Viewed", "WorstText", "against_truth", "apart", "at_dims", "check_dims", "check_sane",
-    "check_vectors", "disagreement", "limits_for", "multi_cause", "nearness_for", "outputs_of",
-    "probe_of_engine", "probe_stability", "read_collection", "read_pairs", "refuse_labels",
-    "refuse_pairs", "score_cause", "shortened", "taken_as_model", "telling_rows", "views_of",
-    "with_ranges", "worst_length",
+    "Limits", "Nearness", "Onset", "Retrieval", "Sample", "UserData", "UserTexts", "View", "Viewed",
+    "WorstText", "against_truth", "apart", "at_dims", "check_dims", "disagreement", "limits_for",
+    "multi_cause", "nearness_for", "outputs_of", "probe_of_engine", "probe_stability",
+    "read_collection", "read_pairs", "refuse_labels", "refuse_pairs", "score_cause", "shortened",
+    "taken_as_model", "telling_rows", "views_of", "with_ranges", "worst_length",
 ]  # fmt: skip

@@ -47,6 +47,12 @@ class AtLength:
         """`9 to 16 tokens`."""
         return f"{self.shortest} to {self.longest} tokens"
 
+    @property
+    def verdict(self) -> str:
+        """In words; texts that are the same ones are judged among all others alone."""
+        judged = self.deltas or self.judgement.verdict is not Verdict.PASS
+        return str(self.judgement.verdict) if judged else "not judged apart"
+
 
 @dataclass(frozen=True)
 class Seen:

@@ -6,8 +6,7 @@ from pathlib import Path
 from enginegate.baselines.store import CALIBRATION, parse_content, read_content, write_content
 from enginegate.errors import BaselineError
 from enginegate.files import locked, readable_json
-
-_PARTS = 2  # of a name: a machine's folder, and the file of a model
+from enginegate.variants import name_fault
 
 
 def changed_baselines(before: Path, after: Path) -> dict[str, str]:
@@ -36,9 +35,10 @@ def take_baselines(root: Path, found: Mapping[str, str]) -> list[Path]:
 
 
 def _take(root: Path, name: str, text: str) -> Path:
-    path = root / name
-    if len(Path(name).parts) != _PARTS or ".." in Path(name).parts:
+    machine, _, file = name.partition("/")
+    if name_fault(machine) or name_fault(file.removesuffix(".json")) or not file.endswith(".json"):
         raise BaselineError(f"{ascii(name)[:200]} is no baseline of a machine: it is not written")
+    path = root / name
     new = parse_content(path, text)
     with locked(path):
         old = read_content(path) or {"variants": {}}

@@ -235,14 +235,13 @@ def make_workload(
     evaluation = _named(encoded, inputs, int32)
     calibration = make_batch(texts[:held_out], tokenize, inputs, int32)
     sha256 = hash_of(evaluation, calibration)
-    mask = next((given for given, role in inputs.items() if role == "mask"), None)
     return Workload(
         name,
         evaluation_texts,
         evaluation,
         calibration,
         sha256,
-        mask,
+        _mask_of(inputs),
         encoded.cut,
         _padding(encoded),
     )
@@ -270,7 +269,7 @@ def make_pairs_workload(
         evaluation,
         calibration,
         hash_of(evaluation, calibration),
-        next((given for given, role in inputs.items() if role == "mask"), None),
+        _mask_of(inputs),
         encoded.cut,
         _padding(encoded),
         found,
@@ -302,9 +301,9 @@ def make_searched_workload(
         evaluation,
         calibration,
         hash_of(evaluation, calibration, {"kept": kept.astype(np.int64)}),
-        next((given for given, role in inputs.items() if role == "mask"), None),
+        _mask_of(inputs),
         encoded.cut,
-        1 - float(encoded.mask.mean()),
+        _padding(encoded),
         None,
         OutputKind.MULTI,
         Searched(chosen, kept, encoded.ids, spell),
@@ -350,6 +349,11 @@ def _named(
         for name, role in inputs.items()
     }
     return Bucketed(found, encoded.widths, left=encoded.left) if encoded.widths else found
+
+
+def _mask_of(inputs: Mapping[str, str]) -> str | None:
+    """The input that says what is padding; None if there is none."""
+    return next((given for given, role in inputs.items() if role == "mask"), None)
 
 
 def _padding(encoded: Encoded) -> float:

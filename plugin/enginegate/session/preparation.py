@@ -19,8 +19,6 @@ from enginegate.accuracy import (
     UserTexts,
     View,
     check_dims,
-    check_sane,
-    check_vectors,
     limits_for,
     outputs_of,
     read_collection,
@@ -187,7 +185,9 @@ class Preparation:
             engine, embeddings, judged_by_truth(*given, model.nature.precision), doubts
         )
 
-    def own_texts(self, model: Exported, reference: Reference) -> UserTexts | None:
+    def own_texts(
+        self, model: Exported, workload: Workload, reference: Reference
+    ) -> UserTexts | None:
         """The user's own data, embedded by the reference; None if there is none."""
         if model.spec.scores:
             refuse_labels(self._own, model.spec.name)
@@ -204,8 +204,7 @@ class Preparation:
             expected = self._reference_embeddings(reference.engine, model, batch)
         own = UserTexts(self._own, batch, expected, kept)
         own = dataclasses.replace(own, expected=own.used(expected))
-        sane = check_vectors if model.spec.multi else check_sane
-        sane(own.expected, f"the reference of {model.spec.name}")
+        outputs_of(workload).sane(own.expected, f"the reference of {model.spec.name}")
         return own
 
     def _kept(self, model: Exported) -> Kept | None:

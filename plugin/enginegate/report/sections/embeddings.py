@@ -177,7 +177,7 @@ def _length_rows(result: Result) -> Iterator[Row]:
             f"{deltas.max_abs:.1e}" if deltas else NOTHING,
             f"{deltas.cosine_worst:.6f}" if deltas else NOTHING,
             interval(**asdict(one.recall_at_10)) if one.recall_at_10 else NOTHING,
-            str(one.judgement.verdict),
+            one.verdict,
             "; ".join(one.judgement.reasons),
         )
 

@@ -96,7 +96,7 @@ def length_line(found: AtLength) -> str:
     parts = [f"worst cosine {found.deltas.cosine_worst:.6f}"] if found.deltas else []
     parts += [f"recall_at_10 {found.recall_at_10.words}"] if found.recall_at_10 else []
     said = ", ".join(parts) or "not comparable"
-    return f"{found.texts} texts of {found.name}: {found.judgement.verdict}: {said}"
+    return f"{found.texts} texts of {found.name}: {found.verdict}: {said}"
 
 
 def _worst(text: WorstText, words: Words) -> str:

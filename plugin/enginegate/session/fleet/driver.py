@@ -110,10 +110,23 @@ class FleetRun:
             while self.running:
                 for stream, event in self.cluster.events(list(self.running), _WAIT_S):
                     for what, value in event.items():
-                        getattr(self, f"_{what}")(stream, value)
+                        self._heard[what](stream, value)
                 self._give_up_where_nobody_is()
         except KeyboardInterrupt:
             self._interrupt()
+
+    @property
+    def _heard(self) -> Mapping[str, Callable[[Stream, Any], None]]:
+        """What is done at each event of a shard."""
+        return {
+            "node": self._node,
+            "began": self._began,
+            "line": self._line,
+            "ended": self._ended,
+            "lost": self._lost,
+            "failed": self._failed,
+            "cancelled": self._cancelled,
+        }
 
     def _start(self, job: Job) -> None:
         stream = self.cluster.start(self.orders[job], job.resource, f"enginegate {job.name}")

@@ -1,6 +1,7 @@
 """What a fleet has to run: shards by kind of machine, and the order for each of them."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,8 @@ def order_of(job: Job, options: Options, started_in: Path, spoken: Sequence[str]
     own = [f"--gate-shard={job.shard.number}/{job.shard.count}x{job.shard.kinds}"]
     own += [f"--gate-kind={job.kind}"] if job.kind else []
     own += [f"--gate-{name}=" for name in ("fleet", "report-html", "report-markdown")]
-    moved = [str(word).replace(str(root), PROJECT) for word in spoken]
+    inside = re.compile(rf"{re.escape(str(root))}(?![^/])")  # not of a folder beside it
+    moved = [inside.sub(lambda _: PROJECT, str(word)) for word in spoken]
     return Order(
         arguments=(*moved, f"--rootdir={PROJECT}", *own),
         folder=_inside(started_in, root, "pytest was started in"),
